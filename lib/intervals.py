@@ -25,8 +25,9 @@ def clopper_pearson(part: int, whole: int, confidence: float = 0.95) -> tuple[fl
 
     Examples
     --------
-    >>> clopper_pearson(0, 10)
-    (0.0, 0.3084971078187608)
+    >>> low, high = clopper_pearson(0, 10)
+    >>> low, round(high, 3)
+    (0.0, 0.308)
     """
     tail = (1 - confidence) / 2
     return _lower(part, whole, tail), _upper(part, whole, tail)
