@@ -1,0 +1,146 @@
+"""Recordings: events as they came, one JSON text per line, in files that are whole or not there.
+
+A recording is a file of JSON lines (``.jsonl`` or ``.jsonl.gz``) or a folder of segments ``events-00001.jsonl.gz``,
+``events-00002.jsonl.gz`` … Lines are bytes from the wire: nothing here decodes them, so nothing can change them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+SEGMENT = re.compile(r"events-(\d+)\.jsonl\.gz")
+COMPRESSION = 1
+
+
+class RecordingError(ValueError):
+    """A recording cannot be read; the message says what was found and what to do."""
+
+
+def segment_name(number: int) -> str:
+    """Name of a segment.
+
+    Examples
+    --------
+    >>> segment_name(7)
+    'events-00007.jsonl.gz'
+    """
+    return f"events-{number:05d}.jsonl.gz"
+
+
+def segments(folder: Path) -> list[Path]:
+    """Segments of a folder in their order; other files are not looked at."""
+    found = ((SEGMENT.fullmatch(path.name), path) for path in folder.iterdir())
+    return [
+        path
+        for _, path in sorted((int(match[1]), path) for match, path in found if match)
+    ]
+
+
+def files(path: Path) -> list[Path]:
+    """Files that make up a recording, in order.
+
+    Parameters
+    ----------
+    path : Path
+        A file of JSON lines, or a folder of segments.
+
+    Raises
+    ------
+    RecordingError
+        If there is no such file, or no segment in the folder.
+    """
+    if path.is_dir():
+        found = segments(path)
+        if not found:
+            raise RecordingError(
+                f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
+                "Run notebooks/01_stream.ipynb, or give a file of JSON lines."
+            )
+        return found
+    if not path.is_file():
+        raise RecordingError(
+            f"A recording must be a file of JSON lines (.jsonl, .jsonl.gz) or a folder of segments. "
+            f"Got {path}, which is not there. Check the path."
+        )
+    return [path]
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open one file for reading; gzip is told by its first two bytes, not by its name."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else open(path, "rb")
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Lines of a recording, without their line ends; empty ones are left out.
+
+    A gzip file that was cut off gives what can be read of it, then raises: what is there is not lost, and that
+    something is missing is not hidden.
+
+    Parameters
+    ----------
+    path : Path
+        A file of JSON lines, or a folder of segments.
+
+    Yields
+    ------
+    bytes
+        One line, whatever is in it.
+
+    Raises
+    ------
+    RecordingError
+        If the recording is not there, or damaged: after all that could be read.
+    """
+    for file in files(path):
+        yield from file_lines(file)
+
+
+def file_lines(path: Path) -> Iterator[bytes]:
+    """Lines of one file of a recording; see `lines`."""
+    number = 0
+    with open_file(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line := line.rstrip(b"\r\n"):
+                    yield line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise RecordingError(
+                f"A recording must be a whole gzip file. Got {path.name}, which breaks off after {number:,} lines "
+                f"({error}). Fetch or record it again; the lines before were used."
+            ) from None
+
+
+def write_segment(path: Path, texts: Iterable[bytes]) -> None:
+    """Write one segment so that it is whole or not there, and on the disk when this returns.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder must be there.
+    texts : iterable of bytes
+        JSON texts without line ends.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's list of names to the disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
