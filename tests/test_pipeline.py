@@ -1,0 +1,75 @@
+"""The batch run: progress that can be seen, a failure that says what and where."""
+
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from lib import manifest, paths, pipeline
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one tiny notebook."""
+
+    def make(code):
+        cells = [
+            new_markdown_cell("# Tiny"),
+            new_code_cell("N: int = 1  # how many", metadata={"tags": ["parameters"]}),
+            new_markdown_cell("## Count"),
+            new_code_cell(code),
+        ]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        (tmp_path / "notebooks").mkdir()
+        nbformat.write(
+            new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "notebooks/01_stream.ipynb"
+        )
+        monkeypatch.setattr(paths, "ROOT", tmp_path)
+        monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
+        counts = {"events": 3, "duplicates": 0, "canaries": 1, "invalid": 0}
+        manifest.write(tmp_path / "data", **counts)
+        return pipeline.Run(
+            "about", {"01_stream": tmp_path / "data"}, tmp_path / "reports", {"01_stream": {"N": 2}}
+        )
+
+    return make
+
+
+def test_progress_names_notebook_cell_and_section(project, capsys):
+    stages = pipeline.run(project("print(N)"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if re.match(r"\[1/1\] 01_stream  cell 3/3  Count  \d+\.\d s", line)]
+    assert stages[0].summary.startswith("3 events recorded")
+    assert not stages[0].failed
+
+
+def test_the_source_is_never_written_over(project, tmp_path):
+    plan = project("print(N)")
+    before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
+    pipeline.run(plan)
+    assert (tmp_path / "notebooks/01_stream.ipynb").read_bytes() == before
+    executed = nbformat.read(tmp_path / "reports/01_stream.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "2\n"
+
+
+def test_a_failure_is_told_in_the_report_and_the_exit_code(project, tmp_path, monkeypatch, capsys):
+    plan = project("raise ValueError('PERCENT must be <b>1</b>')")
+    monkeypatch.setattr(pipeline, "default_run", lambda: plan)
+    assert pipeline.main([]) == 1
+    assert "ValueError: PERCENT must be <b>1</b>" in capsys.readouterr().out
+    index = (tmp_path / "reports/index.html").read_text()
+    assert "failed" in index and "PERCENT must be &lt;b&gt;1" in index
+    assert "PERCENT must be" in (tmp_path / "reports/01_stream.html").read_text()
+
+
+def test_the_live_run_has_folders_of_its_own():
+    plan = pipeline.live_run(10)
+    assert all(folder.is_relative_to(paths.DATA / "live") for folder in plan.folders.values())
+    assert plan.parameters["01_stream"]["MAX_SECONDS"] + plan.parameters["04_online"]["MAX_SECONDS"] == 600
+
+
+def test_minutes_must_be_above_zero(capsys):
+    with pytest.raises(SystemExit):
+        pipeline.main(["--live", "--minutes", "0"])
+    assert "must be above 0" in capsys.readouterr().err
