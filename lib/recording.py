@@ -71,7 +71,7 @@ def files(path: Path) -> list[Path]:
     return [path]
 
 
-def open_file(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes] | gzip.GzipFile:
     """Open one file for reading; gzip is told by its first two bytes, not by its name."""
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
