@@ -94,7 +94,7 @@ def find(install: bool = True) -> Java:
     >>> find().version >= OLDEST
     True
     """
-    notes = []
+    notes: list[str] = []
     for source, program in _candidates():
         java = _ask(program, source, tuple(notes))
         if java and java.version >= OLDEST:
@@ -137,7 +137,7 @@ def _ask(program: Path, source: str, notes: tuple[str, ...]) -> Java | None:
 
 
 def _settings(program: Path, *flags: str) -> dict[str, str] | None:
-    command = [program, *flags, "-XshowSettings:properties", "-version"]
+    command = [str(program), *flags, "-XshowSettings:properties", "-version"]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=60, check=False
