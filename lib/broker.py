@@ -190,8 +190,8 @@ class Broker:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise BrokerError(
-                f"Kafka must be able to format {paths.show(self.folder)}. Got: {_complaint(done.stdout + done.stderr)}. "
-                "Delete the folder, or choose another."
+                f"Kafka must be able to format {paths.show(self.folder)}. "
+                f"Got: {_complaint(done.stdout + done.stderr)}. Delete the folder, or choose another."
             )
 
     def _launch(self, settings: Path) -> None:

@@ -1,7 +1,8 @@
 """Fetch the jars by their coordinates, and trust none whose SHA-256 is not the lock's.
 
-What is wanted stands in ``jars/*/jgo.toml``; ``jgo`` turned it into ``jgo.lock.toml`` (``make lock``). Here only the
-lock counts, so nothing is resolved anew. The files lie in Maven's local repository: ``M2_REPO``, else ``~/.m2/repository``.
+What is wanted stands in ``jars/*/jgo.toml``; ``jgo`` turned it into ``jgo.lock.toml`` (``make lock``). Here only
+the lock counts, so nothing is resolved anew. The files lie in Maven's local repository: ``M2_REPO``, else
+``~/.m2/repository``.
 """
 
 import functools
