@@ -1,9 +1,10 @@
 """The filter: a Bloom filter of the ledger's members, small enough to send to every executor.
 
-The bits are pybloom-live's; this module adds what they lack. A file with a header and a checksum, so that a flipped bit or
-another version is refused instead of losing members in silence. A promise that holds: :meth:`Filter.error` is the exact chance
-that a user who is not a member is taken for one, :meth:`Filter.build` takes more bits until it is below the promise, and
-:func:`keep_up` grows the filter from the ledger before it is full. Questions and additions in bulk.
+The bits are pybloom-live's; this module adds what they lack. A file with a header and a checksum, so that a
+flipped bit or another version is refused instead of losing members in silence. A promise that holds:
+:meth:`Filter.error` is the exact chance that a user who is not a member is taken for one, :meth:`Filter.build`
+takes more bits until it is below the promise, and :func:`keep_up` grows the filter from the ledger before it is
+full. Questions and additions in bulk.
 
 A yes of the filter is not the truth: ask the ledger where the answer is used for good.
 
@@ -59,8 +60,6 @@ class Filter:
         Users that fit under the promise.
     error_rate : float
         The promise: the share of strangers that may be taken for members.
-    count : int
-        Users put in.
     """
 
     def __init__(
@@ -71,13 +70,9 @@ class Filter:
         asked: float | None = None,
     ):
         if capacity < 1:
-            raise ValueError(
-                f"The capacity of a filter must be at least 1. Got {capacity}."
-            )
+            raise ValueError(f"The capacity of a filter must be at least 1. Got {capacity}.")
         if not 0 < error_rate < 1:
-            raise ValueError(
-                f"The error rate of a filter must be between 0 and 1. Got {error_rate}."
-            )
+            raise ValueError(f"The error rate of a filter must be between 0 and 1. Got {error_rate}.")
         self.capacity = capacity
         self.error_rate = error_rate
         self._asked = error_rate if asked is None else asked
@@ -92,8 +87,8 @@ class Filter:
     ) -> Filter:
         """Build the filter of `members`.
 
-        pybloom-live takes its bits from a formula; with few bits the real error can pass the promise. So the exact error
-        is computed, and bits are added until the promise holds.
+        pybloom-live takes its bits from a formula; with few bits the real error can pass the promise. So the exact
+        error is computed, and bits are added until the promise holds.
 
         Parameters
         ----------
@@ -130,6 +125,7 @@ class Filter:
 
     @property
     def count(self) -> int:
+        """Users put in."""
         return int(self._bloom.count)
 
     @property
@@ -137,9 +133,7 @@ class Filter:
         """Bytes of the bits alone."""
         return len(self._bits())
 
-    def contains(
-        self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray
-    ) -> np.ndarray:
+    def contains(self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Which users the filter takes for members.
 
         Parameters
@@ -156,9 +150,7 @@ class Filter:
         if isinstance(users, pa.Array):
             return self._contains_arrow(users)
         answers = np.fromiter((user is not None for user in users), bool, len(users))
-        answers[answers] = self._contains_names(
-            [user for user in users if user is not None]
-        )
+        answers[answers] = self._contains_names([user for user in users if user is not None])
         return answers
 
     def add(self, users: Iterable[str]) -> None:
@@ -180,13 +172,11 @@ class Filter:
     def error(self) -> float:
         """The exact chance that the hash of a user who was not put in hits only bits that are set.
 
-        pybloom-live takes one bit of each slice, ``hash % bits``, where the hash has 16 bits in small filters: the bits are
-        then not equally likely, which its formula overlooks.
+        pybloom-live takes one bit of each slice, ``hash % bits``, where the hash has 16 bits in small filters: the
+        bits are then not equally likely, which its formula overlooks.
         """
         size, slices = self._bloom.bits_per_slice, self._bloom.num_slices
-        bits = np.unpackbits(self._bits(), bitorder="little")[: size * slices].reshape(
-            slices, size
-        )
+        bits = np.unpackbits(self._bits(), bitorder="little")[: size * slices].reshape(slices, size)
         if size >= 1 << 15:
             return float(np.prod(bits.mean(axis=1)))
         chance = np.bincount(np.arange(1 << 16) % size, minlength=size) / (1 << 16)
@@ -205,11 +195,7 @@ class Filter:
                 "bits_per_slice": int(self._bloom.bits_per_slice),
             }
         ).encode()
-        body = (
-            _START.pack(MAGIC, FORMAT, len(header))
-            + header
-            + self._bloom.bitarray.tobytes()
-        )
+        body = _START.pack(MAGIC, FORMAT, len(header)) + header + self._bloom.bitarray.tobytes()
         return body + hashlib.sha256(body).digest()
 
     @classmethod
@@ -222,23 +208,17 @@ class Filter:
             Truncated, changed, or written by another format or another version of pybloom-live.
         """
         header, bits = _unpack(data)
-        sieve = cls(
-            header["capacity"], header["error_rate"], asked=header["asked_error_rate"]
-        )
+        sieve = cls(header["capacity"], header["error_rate"], asked=header["asked_error_rate"])
         bloom = sieve._bloom
         if (bloom.num_slices, bloom.bits_per_slice) != (
             header["slices"],
             header["bits_per_slice"],
         ):
-            raise FilterError(
-                "The filter was laid out by another formula than this pybloom-live uses."
-            )
+            raise FilterError("The filter was laid out by another formula than this pybloom-live uses.")
         loaded = bitarray(endian="little")
         loaded.frombytes(bits)
         if len(loaded) // 8 != (bloom.num_bits + 7) // 8:
-            raise FilterError(
-                f"The filter must have {bloom.num_bits} bits. Got {len(loaded)}."
-            )
+            raise FilterError(f"The filter must have {bloom.num_bits} bits. Got {len(loaded)}.")
         bloom.bitarray = loaded[: bloom.num_bits]
         bloom.count = header["count"]
         return sieve
@@ -274,28 +254,20 @@ class Filter:
     def _positions(self, users: Sequence[str]) -> np.ndarray:
         """The bits of each user as pybloom-live chooses them, (n, slices): its hashes, taken apart in bulk."""
         size, slices = self._bloom.bits_per_slice, self._bloom.num_slices
-        width = np.dtype(
-            "<u8" if size >= 1 << 31 else "<u4" if size >= 1 << 15 else "<u2"
-        )
+        width = np.dtype("<u8" if size >= 1 << 31 else "<u4" if size >= 1 << 15 else "<u2")
         per_hash = self._bloom.hashfn().digest_size // width.itemsize
         salts = [
             self._bloom.hashfn(self._bloom.hashfn(struct.pack("I", i)).digest())
             for i in range(-(-slices // per_hash))
         ]
         raw = b"".join([_digest(salt, user) for user in users for salt in salts])
-        hashes = np.frombuffer(raw, dtype=width).reshape(
-            len(users), per_hash * len(salts)
-        )[:, :slices]
-        return (hashes % width.type(size)).astype(np.int64) + np.arange(
-            slices, dtype=np.int64
-        ) * size
+        hashes = np.frombuffer(raw, dtype=width).reshape(len(users), per_hash * len(salts))[:, :slices]
+        return (hashes % width.type(size)).astype(np.int64) + np.arange(slices, dtype=np.int64) * size
 
     def _contains_names(self, users: Sequence[str]) -> np.ndarray:
         found = np.ones(len(users), dtype=bool)
         bits = self._bits()
-        for positions in self._positions(
-            users
-        ).T:  # slice by slice; most strangers are out after the first
+        for positions in self._positions(users).T:  # slice by slice; most strangers are out after the first
             rest = np.flatnonzero(found)
             if not len(rest):
                 break
@@ -309,9 +281,7 @@ class Filter:
         answers = np.append(
             self.contains(users.dictionary.to_pylist()), False
         )  # the last one answers for null
-        return answers[
-            users.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)
-        ]
+        return answers[users.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
 
 
 def keep_up(sieve: Filter, ledger: Ledger, added: Sequence[str]) -> Filter:
@@ -337,9 +307,7 @@ def keep_up(sieve: Filter, ledger: Ledger, added: Sequence[str]) -> Filter:
         if sieve.error() <= sieve.error_rate:
             return sieve
     members = ledger.members()
-    return Filter.build(
-        members, max(2 * sieve.capacity, 2 * len(members)), sieve.error_rate
-    )
+    return Filter.build(members, max(2 * sieve.capacity, 2 * len(members)), sieve.error_rate)
 
 
 def load_or_rebuild(
@@ -365,9 +333,7 @@ def load_or_rebuild(
         sieve = Filter.load(path)
         missing = len(members) - int(sieve.contains(members).sum())
         if missing:
-            raise FilterError(
-                f"The filter lacks {missing} of the ledger's {len(members)} members."
-            )
+            raise FilterError(f"The filter lacks {missing} of the ledger's {len(members)} members.")
     except FilterError as error:
         return Filter.build(members, error_rate=error_rate), str(error)
     return sieve, None
@@ -382,22 +348,14 @@ def _digest(salt: Any, user: str) -> bytes:
 def _unpack(data: bytes) -> tuple[dict[str, Any], bytes]:
     """Header and bits of :meth:`Filter.to_bytes`, or the reason why not."""
     if len(data) < _START.size + _SUM:
-        raise FilterError(
-            f"The filter is truncated: {len(data)} bytes are less than its header."
-        )
+        raise FilterError(f"The filter is truncated: {len(data)} bytes are less than its header.")
     magic, version, length = _START.unpack_from(data)
     if magic != MAGIC:
-        raise FilterError(
-            "These bytes are not a filter of this project: they begin with another mark."
-        )
+        raise FilterError("These bytes are not a filter of this project: they begin with another mark.")
     if hashlib.sha256(data[:-_SUM]).digest() != data[-_SUM:]:
-        raise FilterError(
-            "The filter was truncated or changed: its checksum does not fit."
-        )
+        raise FilterError("The filter was truncated or changed: its checksum does not fit.")
     if version != FORMAT:
-        raise FilterError(
-            f"The filter must have format {FORMAT}. Got format {version}."
-        )
+        raise FilterError(f"The filter must have format {FORMAT}. Got format {version}.")
     header = json.loads(data[_START.size : _START.size + length])
     if header["library"] != LIBRARY:
         raise FilterError(

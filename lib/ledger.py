@@ -1,11 +1,11 @@
 """The ledger: the exact list of blacklisted users, with the reason for each.
 
-The ledger is the truth and the Bloom filter (:mod:`lib.bloom`) is its shadow. One row of the table ``blacklist`` is one
-user who is on the list now; a stay that ended moves to ``history``; a user in ``allowed`` is never listed. Every time is
-an event's time in milliseconds and is given by the caller, so the same events make the same ledger.
+The ledger is the truth and the Bloom filter (:mod:`lib.bloom`) is its shadow. One row of the table ``blacklist``
+is one user who is on the list now; a stay that ended moves to ``history``; a user in ``allowed`` is never listed.
+Every time is an event's time in milliseconds and is given by the caller, so the same events make the same ledger.
 
-:meth:`Ledger.open` owns its file and commits each change. ``Ledger(connection)`` works inside the caller's transaction and
-never commits, so that stage 4 can write the ledger and everything else of an epoch at once.
+:meth:`Ledger.open` owns its file and commits each change. ``Ledger(connection)`` works inside the caller's
+transaction and never commits, so that stage 4 can write the ledger and everything else of an epoch at once.
 
 >>> with Ledger.open(":memory:") as ledger:
 ...     ledger.add([Entry("AnyBot", reason="model", since=1000, score=0.99)])
@@ -137,9 +137,7 @@ class Ledger:
         with _refused(connection):
             for statement in _TABLES:
                 connection.execute(statement)
-            version = connection.execute(
-                "SELECT max(version) FROM ledger_format"
-            ).fetchone()[0]
+            version = connection.execute("SELECT max(version) FROM ledger_format").fetchone()[0]
             if version is None:
                 connection.execute("INSERT INTO ledger_format VALUES (?)", (FORMAT,))
             elif version != FORMAT:
@@ -173,9 +171,7 @@ class Ledger:
             raise LedgerError(
                 f"There must be a ledger at {paths.show(path)}. Got no file. Run notebooks/03_eda_train.ipynb first."
             )
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         with _refused(connection, path, close=True):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
@@ -226,14 +222,8 @@ class Ledger:
         with self.transaction():
             for chunk in _chunks(entries):
                 users = [entry.user for entry in chunk]
-                barred = self._present("blacklist", users) | self._present(
-                    "allowed", users
-                )
-                fresh = {
-                    entry.user: entry
-                    for entry in reversed(chunk)
-                    if entry.user not in barred
-                }
+                barred = self._present("blacklist", users) | self._present("allowed", users)
+                fresh = {entry.user: entry for entry in reversed(chunk) if entry.user not in barred}
                 new = list(dict.fromkeys(user for user in users if user in fresh))
                 self.connection.executemany(
                     f"INSERT INTO blacklist ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -260,9 +250,7 @@ class Ledger:
             The users who were listed, in the order given.
         """
         if not reason:
-            raise LedgerError(
-                "A removal must have a reason. Got an empty one. Say why the user is released."
-            )
+            raise LedgerError("A removal must have a reason. Got an empty one. Say why the user is released.")
         removed = []
         with self.transaction():
             for chunk in _chunks(users):
@@ -295,9 +283,7 @@ class Ledger:
         with self.transaction():
             due = [
                 row[0]
-                for row in self.connection.execute(
-                    "SELECT user FROM blacklist WHERE until <= ?", (at,)
-                )
+                for row in self.connection.execute("SELECT user FROM blacklist WHERE until <= ?", (at,))
             ]
             self.connection.execute(
                 f"INSERT INTO history ({_COLUMNS}, ended, ended_reason) "
@@ -311,25 +297,16 @@ class Ledger:
         """Never list this user: ends the current stay and bars every later one, until :meth:`disallow`."""
         with self.transaction():
             self.remove([user], reason=f"allowed: {reason}", at=at)
-            self.connection.execute(
-                "INSERT OR IGNORE INTO allowed VALUES (?, ?, ?)", (user, reason, at)
-            )
+            self.connection.execute("INSERT OR IGNORE INTO allowed VALUES (?, ?, ?)", (user, reason, at))
 
     def disallow(self, user: str) -> bool:
         """Let this user be judged like any other again. Returns whether the user was allowed."""
         with self.transaction():
-            return (
-                self.connection.execute(
-                    "DELETE FROM allowed WHERE user = ?", (user,)
-                ).rowcount
-                > 0
-            )
+            return self.connection.execute("DELETE FROM allowed WHERE user = ?", (user,)).rowcount > 0
 
     def allowed(self) -> dict[str, str]:
         """The users who are never listed, sorted, each with the reason."""
-        return dict(
-            self.connection.execute("SELECT user, reason FROM allowed ORDER BY user")
-        )
+        return dict(self.connection.execute("SELECT user, reason FROM allowed ORDER BY user"))
 
     def look_up(self, users: Iterable[str], at: int | None = None) -> dict[str, Entry]:
         """The entries of those among `users` who are listed; thousands at once cost a few milliseconds.
@@ -347,9 +324,7 @@ class Ledger:
         found: dict[str, Entry] = {}
         for chunk in _chunks(users):
             marks = ", ".join("?" * len(chunk))
-            rows = self.connection.execute(
-                f"SELECT {_COLUMNS} FROM blacklist WHERE user IN ({marks})", chunk
-            )
+            rows = self.connection.execute(f"SELECT {_COLUMNS} FROM blacklist WHERE user IN ({marks})", chunk)
             found |= {row[0]: _entry(row) for row in rows}
         if at is None:
             return found
@@ -363,9 +338,7 @@ class Ledger:
         return bool(self._present("blacklist", [user]))
 
     def __len__(self) -> int:
-        return int(
-            self.connection.execute("SELECT count(*) FROM blacklist").fetchone()[0]
-        )
+        return int(self.connection.execute("SELECT count(*) FROM blacklist").fetchone()[0])
 
     def members(self, at: int | None = None) -> list[str]:
         """The users on the list, sorted.
@@ -373,7 +346,8 @@ class Ledger:
         Parameters
         ----------
         at : int or None
-            Event time in milliseconds: who was listed then, by the current list and the history. None: the current list.
+            Event time in milliseconds: who was listed then, by the current list and the history.
+            None: the current list.
         """
         if at is None:
             rows = self.connection.execute("SELECT user FROM blacklist ORDER BY user")
@@ -387,9 +361,7 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Every current entry, by user."""
-        rows = self.connection.execute(
-            f"SELECT {_COLUMNS} FROM blacklist ORDER BY user"
-        )
+        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM blacklist ORDER BY user")
         return (_entry(row) for row in rows)
 
     def history(self, user: str | None = None) -> list[Past]:
@@ -404,9 +376,7 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """How many users are listed, how many stays ended, how many users are allowed; listed ones by reason."""
         one = {
-            name: int(
-                self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            )
+            name: int(self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
             for name, table in (
                 ("listed", "blacklist"),
                 ("ended", "history"),
@@ -430,9 +400,7 @@ class Ledger:
         marks = ", ".join("?" * len(users))
         return {
             row[0]
-            for row in self.connection.execute(
-                f"SELECT user FROM {table} WHERE user IN ({marks})", users
-            )
+            for row in self.connection.execute(f"SELECT user FROM {table} WHERE user IN ({marks})", users)
         }
 
 
@@ -451,9 +419,7 @@ def _row(entry: Entry) -> tuple[object, ...]:
 
 def _entry(row: Sequence[Any]) -> Entry:
     user, reason, evidence, score, model_version, since, until = row[:7]
-    return Entry(
-        user, reason, since, msgspec.json.decode(evidence), score, model_version, until
-    )
+    return Entry(user, reason, since, msgspec.json.decode(evidence), score, model_version, until)
 
 
 def _covers(entry: Entry, at: int) -> bool:
@@ -476,11 +442,7 @@ def _refused(
     except (sqlite3.DatabaseError, LedgerError) as error:
         if close:
             connection.close()
-        if (
-            isinstance(error, LedgerError)
-            or isinstance(error, sqlite3.OperationalError)
-            and path is None
-        ):
+        if isinstance(error, LedgerError) or isinstance(error, sqlite3.OperationalError) and path is None:
             raise
         place = f" at {paths.show(path)}" if path is not None else ""
         raise LedgerError(

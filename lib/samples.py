@@ -33,7 +33,7 @@ class SampleError(ValueError):
 class Sample(NamedTuple):
     """A sample as it was read."""
 
-    edits: pa.Table  #: in the schema :data:`lib.edits.ARROW_SCHEMA`, by time; equal times keep the files' order
+    edits: pa.Table  #: :data:`lib.edits.ARROW_SCHEMA`, by time; equal times keep the files' order
     files: list[Path]  #: the files, by name
     warnings: list[str]  #: what was filled in or left out
 
@@ -44,8 +44,8 @@ def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
     Parameters
     ----------
     folder : Path
-        Holds CSV files in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may come in any order; other
-        columns are passed over.
+        Holds CSV files in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may come in any
+        order; other columns are passed over.
     made_by : str
         The notebook that makes the folder, for the error.
 
@@ -68,13 +68,9 @@ def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
     table = pa.concat_tables([_read_file(file, warnings) for file in files])
     table = _number(table)
     table = _without(table, pc.is_valid(table["timestamp"]), "have no time", warnings)
-    table = _without(
-        table, _first_of_each(table["meta_id"]), "repeat a meta_id", warnings
-    )
+    table = _without(table, _first_of_each(table["meta_id"]), "repeat a meta_id", warnings)
     if not table.num_rows:
-        raise SampleError(
-            f"{paths.show(folder)} must hold edits. Got none in {len(files)} files."
-        )
+        raise SampleError(f"{paths.show(folder)} must hold edits. Got none in {len(files)} files.")
     return Sample(
         table.take(np.argsort(table["timestamp"].to_numpy(), kind="stable")),
         files,
@@ -100,9 +96,7 @@ def _read_file(path: Path, warnings: dict[str, None]) -> pa.Table:
 def _read_text(path: Path) -> pa.Table:
     """Every cell as text; an empty unquoted cell is null."""
     if not path.stat().st_size:
-        raise SampleError(
-            f"A sample's file must begin with a header. Got {path.name}, which is empty."
-        )
+        raise SampleError(f"A sample's file must begin with a header. Got {path.name}, which is empty.")
     convert = pa_csv.ConvertOptions(
         column_types={column: pa.string() for column in edits.COLUMNS},
         null_values=[""],
@@ -117,9 +111,7 @@ def _read_text(path: Path) -> pa.Table:
             convert,
         )
     except pa.ArrowInvalid as error:
-        raise SampleError(
-            f"{path.name} must be CSV in UTF-8 with a header. Got: {error}."
-        ) from None
+        raise SampleError(f"{path.name} must be CSV in UTF-8 with a header. Got: {error}.") from None
 
 
 def _typed(path: Path, name: str, text: pa.Table) -> pa.Array:
@@ -137,9 +129,7 @@ def _typed(path: Path, name: str, text: pa.Table) -> pa.Array:
         if name in ("namespace", "delta"):
             return _numbers(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-        raise SampleError(
-            f"The column {name} of {path.name} cannot be read. Got: {error}."
-        ) from None
+        raise SampleError(f"The column {name} of {path.name} cannot be read. Got: {error}.") from None
     return column.combine_chunks()
 
 
@@ -163,9 +153,7 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.Array:
 
 def _truths(column: pa.ChunkedArray) -> pa.Array:
     distinct = pc.dictionary_encode(pc.utf8_lower(column)).combine_chunks()
-    truths = pa.array(
-        [_TRUTH[text] for text in distinct.dictionary.to_pylist()], pa.bool_()
-    )
+    truths = pa.array([_TRUTH[text] for text in distinct.dictionary.to_pylist()], pa.bool_())
     return truths.take(distinct.indices)
 
 
@@ -173,9 +161,7 @@ def _numbers(column: pa.ChunkedArray) -> pa.Array:
     column = _blank_is_null(column)
     try:
         return column.cast(pa.int64()).combine_chunks()
-    except (
-        pa.ArrowInvalid
-    ):  # pandas writes 36.0 where some cells of the column are empty
+    except pa.ArrowInvalid:  # pandas writes 36.0 where some cells of the column are empty
         return column.cast(pa.float64()).cast(pa.int64()).combine_chunks()
 
 
@@ -197,9 +183,7 @@ def _first_of_each(column: pa.ChunkedArray) -> np.ndarray:
     return first
 
 
-def _without(
-    table: pa.Table, keep: pa.Array | np.ndarray, why: str, warnings: dict[str, None]
-) -> pa.Table:
+def _without(table: pa.Table, keep: pa.Array | np.ndarray, why: str, warnings: dict[str, None]) -> pa.Table:
     kept = table.filter(pa.array(keep) if isinstance(keep, np.ndarray) else keep)
     left_out = table.num_rows - kept.num_rows
     if left_out:

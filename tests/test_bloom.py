@@ -99,9 +99,7 @@ def test_arrow_arrays_are_asked_as_they_are(users):
     assert Filter.build(bots(10)).contains(users).tolist() == [True, False, False, True]
 
 
-@pytest.mark.parametrize(
-    "users", [pa.array([], pa.string()), pa.array([None, None], pa.string())]
-)
+@pytest.mark.parametrize("users", [pa.array([], pa.string()), pa.array([None, None], pa.string())])
 def test_arrow_arrays_without_a_name(users):
     assert not Filter.build(bots(10)).contains(users).any()
 
@@ -130,9 +128,7 @@ def test_other_versions_are_refused_by_name(monkeypatch):
     with monkeypatch.context() as other:
         other.setattr(bloom, "LIBRARY", "pybloom-live 3.1.0")
         older = sieve.to_bytes()
-        with pytest.raises(
-            FilterError, match=r"must be of pybloom-live 3\.1\.0\. Got pybloom-live \d"
-        ):
+        with pytest.raises(FilterError, match=r"must be of pybloom-live 3\.1\.0\. Got pybloom-live \d"):
             Filter.from_bytes(data)
     with pytest.raises(FilterError, match=r"Got pybloom-live 3\.1\.0"):
         Filter.from_bytes(older)
@@ -201,9 +197,7 @@ def damage(path, kind):
         ("stale", "lacks 1 of the ledger's 50 members"),
     ],
 )
-def test_bad_file_is_rebuilt_from_the_ledger_and_the_reason_is_said(
-    tmp_path, ledger, kind, reason
-):
+def test_bad_file_is_rebuilt_from_the_ledger_and_the_reason_is_said(tmp_path, ledger, kind, reason):
     path = tmp_path / "blacklist.bloom"
     Filter.build(ledger.members()).save(path)
     good, nothing = load_or_rebuild(path, ledger)
@@ -214,9 +208,7 @@ def test_bad_file_is_rebuilt_from_the_ledger_and_the_reason_is_said(
     assert sieve.to_bytes() == good.to_bytes()
 
 
-@pytest.mark.parametrize(
-    ("capacity", "error_rate"), [(0, 0.1), (5, 0), (5, 1), (5, float("nan"))]
-)
+@pytest.mark.parametrize(("capacity", "error_rate"), [(0, 0.1), (5, 0), (5, 1), (5, float("nan"))])
 def test_parameters_have_rules(capacity, error_rate):
     with pytest.raises(ValueError, match="must be"):
         Filter(capacity, error_rate)

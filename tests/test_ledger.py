@@ -20,9 +20,7 @@ def ledger(tmp_path):
         yield opened
 
 
-def listed(
-    user: str, since: int = 1000, until: int | None = None, reason: str = "model"
-) -> Entry:
+def listed(user: str, since: int = 1000, until: int | None = None, reason: str = "model") -> Entry:
     return Entry(user, reason, since, {"edits": 3, "comment": "<b>"}, 0.99, "m1", until)
 
 
@@ -51,9 +49,9 @@ def test_removed_user_is_kept_as_history(ledger):
     ledger.add([listed("A"), listed("B")])
     assert ledger.remove(["A", "nobody", "A"], reason="a person", at=2000) == ["A"]
     assert ledger.members() == ["B"]
-    assert [
-        (past.entry.user, past.ended, past.ended_reason) for past in ledger.history()
-    ] == [("A", 2000, "a person")]
+    assert [(past.entry.user, past.ended, past.ended_reason) for past in ledger.history()] == [
+        ("A", 2000, "a person")
+    ]
     assert ledger.members(at=1999) == ["A", "B"]
     assert ledger.members(at=2000) == ["B"]
 
@@ -210,24 +208,12 @@ def test_ledger_is_a_plain_set_that_remembers(actions):
             if action == "add":
                 until = None if stay is None else time + stay
                 ledger.add([listed(user, time, until) for user in users])
-                now |= {
-                    user: (time, until)
-                    for user in users
-                    if user not in allowed and user not in now
-                }
+                now |= {user: (time, until) for user in users if user not in allowed and user not in now}
             elif action == "remove":
                 ledger.remove(users, reason="test", at=time)
-                past += [
-                    (user, now.pop(user)[0], time)
-                    for user in dict.fromkeys(users)
-                    if user in now
-                ]
+                past += [(user, now.pop(user)[0], time) for user in dict.fromkeys(users) if user in now]
             elif action == "expire":
-                due = [
-                    user
-                    for user, (_, until) in now.items()
-                    if until is not None and until <= time
-                ]
+                due = [user for user, (_, until) in now.items() if until is not None and until <= time]
                 assert ledger.expire(time) == sorted(due)
                 for user in due:
                     since, until = now.pop(user)
@@ -235,21 +221,15 @@ def test_ledger_is_a_plain_set_that_remembers(actions):
             elif action == "allow":
                 ledger.allow(users[0], reason="ours", at=time)
                 allowed.add(users[0])
-                past += [
-                    (user, now.pop(user)[0], time) for user in users if user in now
-                ]
+                past += [(user, now.pop(user)[0], time) for user in users if user in now]
             else:
                 assert ledger.disallow(users[0]) == (users[0] in allowed)
                 allowed.discard(users[0])
         assert ledger.members() == sorted(now)
-        assert sorted(
-            (p.entry.user, p.entry.since, p.ended) for p in ledger.history()
-        ) == sorted(past)
+        assert sorted((p.entry.user, p.entry.since, p.ended) for p in ledger.history()) == sorted(past)
         for at in range(len(actions) + 1):
             current = {
-                u
-                for u, (since, until) in now.items()
-                if since <= at and (until is None or at < until)
+                u for u, (since, until) in now.items() if since <= at and (until is None or at < until)
             }
             before = {u for u, since, ended in past if since <= at < ended}
             assert set(ledger.members(at)) == current | before

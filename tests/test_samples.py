@@ -119,8 +119,7 @@ def test_what_is_unknown_is_null(tmp_path):
     )
     first, second = samples.read(tmp_path).edits.to_pylist()
     assert {
-        name: first[name]
-        for name in ("user", "bot", "minor", "delta", "comment", "namespace")
+        name: first[name] for name in ("user", "bot", "minor", "delta", "comment", "namespace")
     } == dict.fromkeys(("user", "bot", "minor", "delta", "comment", "namespace"))
     assert second["delta"] == 36
 
@@ -155,9 +154,7 @@ def test_cell_that_cannot_be_read_is_named(tmp_path, cells, message):
         samples.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00", ",".join(HEADER).encode() + b"\n", b'a,b\n"c']
-)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", ",".join(HEADER).encode() + b"\n", b'a,b\n"c'])
 def test_files_without_edits_are_refused(tmp_path, content):
     (tmp_path / "edits.csv").write_bytes(content)
     with pytest.raises(SampleError, match=r"must|cannot"):
