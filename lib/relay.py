@@ -185,12 +185,24 @@ class Relay:
 def _blocks_of(path: Path) -> Iterator[list[bytes]]:
     block: list[bytes] = []
     for line in recording.file_lines(path):
-        block.append((b" " if line.startswith(CONTROL) else b"") + line + b"\n")
+        block.append(_as_sent(line))
         if len(block) == BLOCK_LINES:
             yield block
             block = []
     if block:
         yield block
+
+
+def _as_sent(line: bytes) -> bytes:
+    """Make a line one that Spark's socket source, a Java reader, passes on as it is."""
+    if b"\r" in line:  # ends a line there; JSON has it between its tokens only, where a blank says the same
+        line = line.replace(b"\r", b" ")
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError:  # would become U+FFFD there, and the event a valid one
+            line = line.decode("utf-8", "backslashreplace").encode()
+    return (b" " if line.startswith(CONTROL) else b"") + line + b"\n"
 
 
 def _listen(host: str, port: int) -> socket.socket:
