@@ -1,15 +1,16 @@
 """Edits as CSV that three readers read alike: UTF-8, a header, RFC 4180 quoting, text unchanged to the byte.
 
-Every text is quoted, so ``""`` is an empty text and an empty field is null. Line ends inside a text stay what they were;
-a row ends with a line feed. Nothing is escaped against spreadsheets: a cell that begins with ``=`` is what the editor wrote.
+Every text is quoted, so ``""`` is an empty text and an empty field is null. Line ends inside a text stay what they
+were; a row ends with a line feed. Nothing is done against spreadsheets: a cell that begins with ``=`` is what the
+editor wrote.
 
 How to read the files without changing a character:
 
 - Python: ``csv.reader(open(path, encoding="utf-8", newline=""))``; a text above 131,072 characters needs
   ``csv.field_size_limit``; null and ``""`` look alike.
-- pandas: ``pandas.read_csv(path, **PANDAS)``; null and ``""`` look alike. (pandas' default C engine cuts a text at NUL.)
+- pandas: ``pandas.read_csv(path, **PANDAS)``; null and ``""`` look alike (its C engine cuts a text at NUL)
 - Spark: ``spark.read.options(**SPARK).csv(path)``; tells null from ``""``.
-- Arrow: :func:`read`; tells null from ``""``.
+- Arrow: ``lib.samples.read``, as stage 3 does; tells null from ``""``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import compute as pc
-from pyarrow import csv as pa_csv
 from pyspark.sql import SparkSession
 
 from lib import edits
@@ -53,7 +52,6 @@ _FILE_SCHEMA = pa.schema(
         for field in edits.ARROW_SCHEMA
     ]
 )
-_BLOCK_BYTES = 64 << 20
 _ROWS_AT_ONCE = 10_000
 
 
@@ -75,8 +73,8 @@ def write(table: pa.Table, path: Path) -> Path:
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as file:
         file.write(_HEADER)
-        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-            file.write(_lines(pa.Table.from_batches([batch])))
+        batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+        file.writelines(_lines(pa.Table.from_batches([batch])) for batch in batches)
         _to_disk(file)
     os.replace(temporary, path)
     return path
@@ -109,37 +107,6 @@ def _as_text(table: pa.Table) -> Iterator[list[str | None]]:
 def _to_disk(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def read(path: Path) -> pa.Table:
-    """Read one of the files back, nulls and empty texts told apart.
-
-    Parameters
-    ----------
-    path : Path
-        A file that :func:`write` made.
-
-    Returns
-    -------
-    pyarrow.Table
-        The edits in the schema :data:`lib.edits.ARROW_SCHEMA`; ``timestamp`` in milliseconds since the epoch.
-    """
-    table = pa_csv.read_csv(
-        path,
-        read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=_FILE_SCHEMA,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
-    times = pc.strptime(pc.utf8_slice_codeunits(table["timestamp"], 0, 19), "%Y-%m-%dT%H:%M:%S", "ms").cast(
-        pa.int64()
-    )
-    rest = pc.utf8_slice_codeunits(table["timestamp"], 20, 23).cast(pa.int64())
-    return table.set_column(1, "timestamp", pc.add(times, rest))
 
 
 class Writer:
