@@ -1,0 +1,299 @@
+"""Text as the model sees it: masked and cut into hashed pieces, straight over Arrow's buffers.
+
+A comment is first *masked*: what names the user, the page or the section becomes one mark, digits become ``0``, capitals
+become small. Two edits made by one template then look alike, whoever made them. The masked text is cut into pieces
+(overlapping bytes, words, pairs of words), and each piece is hashed to one of :data:`BUCKETS` numbers: the columns of
+the sparse matrix that a linear model is trained on. The same loop makes that matrix and, later, sums its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BUCKET_BITS = 17
+BUCKETS = 1 << BUCKET_BITS
+LONGEST = 1024  # bytes of a text that are looked at: MediaWiki's comments end at 500 characters
+
+MARK_USER, MARK_LINK, MARK_SECTION, MARK_START, MARK_END = 1, 2, 3, 4, 5
+SHORTEST_NAME = 3  # a name of one or two bytes is not masked: it would be found inside every word
+
+#: What a mask found on its way, as bits.
+SAW_SECTION, SAW_LINK, SAW_BRACES, SAW_NAME = 1, 2, 4, 8
+
+_ONE = np.uint64(1)
+_EIGHT = np.uint64(8)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FNV_START = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_TO_BUCKET = np.uint64(64 - BUCKET_BITS)
+_SALT_WORD = np.uint64(0x5851F42D4C957F2D)
+_SALT_PAIR = np.uint64(0x14057B7EF767814F)
+_MIX = np.uint64(33)
+
+
+def compiled(function: Callable) -> Any:
+    """Compile with numba and keep the machine code on disk; where no place can be written, compile each time."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "cannot cache function": installed in a zip, or read-only without a home
+        return numba.njit(nogil=True)(function)
+
+
+def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the offsets and bytes behind a column of texts, without copying the texts.
+
+    Parameters
+    ----------
+    column : pyarrow.Array or pyarrow.ChunkedArray
+        Any text type; sliced, chunked and dictionary-encoded columns are welcome. A null reads as an empty text.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (n + 1,)
+        Text ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+    data : ndarray of uint8
+        UTF-8.
+
+    Examples
+    --------
+    >>> offsets, data = buffers(pa.array(["no", "Ünïted", None, "kingdom"])[1:])
+    >>> [bytes(data[a:b]).decode() for a, b in zip(offsets, offsets[1:])]
+    ['Ünïted', '', 'kingdom']
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if isinstance(column, pa.ChunkedArray):  # no chunk at all
+            column = pa.array([], pa.string())
+    if column.type not in (pa.string(), pa.large_string()):
+        column = column.cast(pa.large_string())
+    if column.null_count:
+        column = pc.fill_null(column, "")
+    width = np.int32 if column.type == pa.string() else np.int64
+    _, places, texts = column.buffers()
+    if len(column) == 0:
+        return np.zeros(1, np.int64), np.zeros(1, np.uint8)
+    offsets = np.frombuffer(places, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
+    data = np.frombuffer(texts, np.uint8) if texts is not None and texts.size else np.zeros(1, np.uint8)
+    return offsets.astype(np.int64), data
+
+
+@compiled
+def lower(byte):
+    """Make an ASCII capital small and an underscore a space, as page titles mean them."""
+    if 65 <= byte <= 90:
+        return byte + 32
+    if byte == 95:
+        return 32
+    return byte
+
+
+@compiled
+def _is_here(data, place, stop, name, name_start, name_stop):
+    length = name_stop - name_start
+    if place + length > stop:
+        return False
+    for i in range(length):
+        if lower(data[place + i]) != lower(name[name_start + i]):
+            return False
+    return True
+
+
+@compiled
+def _find_pair(data, start, stop, byte):
+    """Find two equal bytes in a row before `stop`; -1 when they are not there. A colon on the way is reported."""
+    colon = False
+    for i in range(start, stop - 1):
+        if data[i] == byte and data[i + 1] == byte:
+            return i, colon
+        colon |= data[i] == 58
+    return -1, colon
+
+
+@compiled
+def mask(data, start, stop, name, name_start, name_stop, out):
+    """Write the masked text to `out`; give its length and what was seen (``SAW_…`` bits)."""
+    stop = min(stop, start + LONGEST)
+    masks_name = name_stop - name_start >= SHORTEST_NAME
+    n, seen, i = 0, 0, start
+    out[n] = MARK_START
+    n += 1
+    while i < stop:
+        byte = data[i]
+        if masks_name and lower(byte) == lower(name[name_start]):
+            if _is_here(data, i, stop, name, name_start, name_stop):
+                out[n] = MARK_USER
+                n += 1
+                i += name_stop - name_start
+                seen |= SAW_NAME
+                continue
+        if byte == 47 and i + 1 < stop and data[i + 1] == 42:  # /* section */
+            seen |= SAW_SECTION
+            end = i + 2
+            while end + 1 < stop and not (data[end] == 42 and data[end + 1] == 47):
+                end += 1
+            out[n] = MARK_SECTION
+            n += 1
+            i = end + 2
+            continue
+        if (
+            byte == 91 and i + 1 < stop and data[i + 1] == 91
+        ):  # [[link]]: its words are the page's, not the user's
+            seen |= SAW_LINK
+            end, colon = _find_pair(data, i + 2, stop, 93)
+            if end >= 0 and not colon:
+                out[n] = MARK_LINK
+                n += 1
+                i = end + 2
+                continue
+        if byte == 123 and i + 1 < stop and data[i + 1] == 123:
+            seen |= SAW_BRACES
+        if 48 <= byte <= 57:
+            if out[n - 1] != 48:
+                out[n] = 48
+                n += 1
+            i += 1
+            continue
+        byte = lower(byte)
+        if byte <= 32:
+            byte = 32
+        if byte != 32 or out[n - 1] != 32:
+            out[n] = byte
+            n += 1
+        i += 1
+    out[n] = MARK_END
+    return n + 1, seen
+
+
+@compiled
+def mix(value):
+    """Spread a 64-bit number over all its bits."""
+    value = value * _GOLDEN
+    return (value ^ (value >> _MIX)) * _GOLDEN
+
+
+@compiled
+def fingerprint(data, start, stop):
+    """FNV-1a of some bytes, folded to the 52 bits that a float holds exactly."""
+    value = _FNV_START
+    for i in range(start, stop):
+        value = (value ^ np.uint64(data[i])) * _FNV_PRIME
+    return np.int64(mix(value) >> np.uint64(12))
+
+
+@compiled
+def bucket(value):
+    """Hash a number to a column."""
+    return np.int64(mix(value) >> _TO_BUCKET)
+
+
+@compiled
+def grams(text, length, shortest, longest, salt, out, n):
+    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out`, from place `n` on; give the new end."""
+    window = np.uint64(0)
+    for i in range(length):
+        window = (window << _EIGHT) | np.uint64(text[i])
+        for size in range(shortest, min(longest, i + 1) + 1):
+            bits = np.uint64(8 * size)
+            run = window & ((_ONE << bits) - _ONE)
+            out[n] = bucket(run + (np.uint64(size) << np.uint64(56)) + salt)
+            n += 1
+    return n
+
+
+@compiled
+def is_letter(byte):
+    """Letters of ASCII, digits, marks and every byte of other scripts."""
+    return byte >= 128 or 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or 0 < byte <= 3
+
+
+@compiled
+def words(text, length, salt, out, n):
+    """Append the bucket of every word and of every pair of neighbours; give the new end."""
+    value, before, inside = _FNV_START, np.uint64(0), False
+    for i in range(length):
+        if is_letter(text[i]):
+            value = (value ^ np.uint64(text[i])) * _FNV_PRIME
+            inside = True
+        if inside and (not is_letter(text[i]) or i == length - 1):
+            out[n] = bucket(value + _SALT_WORD + salt)
+            out[n + 1] = bucket((value ^ (before * _GOLDEN)) + _SALT_PAIR + salt)
+            n += 2
+            before, value, inside = value, _FNV_START, False
+    return n
+
+
+class Lexicon:
+    """Many words looked for at once, one step per byte (Aho and Corasick, 1975).
+
+    Parameters
+    ----------
+    groups : dict of str to list of str
+        Words by group, in small letters. A space stands for any byte of ASCII that is neither letter nor digit, the
+        text's beginning and its end: ``" bot "`` is the whole word.
+
+    Examples
+    --------
+    >>> lexicon = Lexicon({"bot": [" bot ", "бот"], "revert": ["undid"]})
+    >>> [lexicon.look(text) for text in ("Bot: archiving", "bottom", "Работа бота", "Undid by bot")]
+    [['bot'], [], ['bot'], ['bot', 'revert']]
+    """
+
+    def __init__(self, groups: dict[str, list[str]]) -> None:
+        self.groups = tuple(groups)
+        tree: list[dict[int, int]] = [{}]
+        found = [0]
+        for bit, patterns in enumerate(groups.values()):
+            for pattern in patterns:
+                state = 0
+                for byte in pattern.encode():
+                    if byte not in tree[state]:
+                        tree[state][byte] = len(tree)
+                        tree.append({})
+                        found.append(0)
+                    state = tree[state][byte]
+                found[state] |= 1 << bit
+        self.steps = np.zeros((len(tree), 256), np.int16)
+        self.found = np.array(found, np.int64)
+        self._complete(tree)
+
+    def _complete(self, tree: list[dict[int, int]]) -> None:
+        """Fill in where a failed match goes on, breadth first."""
+        back = [0] * len(tree)
+        queue = [0]
+        for state in queue:
+            for byte in range(256):
+                falls_to = int(self.steps[back[state], byte]) if state else 0
+                child = tree[state].get(byte)
+                if child is None:
+                    self.steps[state, byte] = falls_to
+                    continue
+                self.steps[state, byte] = child
+                back[child] = falls_to
+                self.found[child] |= self.found[falls_to]
+                queue.append(child)
+
+    def look(self, text: str) -> list[str]:
+        """Name the groups that a text has a word of."""
+        data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        bits = look(data, 0, len(data), self.steps, self.found)
+        return [group for bit, group in enumerate(self.groups) if bits >> bit & 1]
+
+
+@compiled
+def look(data, start, stop, steps, found):
+    """Give the groups of the lexicon that the text has a word of, as bits."""
+    state = np.int64(steps[0, 32])
+    bits = found[state]
+    for i in range(start, stop):
+        byte = lower(data[i])
+        if byte < 128 and not (97 <= byte <= 122 or 48 <= byte <= 57):
+            byte = 32
+        state = np.int64(steps[state, byte])
+        bits |= found[state]
+    return bits | found[np.int64(steps[state, 32])]
