@@ -547,17 +547,12 @@ def write_day(lines: Iterable[bytes], target: Path) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     packed = io.BytesIO()
-    with gzip.GzipFile(
-        filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0
-    ) as out:
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as out:
         for ordinal, line in enumerate(lines):
             event = convert(canonical_line(line), ordinal)
             counts["events"] += 1
             counts["namespace_unknown"] += event["namespace"] is None
-            out.write(
-                json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-                + b"\n"
-            )
+            out.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     target.parent.mkdir(parents=True, exist_ok=True)
     manifest.atomic_write(target, packed.getvalue())
     return counts

@@ -1,7 +1,8 @@
 """Recordings: events as they came, one JSON text per line, in files that are whole or not there.
 
-A recording is a file of JSON lines (``.jsonl`` or ``.jsonl.gz``) or a folder of segments ``events-00001.jsonl.gz``,
-``events-00002.jsonl.gz`` … Lines are bytes from the wire: nothing here decodes them, so nothing can change them.
+A recording is a file of JSON lines (``.jsonl`` or ``.jsonl.gz``) or a folder of segments
+``events-00001.jsonl.gz``, ``events-00002.jsonl.gz`` … Lines are bytes from the wire: nothing here decodes them,
+so nothing can change them.
 """
 
 from __future__ import annotations
@@ -36,10 +37,7 @@ def segment_name(number: int) -> str:
 def segments(folder: Path) -> list[Path]:
     """Segments of a folder in their order; other files are not looked at."""
     found = ((SEGMENT.fullmatch(path.name), path) for path in folder.iterdir())
-    return [
-        path
-        for _, path in sorted((int(match[1]), path) for match, path in found if match)
-    ]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
 
 def files(path: Path) -> list[Path]:

@@ -1,15 +1,15 @@
 """The relay: a recording as JSON lines over TCP, for Spark's socket source or for ``nc``.
 
-Every client gets the recording from its first line, however late it comes. The relay reads from the files, so a slow
-client keeps nobody waiting and fills no memory. A recording that is still growing is followed.
+Every client gets the recording from its first line, however late it comes. The relay reads from the files, so a
+slow client keeps nobody waiting and fills no memory. A recording that is still growing is followed.
 
 TCP cannot tell "over" from "broken", so control lines say it. They are JSON objects with the single key ``$relay``::
 
     {"$relay": {"alive": true}}                  every second while nothing else is sent
     {"$relay": {"end": true, "events": 23704}}   the recording is over; the relay then closes
 
-A connection that closes without the end line is broken. An event whose text begins like a control line is sent with
-a blank before it: the same JSON, and no control line.
+A connection that closes without the end line is broken. An event whose text begins like a control line is sent
+with a blank before it: the same JSON, and no control line.
 
 ``python -m lib.relay data/01_stream --port 9999`` serves a recording by hand.
 """
@@ -131,9 +131,7 @@ class Relay:
                 return
             with self._lock:
                 self._clients.add(client)
-            threading.Thread(
-                target=self._serve, args=(client,), name="relay client", daemon=True
-            ).start()
+            threading.Thread(target=self._serve, args=(client,), name="relay client", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         try:
@@ -292,12 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=paths.resolve,
         help="a folder of events-*.jsonl.gz or a file of JSON lines",
     )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: loopback)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=9999, help="port to listen on (default: 9999)"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=9999, help="port to listen on (default: 9999)")
     parser.add_argument(
         "--follow",
         action="store_true",
@@ -305,9 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        with Relay(
-            options.recording, options.host, options.port, follow=options.follow
-        ) as relay:
+        with Relay(options.recording, options.host, options.port, follow=options.follow) as relay:
             print(
                 f"{relay.address} serves {paths.show(options.recording)}; stop with Ctrl-C",
                 flush=True,

@@ -1,7 +1,7 @@
 """A local EventStreams: serves a recording over HTTP as ``stream.wikimedia.org`` would.
 
-``python -m lib.replay RECORDING --port 8888 --speed 60`` serves a recording sixty times as fast as it happened; without
-``--speed`` as fast as the client reads. ``--faults plan.yml`` lets things go wrong (`lib.faults`).
+``python -m lib.replay RECORDING --port 8888 --speed 60`` serves a recording sixty times as fast as it happened;
+without ``--speed`` as fast as the client reads. ``--faults plan.yml`` lets things go wrong (`lib.faults`).
 
 What it does as Wikimedia's service does (mediawiki-services-eventstreams and KafkaSSE):
 
@@ -15,8 +15,9 @@ What it does as Wikimedia's service does (mediawiki-services-eventstreams and Ka
 - 403 for a User-Agent that says nothing, 429 for too many connections from one address.
 
 What it does differently, because a recording has an end: a stream that is over says ``event: end`` before it
-closes, and who asks again from there gets 204, which tells a browser's EventSource not to come back. A client without
-a position starts at the recording's beginning, or, in real time, at the moment that the replay has reached.
+closes, and who asks again from there gets 204, which tells a browser's EventSource not to come back. A client
+without a position starts at the recording's beginning, or, in real time, at the moment that the replay has
+reached.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Timeline:
         self.topic_of = array("H")
         self.faults: dict[int, frozenset[str]] = {}
         self._ends = array("q", [0])
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the timeline
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the timeline
         self._index_of: dict[tuple[str, str], int] = {}
         self._fill(records, plan)
         self._file.flush()

@@ -1,0 +1,661 @@
+"""The client for Wikimedia's EventStreams: nothing lost, nothing twice.
+
+`Stream` reads a stream of recentchange events through sseclient, driven safely, and gives each event once:
+
+- It keeps a position per topic (`lib.cursor`); after a break it goes back a few seconds and drops, by
+  ``meta.id``, what it has. The memory of ids is bounded: the last 200,000 at least.
+- Canaries are dropped before anything else is looked at; what cannot be read is handed on with the reason.
+- It survives the 15-minute cut, cuts in the middle of an event, silence, empty answers, refused connections, 429
+  and 5xx (waiting as long as Retry-After says, else ever longer, up to ten seconds, with jitter). It gives up on
+  400, 403, 404 and the like, and says what to change.
+
+**What ends a run.** ``until``: events from then on are left out, and the run ends when every topic that has sent
+anything is past it, or one is and for ten seconds nothing from before it came (the other topics fell silent).
+``max_events`` events were given. ``max_seconds`` have passed. The server says ``event: end`` or 204. Or
+*silence*: a source whose newest event was more than 15 minutes old when it came is not live but a history, and a
+history that gives nothing new for 60 seconds, in spite of reconnects, is over. A live source is waited for,
+unless ``until`` has passed. `Stream.ended` says which it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import os
+import queue
+import random
+import re
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import requests
+import sseclient
+
+from lib import cursor, edits, sse
+from lib.cursor import Cursor
+from lib.edits import Event
+
+LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
+CONTACT = "WIKISIEVE_CONTACT"
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
+LIVE_LAG_MS = 15 * 60_000
+SLACK_SECONDS = 10.0
+LONGEST_WAIT = 10.0
+CHUNK_BYTES = 1 << 16
+SEEN = 200_000
+UNRECORDED = 4_096
+REASONS = 50
+WARN_MS = 60_000
+TRY_AGAIN = frozenset({408, 425, 429})
+PAST_UNTIL = "every topic is past UNTIL"
+
+
+class StreamRefused(ConnectionError):
+    """The server will not serve this request; the message says what to change."""
+
+
+class StreamUnavailable(ConnectionError):
+    """The server could not be reached, or never gave an event."""
+
+
+class Item(NamedTuple):
+    """One event as it came."""
+
+    raw: bytes  #: the JSON text
+    event: Event | None  #: the event; None if the text cannot be read
+    reason: str | None  #: why it cannot be read
+
+
+@dataclass
+class Counts:
+    """What was received. ``received`` is the sum of the six below it."""
+
+    received: int = 0
+    events: int = 0  #: given to the caller
+    duplicates: int = 0  #: received before
+    canaries: int = 0  #: test events of the operators
+    invalid: int = 0  #: cannot be read; given to the caller with the reason
+    other_wikis: int = 0  #: of a wiki that is not asked for
+    outside: int = 0  #: before `since`, or at or after `until`
+    connections: int = 0  #: answered with 200
+    reconnects: int = 0  #: of them, after the first
+    reasons: Counter[str] = field(default_factory=Counter)  #: of the invalid ones
+
+    def note_reason(self, reason: str) -> None:
+        """Count an unreadable event under its reason, without the place in the text."""
+        general = re.sub(r"\d+", "N", reason)[:200]
+        known = general in self.reasons or len(self.reasons) < REASONS
+        self.reasons[general if known else "other reasons"] += 1
+
+
+class Seen:
+    """Which keys have come, of the last many: two sets of hashes, of which the older is dropped when one is full.
+
+    Parameters
+    ----------
+    size : int
+        How many keys are remembered at least; at most twice as many.
+
+    Examples
+    --------
+    >>> seen = Seen(2)
+    >>> [seen.add(key) for key in ("a", "b", "a", "c", "b")]
+    [True, True, False, True, False]
+    """
+
+    def __init__(self, size: int = SEEN) -> None:
+        self._size = size
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+
+    def add(self, key: str) -> bool:
+        """Remember a key; return whether it is new."""
+        number = hash(key)
+        if number in self._new or number in self._old:
+            return False
+        if len(self._new) >= self._size:
+            self._old, self._new = self._new, set()
+        self._new.add(number)
+        return True
+
+
+def user_agent(url: str) -> str:
+    """Name us to the server, with the contact that Wikimedia asks for.
+
+    Parameters
+    ----------
+    url : str
+        The stream's address.
+
+    Raises
+    ------
+    StreamRefused
+        If the stream is Wikimedia's and WIKISIEVE_CONTACT is not set.
+    """
+    contact = os.environ.get(CONTACT, "").strip()
+    host = urlsplit(url).hostname or ""
+    if not contact and host.endswith((".wikimedia.org", ".wikipedia.org")):
+        raise StreamRefused(
+            f"Wikimedia asks every client for a contact. {CONTACT} is not set. Set that environment variable to an "
+            "e-mail address, a user page or a URL, and start again."
+        )
+    contact = re.sub(r"[^\x20-\x7e]", "?", contact) or "contact not set"
+    return f"wikisieve/{version('wikisieve')} ({contact})"
+
+
+class Answer(NamedTuple):
+    """The head of a server's answer."""
+
+    status: int
+    kind: str  #: Content-Type
+    retry_after: float | None
+    detail: str  #: beginning of the body, unless it is a stream
+
+
+class SafeClient(sseclient.SSEClient):
+    """sseclient, driven safely: one connection, decoded bytes, our own reading of lines.
+
+    sseclient 0.0.27 reads below chunked and gzip encoding, gives out events that were cut, splits lines at U+2028 and
+    reconnects without asking. So its reading, its parser and its reconnect are replaced; its request is kept.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str], timeout: tuple[float, float]) -> None:
+        session = requests.Session()
+        if _is_loopback(url):
+            session.trust_env = False  # no proxy stands between us and this machine
+        super().__init__(url, session=session, chunk_size=CHUNK_BYTES, headers=dict(headers), timeout=timeout)
+
+    def _connect(self) -> None:
+        self.resp = self.session.get(self.url, stream=True, **self.requests_kwargs)
+        self.resp_iterator = self.iter_content()
+
+    def iter_content(self) -> Iterator[bytes]:
+        """Bytes of the body as soon as they are there, without chunk marks and unpacked."""
+        while chunk := self.resp.raw.read1(self.chunk_size, decode_content=True):
+            yield chunk
+
+    def answer(self) -> Answer:
+        """Status and headers; of an error also the beginning of what the server says."""
+        status, headers = self.resp.status_code, self.resp.headers
+        detail = (
+            "" if status == 200 else self.resp.raw.read(500, decode_content=True).decode(errors="replace")
+        )
+        return Answer(
+            status, headers.get("Content-Type", ""), _retry_after(headers.get("Retry-After")), detail.strip()
+        )
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds that a server asks us to wait: a number or an HTTP date.
+
+    Examples
+    --------
+    >>> _retry_after("2"), _retry_after("soon")
+    (2.0, None)
+    """
+    if text is None:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+class Connection:
+    """One connection, read in a thread of its own, so that silence never holds up the reader.
+
+    Parameters
+    ----------
+    open_client : callable
+        Connects and returns the client; called in the thread.
+    """
+
+    def __init__(self, open_client: Callable[[], SafeClient]) -> None:
+        self._open = open_client
+        self._queue: queue.Queue[Answer | bytes | Exception | None] = queue.Queue(maxsize=32)
+        self._stop = threading.Event()
+        self._client: SafeClient | None = None
+        self._thread = threading.Thread(target=self._run, name="eventstreams", daemon=True)
+        self._thread.start()
+
+    def get(self, seconds: float) -> Answer | bytes | Exception | None:
+        """Next thing that happened: the answer, then chunks, then None or what went wrong.
+
+        Raises
+        ------
+        queue.Empty
+            If nothing happens for that long.
+        """
+        return self._queue.get(timeout=seconds)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stop.set()
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.resp.raw.shutdown()  # wakes the thread if it waits for bytes
+
+    def _run(self) -> None:
+        try:
+            client = self._client = self._open()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader decides
+            self._put(error)
+            return
+        try:
+            self._put(client.answer())
+            for chunk in client.resp_iterator:
+                if not self._put(chunk):
+                    return
+            self._put(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader decides
+            self._put(error)
+        finally:
+            client.resp.close()
+            client.session.close()
+
+    def _put(self, what: Answer | bytes | Exception | None) -> bool:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(what, timeout=0.2)
+                return True
+        return False
+
+
+class Stream:
+    """A stream of recentchange events, from one server, over as many connections as it takes.
+
+    Parameters
+    ----------
+    url : str
+        Address of the stream.
+    since, until : int, optional
+        Milliseconds since the epoch: events before and from then on are left out. Without `since` the server decides
+        where to begin: Wikimedia's begins now.
+    wikis : iterable of str, optional
+        Only events of these wikis are given; empty: all.
+    max_events : int, default 0
+        End after so many events; 0 is no limit.
+    max_seconds : float, default 0
+        End after so many seconds; 0 is no limit.
+    position : dict, optional
+        Where to go on: what `position` gave.
+    seen : iterable of str, optional
+        ``meta.id`` of the events that the caller has already, the latest 200,000 at least.
+    ticks : bool, default False
+        Whether to give None about once a second while nothing comes, so that the caller can do something else.
+    patience : float, default 60
+        Seconds without anything new after which a history counts as over.
+    read_seconds : float, default 10
+        Seconds without a byte after which a connection counts as dead.
+    counts : Counts, optional
+        Counts to go on with.
+    seed : int, default 0
+        Seed of the jitter.
+
+    Attributes
+    ----------
+    counts : Counts
+        What was received.
+    ended : str
+        Why the run ended; empty while it goes on.
+    warnings : list of str
+        What a reader of the recording should know.
+
+    Examples
+    --------
+    >>> from lib import replay
+    >>> lines = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "a"}, "wiki": "enwiki"}', b"not JSON"]
+    >>> with replay.Server(lines) as server:
+    ...     stream = Stream(server.url)
+    ...     for item in stream:
+    ...         print(item.raw, item.reason)
+    b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "a"}, "wiki": "enwiki"}' None
+    b'not JSON' JSON is malformed: invalid character (byte 4)
+    >>> stream.ended, stream.counts.events, stream.counts.invalid
+    ('the server said that the stream is over', 1, 1)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        wikis: Iterable[str] = (),
+        max_events: int = 0,
+        max_seconds: float = 0,
+        position: dict[str, Any] | None = None,
+        seen: Iterable[str] = (),
+        ticks: bool = False,
+        patience: float = PATIENCE_SECONDS,
+        read_seconds: float = READ_SECONDS,
+        counts: Counts | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.url, self.since, self.until = url, since, until
+        self.wikis = frozenset(wikis)
+        self.max_events, self.max_seconds = max_events, max_seconds
+        self.ticks, self.patience, self.read_seconds = ticks, patience, read_seconds
+        self.counts = counts or Counts()
+        self.ended = ""
+        self.warnings: list[str] = []
+        self._chance = random.Random(seed)
+        self._seen = Seen()
+        self._cursor = Cursor.from_json(position["cursor"]) if position else Cursor(base=since)
+        self._unrecorded: deque[str] = deque(position["unrecorded"] if position else (), UNRECORDED)
+        for key in (*seen, *self._unrecorded):
+            self._seen.add(key)
+        self._resumed = position is not None
+        self._last_id = b""  # of the last message, on whichever connection
+        self._before = b""  # the id before this message, on this connection
+        self._last_time = self._cursor.time
+        self._last_topic: str | None = None
+        self._topics: set[str | None] = set()
+        self._past: set[str | None] = set()
+        self._held = 0.0  # when an event from before `until` came last
+        self._answered = False  # whether a connection was ever accepted
+        self._failures = 0  # connections without anything new, in a row
+        self._problem = ""
+        self._retry_after: float | None = None
+        self._retry_ms: int | None = None
+        self._progress = False  # whether this chunk brought anything new
+        self._lag_ms: float | None = None
+        self._fresh = 0.0  # when something new came last
+        self._begun = 0.0
+
+    def position(self) -> dict[str, Any]:
+        """Where the caller stands after the last item: plain values, to go on from in another process."""
+        self._note_position()
+        return {"cursor": self._cursor.to_json(), "unrecorded": [*self._unrecorded]}
+
+    def _note_position(self) -> None:
+        self._cursor.note(self._last_id)
+        self._cursor.time = self._last_time
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give every `Item` (and, with `ticks`, None now and then) until the run ends.
+
+        Raises
+        ------
+        StreamRefused
+            If the server will not serve this request.
+        StreamUnavailable
+            If it cannot be reached and nothing was ever received.
+        """
+        self._begun = self._fresh = time.monotonic()
+        agent = user_agent(self.url)
+        self._check_limits()
+        while not self.ended:
+            connection = Connection(self._opener(agent))
+            try:
+                yield from self._read(connection)
+            finally:
+                connection.close()
+            if not self.ended:
+                yield from self._pause()
+
+    def _opener(self, agent: str) -> Callable[[], SafeClient]:
+        """The next request, from where we stand."""
+        self._note_position()
+        headers = {"User-Agent": agent}
+        since, last_id = self._cursor.since(), self._cursor.last_event_id()
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        self._before = last_id.encode() if last_id else b""
+        url = self.url if since is None else _with_since(self.url, since)
+        return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
+
+    def _read(self, connection: Connection) -> Iterator[Item | None]:
+        """Items of one connection; returns when it is over."""
+        decoder = sse.Decoder()
+        heard = time.monotonic()
+        self._failures += 1
+        while not self.ended:
+            try:
+                what = connection.get(self._next_look(heard))
+            except queue.Empty:
+                if time.monotonic() - heard >= self.read_seconds:
+                    self._problem = f"no byte for {self.read_seconds:g} seconds"
+                    return
+                yield from self._tick()
+                continue
+            heard = time.monotonic()
+            if isinstance(what, bytes):
+                yield from self._items(decoder, what)
+            elif not self._is_open(what):
+                return
+            self._check_limits()
+
+    def _tick(self) -> Iterator[None]:
+        self._check_limits()
+        if self.ticks and not self.ended:
+            yield None
+
+    def _items(self, decoder: sse.Decoder, chunk: bytes) -> Iterator[Item]:
+        dropped = decoder.dropped
+        for message in decoder.feed(chunk):
+            item = self._item(message)
+            if item is not None:
+                yield item
+            if self.ended:
+                return
+        self._retry_ms = decoder.retry
+        if decoder.dropped > dropped:
+            self._count_invalid(f"longer than {decoder.longest} bytes")
+        if self._progress:
+            self._note_progress()
+
+    def _note_progress(self) -> None:
+        self._progress = False
+        self._failures = 0
+        self._fresh = time.monotonic()
+        if self._last_time is not None:
+            self._lag_ms = time.time() * 1000 - self._last_time
+
+    def _item(self, message: sse.Message) -> Item | None:
+        """Count a message; return what the caller gets of it, if anything."""
+        if message.event != b"message":
+            self._note_special(message)
+            return None
+        raw, event, reason = message.data, None, None
+        self.counts.received += 1
+        try:
+            event = edits.decode(raw)
+        except edits.InvalidEvent as error:
+            reason = str(error)
+        key = event.meta.id if event is not None else None
+        if not key:
+            key = self._name(message)
+        self._last_id = self._before = message.id
+        if not self._seen.add(key):
+            self.counts.duplicates += 1
+            return None
+        self._progress = True
+        if event is not None and self._is_wanted(event):
+            self.counts.events += 1
+            if self.counts.events == self.max_events:
+                self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+            return Item(raw, event, None)
+        self._unrecorded.append(key)
+        if reason is None:
+            return None
+        self._count_invalid(reason)
+        return Item(raw, None, reason)
+
+    def _count_invalid(self, reason: str) -> None:
+        self.counts.invalid += 1
+        self.counts.note_reason(reason)
+
+    def _is_wanted(self, event: Event) -> bool:
+        """Whether a new event is for the caller; if not, it is counted as what it is."""
+        if event.is_canary:
+            self.counts.canaries += 1
+            return False
+        moment, topic = event.time_ms, event.meta.topic
+        self._last_time, self._last_topic = moment, topic
+        if self.until is not None and moment >= self.until:
+            self.counts.outside += 1
+            self._note_past(topic)
+            return False
+        if self.since is not None and moment < self.since:
+            self.counts.outside += 1
+            return False
+        if self._cursor.base is None or not self._topics:
+            self._note_first(moment)
+        self._topics.add(topic)
+        if self._past:
+            self._past.discard(topic)
+            self._held = time.monotonic()
+        if self.wikis and event.wiki not in self.wikis:
+            self.counts.other_wikis += 1
+            return False
+        return True
+
+    def _note_first(self, moment: int) -> None:
+        self._cursor.start(moment)
+        if self.since is not None and not self._resumed and moment - self.since > WARN_MS:
+            self.warnings.append(
+                f"Events were asked for from {edits.iso(self.since)}; the server's first is of {edits.iso(moment)}. "
+                "It keeps no older ones."
+            )
+
+    def _note_past(self, topic: str | None) -> None:
+        if not self._past:
+            self._held = time.monotonic()
+        self._past.add(topic)
+        if self._past >= self._topics:
+            self.ended = PAST_UNTIL
+
+    def _name(self, message: sse.Message) -> str:
+        """Identity of an event without ``meta.id``: its text and its place in its topic, or its text and its id."""
+        place = cursor.place_of(self._before, message.id, self._last_topic)
+        self._last_topic = place.topic if place else self._last_topic
+        where = f"{place.topic} {place.position}" if place else message.id.decode(errors="replace")
+        return f"sha1:{hashlib.sha1(message.data, usedforsecurity=False).hexdigest()} {where}"
+
+    def _note_special(self, message: sse.Message) -> None:
+        if message.event == b"end":
+            self.ended = "the server said that the stream is over"
+        elif message.event == b"error":
+            self._problem = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
+
+    def _check_limits(self) -> None:
+        """End the run where a limit of time is reached."""
+        now = time.monotonic()
+        if self.max_events and self.counts.events >= self.max_events:
+            self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+        elif self.max_seconds and now - self._begun >= self.max_seconds:
+            self.ended = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
+        elif self._past and now - self._held >= SLACK_SECONDS:
+            self.ended = PAST_UNTIL
+        elif now - self._fresh >= self.patience and not self._is_live():
+            self._give_up()
+
+    def _is_live(self) -> bool:
+        if self._lag_ms is None or self._lag_ms > LIVE_LAG_MS:
+            return False
+        return self.until is None or time.time() * 1000 < self.until + self.patience * 1000
+
+    def _give_up(self) -> None:
+        nothing = self.counts.received == 0 and not self._resumed
+        if nothing or not self._answered:
+            raise StreamUnavailable(
+                f"{self.url} must give events. For {self.patience:g} seconds there was none"
+                f"{': ' + self._problem if self._problem else ''}. Check the address and the network, and start again."
+            )
+        self.ended = f"nothing new came for {self.patience:g} seconds"
+
+    def _is_served(self, answer: Answer) -> bool:
+        """Look at the head of an answer: True to read on, False to try again; raises if trying again is no use."""
+        status, self._retry_after = answer.status, answer.retry_after
+        self._problem = f"status {status} {answer.detail[:200]}".strip()
+        if status == 204:
+            self.ended = "the server said that there is no more (204)"
+        elif status == 200 and not answer.kind.startswith("text/html"):
+            self.counts.reconnects += self.counts.connections > 0
+            self.counts.connections += 1
+            self._answered, self._problem = True, ""
+            return True
+        elif status < 500 and status not in TRY_AGAIN:
+            raise StreamRefused(_refusal(self.url, answer))
+        return False
+
+    def _pause(self) -> Iterator[None]:
+        """Wait before the next connection: as long as the server asks, else ever longer, with jitter."""
+        asked = 0.0 if self._retry_after is None else self._retry_after
+        self._retry_after = None
+        usual = min((self._retry_ms or 0) / 1000, LONGEST_WAIT)
+        growing = min(LONGEST_WAIT, 0.25 * 2**self._failures) if self._failures else 0.1
+        wait = max(asked, usual, growing * self._chance.uniform(0.5, 1.0))
+        self._fresh += asked
+        end = time.monotonic() + wait
+        while not self.ended and (left := end - time.monotonic()) > 0:
+            if self.max_seconds:
+                left = min(left, max(0.01, self._begun + self.max_seconds - time.monotonic()))
+            time.sleep(min(left, 1.0))
+            yield from self._tick()
+
+    def _is_open(self, what: Answer | Exception | None) -> bool:
+        """Look at what is no chunk: whether the connection goes on."""
+        if isinstance(what, Answer):
+            return self._is_served(what)
+        closed = "the server closed the connection"
+        self._problem = closed if what is None else f"{type(what).__name__}: {str(what)[:200]}"
+        return False
+
+    def _next_look(self, heard: float) -> float:
+        """Seconds until something must be looked at even if nothing comes."""
+        now = time.monotonic()
+        moments = [now + 1.0, heard + self.read_seconds]
+        if self.max_seconds:
+            moments.append(self._begun + self.max_seconds)
+        return max(0.01, min(moments) - now)
+
+
+def _with_since(url: str, since: int) -> str:
+    """The address with another ``since``; the rest of the query stays.
+
+    Examples
+    --------
+    >>> _with_since("http://localhost/v2/stream/recentchange?since=0&x=1", 5)
+    'http://localhost/v2/stream/recentchange?x=1&since=5'
+    """
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, True) if name != "since"]
+    return urlunsplit(parts._replace(query=urlencode([*query, ("since", since)])))
+
+
+def _refusal(url: str, answer: Answer) -> str:
+    """What is wrong and what to change."""
+    advice = {
+        200: "STREAM_URL must be the address of an event stream, such as " + LIVE_URL + ". Got a web page.",
+        400: "It does not understand SINCE or the position that was kept. Check SINCE, or choose another OUT_DIR.",
+        401: "It wants a login. Choose another STREAM_URL.",
+        403: f"It refuses our User-Agent or address. Set {CONTACT} to your contact; wait if you were blocked.",
+        404: "There is no such stream. Check the last part of STREAM_URL; recentchange is one.",
+    }
+    detail = f" It says: {answer.detail[:300]}" if answer.detail and answer.status != 200 else ""
+    hint = advice.get(answer.status, "Check STREAM_URL.")
+    return f"{url} must serve the stream. Got status {answer.status}. {hint}{detail}"
