@@ -53,11 +53,12 @@ SLACK_SECONDS = 10.0
 LONGEST_WAIT = 10.0
 CHUNK_BYTES = 1 << 16
 SEEN = 200_000
-UNRECORDED = 4_096
+REMEMBERED = 4_096
 REASONS = 50
 WARN_MS = 60_000
 TRY_AGAIN = frozenset({408, 425, 429})
 PAST_UNTIL = "every topic is past UNTIL"
+SILENCE = "nothing new came"
 
 
 class StreamRefused(ConnectionError):
@@ -364,8 +365,8 @@ class Stream:
         self._chance = random.Random(seed)
         self._seen = Seen()
         self._cursor = Cursor.from_json(position["cursor"]) if position else Cursor(base=since)
-        self._unrecorded: deque[str] = deque(position["unrecorded"] if position else (), UNRECORDED)
-        for key in (*seen, *self._unrecorded):
+        self._remembered: deque[str] = deque(position["remembered"] if position else (), REMEMBERED)
+        for key in (*seen, *self._remembered):
             self._seen.add(key)
         self._resumed = position is not None
         self._last_id = b""  # of the last message, on whichever connection
@@ -388,7 +389,7 @@ class Stream:
     def position(self) -> dict[str, Any]:
         """Where the caller stands after the last item: plain values, to go on from in another process."""
         self._note_position()
-        return {"cursor": self._cursor.to_json(), "unrecorded": [*self._unrecorded]}
+        return {"cursor": self._cursor.to_json(), "remembered": [*self._remembered]}
 
     def _note_position(self) -> None:
         self._cursor.note(self._last_id)
@@ -494,15 +495,20 @@ class Stream:
             return None
         self._progress = True
         if event is not None and self._is_wanted(event):
-            self.counts.events += 1
-            if self.counts.events == self.max_events:
-                self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+            self._note_given(key, event)
             return Item(raw, event, None)
-        self._unrecorded.append(key)
+        self._remembered.append(key)
         if reason is None:
             return None
         self._count_invalid(reason)
         return Item(raw, None, reason)
+
+    def _note_given(self, key: str, event: Event) -> None:
+        self.counts.events += 1
+        if self.counts.events == self.max_events:
+            self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+        if key != event.meta.id:
+            self._remembered.append(key)  # the caller cannot tell us this one again
 
     def _count_invalid(self, reason: str) -> None:
         self.counts.invalid += 1
@@ -585,7 +591,7 @@ class Stream:
                 f"{self.url} must give events. For {self.patience:g} seconds there was none"
                 f"{': ' + self._problem if self._problem else ''}. Check the address and the network, and start again."
             )
-        self.ended = f"nothing new came for {self.patience:g} seconds"
+        self.ended = f"{SILENCE} for {self.patience:g} seconds"
 
     def _is_served(self, answer: Answer) -> bool:
         """Look at the head of an answer: True to read on, False to try again; raises if trying again is no use."""

@@ -258,7 +258,8 @@ def canary(record: Record) -> Record:
     """A test event beside a record; every second one has no more than the schema's required fields."""
     meta = {"dt": edits.iso(record.time), "stream": record.stream, "domain": "canary"}
     if record.ordinal % 2 == 0:
-        meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"canary {record.ordinal}")), "topic": record.topic}
+        name = f"canary {record.topic} {record.ordinal}"
+        meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "topic": record.topic}
     raw = json.dumps({"$schema": "/mediawiki/recentchange/1.0.0", "meta": meta}).encode()
     return record._replace(raw=raw)
 

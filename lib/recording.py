@@ -8,12 +8,15 @@ so nothing can change them.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
+
+from lib import manifest
 
 SEGMENT = re.compile(r"events-(\d+)\.jsonl\.gz")
 COMPRESSION = 1
@@ -142,3 +145,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a recording: of the file, or of the list of a folder's segments and theirs."""
+    if path.is_file():
+        return manifest.sha256(path)
+    listed = "".join(f"{manifest.sha256(file)}  {file.name}\n" for file in files(path))
+    return hashlib.sha256(listed.encode()).hexdigest()
