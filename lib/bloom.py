@@ -35,7 +35,7 @@ from lib.ledger import Ledger
 
 MAGIC = b"WSIEVE\x00B"
 FORMAT = 1
-ERROR_RATE = 0.01  # promised share of strangers taken for members
+ERROR_RATE = 0.001  # promised share of strangers taken for members
 MIN_CAPACITY = 1024  # below it a filter is smaller than its header is worth
 LIBRARY = "pybloom-live " + importlib.metadata.version("pybloom-live")
 
