@@ -248,7 +248,7 @@ def wrong_ways(spark: SparkSession, frame: pd.DataFrame, percent: int, seed: int
     -------
     DataFrame
         A row per rule: ``users``, the share of the users with an edit in the sample; ``edits``, the share of the edits;
-        ``whole``, the share of those users of whom all edits are there. All from 0 to 1.
+        ``whole``, the share of those users with two edits or more of whom all edits are there. All from 0 to 1.
     """
     edits = frame["edits"].to_numpy()
     ways = {
@@ -263,10 +263,11 @@ def wrong_ways(spark: SparkSession, frame: pd.DataFrame, percent: int, seed: int
 
 def _outcome(kept: np.ndarray, edits: np.ndarray) -> dict[str, float]:
     seen = kept > 0
+    several = seen & (edits > 1)
     return {
         "users": float(seen.mean()) if len(seen) else 0.0,
         "edits": float(kept.sum() / max(edits.sum(), 1)),
-        "whole": float((kept == edits)[seen].mean()) if seen.any() else 0.0,
+        "whole": float((kept == edits)[several].mean()) if several.any() else 0.0,
     }
 
 

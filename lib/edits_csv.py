@@ -16,8 +16,10 @@ How to read the files without changing a character:
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,3 +177,63 @@ def rows(table: pa.Table) -> Iterator[tuple[str | None, ...]]:
     (None, '2015-09-12T00:46:58.000Z', None, None, 'new', None, '', 'false', None, None, None)
     """
     return zip(*_as_text(table), strict=True)
+
+
+def compare(spark: SparkSession, files: Sequence[Path]) -> pd.DataFrame:
+    """Read files with all three readers and compare every cell.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        For Spark's reader.
+    files : sequence of Path
+        Files of one sample.
+
+    Returns
+    -------
+    DataFrame
+        A row per reader: ``rows``, and ``sha256`` of all cells (null as an empty text, for two of them cannot tell).
+    """
+    readers: dict[str, Callable[[Path], Rows]] = {
+        "Spark": lambda path: rows_by_spark(spark, path),
+        "pandas": rows_by_pandas,
+        "Python csv": rows_by_python,
+    }
+    found = {name: [row for path in files for row in read(path)] for name, read in readers.items()}
+    table = {name: {"rows": len(cells), "sha256": _digest(cells)} for name, cells in found.items()}
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def _digest(cells: Rows) -> str:
+    digest = hashlib.sha256()
+    for row in cells:
+        digest.update(json.dumps([cell or "" for cell in row]).encode())
+    return digest.hexdigest()
+
+
+def hazards(files: Sequence[Path]) -> pd.DataFrame:
+    """Count the texts that a careless reader or writer of CSV would spoil.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Files of one sample.
+
+    Returns
+    -------
+    DataFrame
+        ``texts``: how many titles, user names and comments hold what the row says.
+    """
+    places = [edits.COLUMNS.index(name) for name in ("title", "user", "comment")]
+    texts = pd.Series(
+        [row[place] for path in files for row in rows_by_python(path) for place in places], dtype="string"
+    )
+    kinds = {
+        "a comma": texts.str.contains(","),
+        "a quotation mark": texts.str.contains('"'),
+        "a line break": texts.str.contains(r"[\r\n]"),
+        "a character outside ASCII": ~texts.map(str.isascii).astype("boolean"),
+        "a blank at an end": texts != texts.str.strip(),
+        "a first character that a spreadsheet takes for a formula (= + - @)": texts.str.contains(r"^[=+\-@]"),
+    }
+    return pd.DataFrame({"texts": {name: int(found.sum()) for name, found in kinds.items()}})

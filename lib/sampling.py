@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,29 @@ def inputs(in_dir: Path) -> dict[str, str]:
         for _ in recording.file_lines(path):  # a relay cannot tell its clients that a file is damaged
             pass
     return {path.name: manifest.sha256(path) for path in files}
+
+
+@contextmanager
+def source(in_dir: Path, socket: str = "") -> Iterator[str]:
+    """Give the address of a relay: the one that there is, or one over a folder for the length of the ``with`` block.
+
+    Parameters
+    ----------
+    in_dir : Path
+        The folder of stage 1.
+    socket : str, default ""
+        ``host:port`` of a relay that runs already; empty: one is started.
+
+    Yields
+    ------
+    str
+        ``host:port``.
+    """
+    if socket:
+        yield socket
+        return
+    with relay.Relay(in_dir) as server:
+        yield server.address
 
 
 # What Spark does

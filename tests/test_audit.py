@@ -112,7 +112,7 @@ def test_the_wrong_ways_are_wrong(spark):
     )  # half of all hashes are negative, and a fifth of the others below 20
     assert edits["edits"] == pytest.approx(0.2, abs=0.01)
     assert edits["users"] > 0.3
-    assert edits["whole"] < 0.8
+    assert edits["whole"] < 0.1
 
 
 def test_coverage_counts_what_a_list_from_the_first_hours_stops_later():
