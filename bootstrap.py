@@ -16,6 +16,7 @@ if sys.version_info < OLDEST:
     )
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import os
@@ -93,9 +94,39 @@ def packages() -> None:
     count = sum(
         "==" in line and not line.startswith((" ", "#")) for line in LOCK.read_text("utf-8").splitlines()
     )
+    forget_halves(next((VENV / "lib").glob("python3*")) / "site-packages")
     say(f"Installing up to {count} packages with {'uv' if uv() else 'pip'} (about two minutes)")
     run([*_installer(), "--require-hashes", "-r", str(LOCK)], "packages")
     note("packages", stamp)
+
+
+def forget_halves(site: Path) -> list[str]:
+    """Remove the records of packages whose installation was cut off: installers would take them for whole.
+
+    Parameters
+    ----------
+    site : Path
+        A ``site-packages`` folder.
+
+    Returns
+    -------
+    list of str
+        The packages that will be installed again.
+    """
+    halves = [info for info in sorted(site.glob("*.dist-info")) if not _whole(info)]
+    for info in halves:
+        shutil.rmtree(info)
+    return [info.name.split("-")[0] for info in halves]
+
+
+def _whole(info: Path) -> bool:
+    """Return whether all files that a package's record names are there in their full size."""
+    try:
+        with open(info / "RECORD", encoding="utf-8", newline="") as record:
+            sizes = [(info.parent / row[0], row[2]) for row in csv.reader(record) if len(row) == 3]
+        return all(not size or path.stat().st_size == int(size) for path, size in sizes)
+    except (OSError, ValueError):
+        return False
 
 
 def project() -> None:
@@ -215,10 +246,14 @@ def _ticks(process: subprocess.Popen[bytes]) -> Iterator[int]:
 
 
 def _last_line() -> str:
+    """Return what the installer is at, in a few words."""
     with open(LOG, "rb") as log:
-        log.seek(max(0, LOG.stat().st_size - 2000))
+        log.seek(max(0, LOG.stat().st_size - 4000))
         lines = log.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    told = [line.strip() for line in lines if line.strip() and "━" not in line]
+    if not told or "Installing collected packages" not in told[-1]:
+        return told[-1] if told else ""
+    return f"Unpacking: {len(list(VENV.glob('lib/*/site-packages/*.dist-info')))} packages are in place"
 
 
 def _runs(python: Path) -> str:
