@@ -242,3 +242,7 @@ class Books:
     def collisions(self) -> int:
         """How many users the filter took for members although they are none."""
         return self.connection.execute("SELECT count(*) FROM collisions").fetchone()[0]
+
+    def newest(self) -> int | None:
+        """Event time of the latest edit that was judged."""
+        return self.connection.execute("SELECT max(last_ms) FROM summaries").fetchone()[0]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib import features, seen
+from lib import features, seen, sieve
 from lib.books import Books, Summaries
 from lib.ledger import Entry
 from lib.sieve import SHADOW_SHARE, Findings
@@ -150,12 +150,15 @@ class Judge:
         self.books = books
         self.shadow_share = shadow_share
         self.allowed = frozenset(books.ledger.allowed())
-        self._since_filter: set[str] = set()  # who was listed after the executors' filter was made
+        # Who was listed after the executors' filter was made, and after the one before: an epoch may be on its way.
+        self._since_filter: set[str] = set()
+        self._since_filter_before: set[str] = set()
         self._listed: dict[str, int | None] = {}
 
     def filter_sent(self) -> None:
-        """Say that the executors' filter knows every member of the ledger now."""
-        self._since_filter.clear()
+        """Say that from now on the executors are given a filter that knows every member of the ledger."""
+        self._since_filter_before = self._since_filter
+        self._since_filter = set()
 
     @property
     def unknown_to_filter(self) -> int:
@@ -175,7 +178,9 @@ class Judge:
         Outcome
         """
         ids = found.events.column("id").to_numpy()
-        fresh = self.books.seen.fresh(ids)
+        named = found.events.column("named").to_numpy(zero_copy_only=False)
+        fresh = ~named
+        fresh[named] = self.books.seen.fresh(ids[named])
         event = found.edits.column("event").to_numpy()
         table, looked_at, evidence = _only(found, fresh[event])
         event = table.column("event").to_numpy()
@@ -215,12 +220,12 @@ class Judge:
             summaries,
             shadow_users,
             shadow,
-            ids[fresh],
+            ids[fresh & named],
             collisions,
             found.invalid,
             found.events.column("kafka_ms").to_numpy()[event],
             _counts(found, fresh, verdict, user, chosen),
-            _next_offsets(found.ends),
+            sieve.next_offsets(found.ends, self.books.offsets()),
         )
 
     def write(self, outcome: Outcome) -> None:
@@ -242,8 +247,11 @@ class Judge:
 
     def _ask_ledger(self, names: Sequence[str], maybe: np.ndarray) -> tuple[dict[str, int | None], list[str]]:
         """Find who is on the blacklist, and until when; a yes of the filter that the ledger denies is a collision."""
+        new, newer = self._since_filter_before, self._since_filter
         asked = [
-            name for name, yes in zip(names, maybe.tolist(), strict=True) if yes or name in self._since_filter
+            name
+            for name, yes in zip(names, maybe.tolist(), strict=True)
+            if yes or name in newer or name in new
         ]
         unknown = [name for name in asked if name not in self._listed]
         answers = self.books.ledger.look_up(unknown)
@@ -438,12 +446,3 @@ def _counts(
         "shadow_scored": int(chosen.sum()),
         "without_user": int((user < 0).sum()),
     }
-
-
-def _next_offsets(ends: pa.Table) -> dict[int, int]:
-    offsets: dict[int, int] = {}
-    for partition, offset in zip(
-        ends.column("partition").to_pylist(), ends.column("offset").to_pylist(), strict=True
-    ):
-        offsets[partition] = max(offsets.get(partition, 0), offset + 1)
-    return offsets

@@ -7,7 +7,7 @@ What it finds travels to the driver as one value of bytes, so that Spark moves o
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,9 +20,17 @@ from lib.bloom import Filter
 SHADOW_SHARE = 0.02  # of the edits of blacklisted users: looked at although they are dropped
 
 _PLACE = [("partition", pa.int32()), ("offset", pa.int64())]
-_EVENTS = pa.schema([*_PLACE, ("kafka_ms", pa.int64()), ("id", pa.uint64())])
+_EVENTS = pa.schema([*_PLACE, ("kafka_ms", pa.int64()), ("id", pa.uint64()), ("named", pa.bool_())])
 _INVALID = pa.schema([*_PLACE, ("raw", pa.binary()), ("reason", pa.string())])
-_ENDS = pa.schema([*_PLACE, ("read", pa.int64()), ("canaries", pa.int64())])
+_ENDS = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("first", pa.int64()),
+        ("last", pa.int64()),
+        ("read", pa.int64()),
+        ("canaries", pa.int64()),
+    ]
+)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _REPEATED = ("wiki", "type", "user")  # columns whose texts travel once per batch
 
@@ -37,7 +45,8 @@ class Looks(Protocol):
 class Findings(NamedTuple):
     """What is in some raw events, in the order of their Kafka partitions and offsets."""
 
-    #: Valid events: ``partition``, ``offset``, ``kafka_ms`` and ``id``, the hash of the event's identity.
+    #: Valid events: ``partition``, ``offset``, ``kafka_ms``, ``id`` (the hash of the event's identity) and ``named``
+    #: (has a ``meta.id``: only then can it be a duplicate).
     events: pa.Table
     #: The edits among them: the columns of ``edits.ARROW_SCHEMA`` (``meta_id`` is never null: see ``edits.identity``),
     #: ``event`` (row of `events`), ``maybe_listed`` (the filter said yes), ``looked_at`` (has a row of `evidence`).
@@ -46,13 +55,14 @@ class Findings(NamedTuple):
     evidence: np.ndarray
     #: The others: ``partition``, ``offset``, ``raw`` and ``reason``.
     invalid: pa.Table
-    #: Per batch: ``partition``, its last ``offset``, how many values were ``read`` and how many were ``canaries``.
+    #: Per batch: ``partition``, ``first`` and ``last`` offset, how many were ``read`` and how many were ``canaries``.
     ends: pa.Table
 
 
 class _Read(NamedTuple):
     places: list[int]
     identities: list[str]
+    named: list[bool]
     edit_events: list[int]
     edit_rows: list[tuple]
     invalid: list[tuple[int, bytes, str]]
@@ -104,7 +114,8 @@ def examine(
     identities = pa.array(read.identities, pa.string())
     ids = seen.hashes(identities)
     events = pa.table(
-        [np.full(len(ids), partition, np.int32), offsets[places], kafka_ms[places], ids], schema=_EVENTS
+        [np.full(len(ids), partition, np.int32), offsets[places], kafka_ms[places], ids, read.named],
+        schema=_EVENTS,
     )
     event = np.array(read.edit_events, np.int64)
     table = edits.table(read.edit_rows).set_column(0, "meta_id", identities.take(pa.array(event)))
@@ -119,13 +130,13 @@ def examine(
         _compact(table),
         evidence,
         _dead(read.invalid, partition, offsets),
-        pa.table([[partition], offsets[-1:], [len(offsets)], [read.canaries]], schema=_ENDS),
+        pa.table([[partition], offsets[:1], offsets[-1:], [len(offsets)], [read.canaries]], schema=_ENDS),
     )
 
 
 def _read(values: Sequence[bytes | None]) -> _Read:
     """Decode one by one. Many small objects are made and dropped, so no cycles are looked for meanwhile."""
-    read = _Read([], [], [], [], [], 0)
+    read = _Read([], [], [], [], [], [], 0)
     canaries = 0
     collects = gc.isenabled()
     gc.disable()
@@ -143,7 +154,8 @@ def _read(values: Sequence[bytes | None]) -> _Read:
                 read.edit_events.append(len(read.places))
                 read.edit_rows.append(edits.edit_row(event))
             read.places.append(place)
-            read.identities.append(edits.identity(raw or b"", event))
+            read.named.append(bool(event.meta.id))
+            read.identities.append(event.meta.id or edits.identity(raw or b"", None))
     finally:
         if collects:
             gc.enable()
@@ -193,11 +205,6 @@ def unpack(packed: Iterable[bytes]) -> Findings:
     -------
     Findings
         As if all had been examined at once.
-
-    Raises
-    ------
-    ValueError
-        When two of them overlap: an event would be judged twice.
     """
     parts = sorted((_unpack_one(data) for data in packed), key=_first_place)
     starts = np.cumsum([0, *(part.events.num_rows for part in parts)])
@@ -206,17 +213,43 @@ def unpack(packed: Iterable[bytes]) -> Findings:
         place = part.edits.schema.get_field_index("event")
         moved = pc.add(part.edits.column("event"), pa.scalar(int(start), pa.int64()))
         tables.append(part.edits.set_column(place, "event", moved))
-    found = Findings(
+    return Findings(
         pa.concat_tables([part.events for part in parts]).combine_chunks(),
         pa.concat_tables(tables).unify_dictionaries().combine_chunks(),
         np.concatenate([part.evidence for part in parts]),
         pa.concat_tables([part.invalid for part in parts]).combine_chunks(),
         pa.concat_tables([part.ends for part in parts]).combine_chunks(),
     )
-    partition, offset = (found.events.column(name).to_numpy() for name in ("partition", "offset"))
-    if np.any((np.diff(partition) == 0) & (np.diff(offset) <= 0)):
-        raise ValueError("Batches of one partition must not overlap. Got one event twice in an epoch.")
-    return found
+
+
+def next_offsets(ends: pa.Table, before: Mapping[int, int]) -> dict[int, int]:
+    """Say where each partition is to be read on.
+
+    Parameters
+    ----------
+    ends : pyarrow.Table
+        Of :class:`Findings`.
+    before : mapping
+        Where it was to be read on before these batches.
+
+    Returns
+    -------
+    dict of int to int
+
+    Raises
+    ------
+    ValueError
+        When the batches go back behind that or overlap: an event would be judged twice.
+    """
+    offsets = dict(before)
+    for end in ends.to_pylist():
+        expected = offsets.get(end["partition"], 0)
+        if end["first"] < expected:
+            raise ValueError(
+                f"Partition {end['partition']} must be read from offset {expected} on. Got {end['first']}."
+            )
+        offsets[end["partition"]] = end["last"] + 1
+    return offsets
 
 
 def _unpack_one(data: bytes) -> Findings:
@@ -229,4 +262,4 @@ def _unpack_one(data: bytes) -> Findings:
 
 
 def _first_place(part: Findings) -> tuple[int, int]:
-    return part.ends.column("partition")[0].as_py(), part.ends.column("offset")[0].as_py()
+    return part.ends.column("partition")[0].as_py(), part.ends.column("first")[0].as_py()

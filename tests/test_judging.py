@@ -268,7 +268,8 @@ def test_an_empty_epoch_is_no_epoch(court):
     assert outcome.verdicts.num_rows == 0 and outcome.verdicts.schema == judging.SCHEMA
 
 
-def test_identity_of_events_without_an_id_is_their_text(court):
+def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court):
     raw = b'{"meta": {"dt": "2024-11-12T00:00:00Z"}, "type": "edit", "user": "A"}'
     outcome = court.hear([raw, raw])
-    assert list(verdicts(outcome)) == [edits.identity(raw, edits.decode(raw))]
+    assert outcome.counts["duplicates"] == 0
+    assert outcome.verdicts.column("meta_id").to_pylist() == [edits.identity(raw, edits.decode(raw))] * 2
