@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from scipy import stats
 
-from lib import intervals
+from lib import intervals, plots
 
 BUCKETS = 100
 DRAWS = 2000
@@ -35,6 +35,9 @@ class Share(NamedTuple):
     def value(self) -> float:
         """The share, from 0 to 1; 0 of nothing."""
         return self.part / self.whole if self.whole else 0.0
+
+    def __str__(self) -> str:
+        return plots.share(self.part, self.whole, (self.low, self.high))
 
 
 def users(table: pa.Table, percent: int) -> pd.DataFrame:

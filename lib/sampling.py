@@ -33,6 +33,7 @@ BUCKETS = 100
 PATIENCE = 15.0  # seconds of silence; an idle relay says every second that it is alive
 ATTEMPTS = 5
 STAGING = ".incoming"
+_POLL = 0.2  # seconds
 
 _PARTITIONS = 1 << 20  # more than there ever are
 _ROWS = pa.schema(
@@ -345,7 +346,7 @@ class _Listener:
         self._done = threading.Event()
         self._closed = threading.Event()
         self._busy = threading.Lock()
-        self._heard = time.monotonic()
+        self._silent = 0.0
 
     def __call__(self, batch: DataFrame, epoch: int) -> None:
         with self._busy:
@@ -359,16 +360,19 @@ class _Listener:
                 self._done.set()
                 raise
             if rows.num_rows:
-                self._heard = time.monotonic()
+                self._silent = 0.0
             if self.tally.over:
                 self._done.set()
 
     def wait(self, query: StreamingQuery, patience: float) -> None:
         """Return when the relay is over; raise RelayLost when it is lost."""
-        while not self._done.wait(0.2):
+        while not self._done.wait(_POLL):
             if not query.isActive:
                 raise RelayLost(_why(query))
-            if time.monotonic() - self._heard > patience and not self._busy.locked():
+            # Only the time in which Spark waits for the relay counts: a machine that is busy is no silent relay.
+            if query.status["message"].startswith("Waiting"):
+                self._silent += _POLL
+            if self._silent > patience:
                 raise RelayLost(f"it sent nothing for {patience:g} seconds, neither events nor its end")
         if self.error is not None:
             raise self.error
