@@ -61,7 +61,7 @@ class Errors(NamedTuple):
     def table(self) -> pd.DataFrame:
         """Tabulate the two parts."""
         rows = [
-            ("the model lists a person", self.humans_listed, self.humans, self.human_fpr_upper95),
+            ("the model lists a human", self.humans_listed, self.humans, self.human_fpr_upper95),
             (
                 "the hash takes a stranger for a member",
                 self.collisions,
@@ -80,6 +80,27 @@ class Errors(NamedTuple):
                 }
                 for name, wrong, of, upper in rows
             ]
+        )
+
+    def require(self, max_human_fpr: float) -> str:
+        """Check the promise and say so in a sentence.
+
+        Raises
+        ------
+        PromiseBroken
+            The upper bound of the share of humans on the list is above `max_human_fpr`.
+        """
+        if self.human_fpr_upper95 > max_human_fpr:
+            raise PromiseBroken(
+                f"The share of humans on the blacklist must be at most {max_human_fpr:g} with 95 % confidence. "
+                f"Got {self.humans_listed} of {self.humans}, so at most {self.human_fpr_upper95:.3g}. "
+                "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
+            )
+        return (
+            f"{self.humans_listed} of {self.humans:,} humans are on the list: with 95 % confidence at most "
+            f"{100 * self.human_fpr_upper95:.2f} % of all, and {100 * max_human_fpr:g} % were promised. The hash took "
+            f"{self.collisions:,} of {self.strangers:,} strangers for members; by its bits the chance is "
+            f"{self.hash_exact:.1g}."
         )
 
 
@@ -138,7 +159,7 @@ def _judged(
                 "edit": _edit(people, int(at[i])),
                 "threshold": model.threshold,
                 "edits": int(seen[i]),
-                "contributions": model.explain(state[i]),
+                "contributions": [list(share) for share in model.explain(state[i])],
                 "features": dict(zip(features.FEATURES, x[i].tolist(), strict=True)),
             },
             float(score[i]),
@@ -163,39 +184,61 @@ def _edit(people: Population, row: int) -> dict[str, Any]:
     return {name: people.table.column(name)[row].as_py() for name in _SHOWN}
 
 
-def measure(
-    people: Population, members: Iterable[str], sieve: Filter, seed: int, probes: int = PROBES
-) -> Errors:
+def write(folder: Path, listed: Iterable[Entry]) -> None:
+    """Write the ledger and its filter anew; both appear whole, and what the folder held before is replaced.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``ledger.sqlite`` and ``blacklist.bloom``.
+    listed : iterable of Entry
+        From :func:`entries`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{LEDGER}.new"
+    _remove(new)
+    with Ledger.open(new) as ledger:
+        ledger.add(listed)
+        members = ledger.members()
+    _remove(folder / LEDGER)
+    new.rename(folder / LEDGER)
+    Filter.build(members).save(folder / FILTER)
+
+
+def _remove(database: Path) -> None:
+    """Remove a SQLite file with its write-ahead log, which would otherwise be read into the next one."""
+    for ending in ("", "-wal", "-shm"):
+        database.with_name(database.name + ending).unlink(missing_ok=True)
+
+
+def measure(people: Population, listed: Sequence[Entry], seed: int, probes: int = PROBES) -> Errors:
     """Count the errors of the list and of its filter.
 
     Parameters
     ----------
     people : Population
-        The sample; its people are those the list can wrong.
-    members : iterable of str
-        Who is on the list.
-    sieve : Filter
-        The filter made of them.
+        The sample; its humans are those the list can wrong.
+    listed : sequence of Entry
+        From :func:`entries`.
     seed : int
         For the made-up names.
     probes : int
-        How many names to make up; the people of the sample who are not listed are asked about too.
+        How many names to make up; the users of the sample who are not listed are asked about too.
 
     Returns
     -------
     Errors
     """
-    listed = set(members)
-    on_list = np.fromiter((name in listed for name in people.names), bool, len(people))
-    humans = int((~people.bots).sum())
-    wronged = int((on_list & ~people.bots).sum())
-    strangers = [
-        *people.names[~on_list].tolist(),
-        *(name for name in names(probes, seed) if name not in listed),
+    members = {entry.user for entry in listed}
+    sieve = Filter.build(sorted(members))
+    on_list = np.fromiter((name in members for name in people.names), bool, len(people))
+    humans, wronged = int((~people.bots).sum()), int((on_list & ~people.bots).sum())
+    strangers = people.names[~on_list].tolist() + [
+        name for name in names(probes, seed) if name not in members
     ]
     collisions = int(sieve.contains(strangers).sum())
     return Errors(
-        len(listed),
+        len(members),
         humans,
         wronged,
         wronged / max(humans, 1),
@@ -279,3 +322,26 @@ def _bytes(filter_: Filter | BloomFilter | ScalableBloomFilter) -> int:
         return filter_.nbytes
     parts = filter_.filters if isinstance(filter_, ScalableBloomFilter) else [filter_]
     return sum(len(part.bitarray) // 8 for part in parts)
+
+
+class PromiseBroken(ValueError):
+    """The blacklist would wrong more people than was promised."""
+
+
+def overview(people: Population, listed: Sequence[Entry]) -> pd.DataFrame:
+    """Count who is listed, by reason, and the edits that they made in the sample."""
+    place = {name: user for user, name in enumerate(people.names)}
+    rows = []
+    for reason in (JUDGED, FLAGGED):
+        users = np.array([place[entry.user] for entry in listed if entry.reason == reason], dtype=np.int64)
+        bots = int(people.bots[users].sum())
+        rows.append(
+            {
+                "reason": reason,
+                "users": f"{len(users):,}",
+                "bots by the flag": f"{bots:,}",
+                "humans by the flag": f"{len(users) - bots:,}",
+                "their edits in the sample": f"{int(people.edits[users].sum()):,}",
+            }
+        )
+    return pd.DataFrame(rows)

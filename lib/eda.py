@@ -87,8 +87,8 @@ def frame(edits: pa.Table) -> pd.DataFrame:
         A user is a bot when more than half of their edits carry the flag. `kind` is missing where the user is.
     """
     data = edits.to_pandas()
-    data["bot"] = data["bot"].fillna(False).astype(bool)
-    data["comment"] = data["comment"].fillna("")
+    data["bot"] = edits["bot"].fill_null(False).to_numpy().astype(bool)
+    data["comment"] = edits["comment"].fill_null("").to_pandas()
     flagged = data.groupby("user", dropna=True)["bot"].mean() > 0.5
     kind = data["user"].map(flagged).map({True: "bot", False: "human"})
     data["kind"] = pd.Categorical(kind, categories=KINDS)

@@ -6,6 +6,8 @@ has not learnt from.
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib import eda, evaluation, plots
-from lib.evaluation import Forward
+from lib.evaluation import Forward, LabelNoise
 from lib.intervals import clopper_pearson, upper_bound
 from lib.model import CrossValidation, Model, Population
 
@@ -343,3 +345,38 @@ def _humans_flagged_by(cross: CrossValidation, model: Model, seen: pd.Series) ->
     first = np.full(len(bots), np.inf)
     np.minimum.at(first, rows.user[flagged], rows.edits[flagged])
     return np.array([(first[~bots] <= edits).mean() for edits in seen])
+
+
+def metrics_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """Tabulate nested metrics, one row per figure."""
+    return pd.DataFrame([{"metric": name, "value": value} for name, value in _flat(metrics)])
+
+
+def _flat(metrics: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{before}{name}.")
+        elif isinstance(value, list):
+            rows.append((before + name, " to ".join(f"{end:.4g}" for end in value)))
+        else:
+            rows.append((before + name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"))
+    return rows
+
+
+def noise_tables(noise: LabelNoise, most: int = 10) -> list[tuple[pd.DataFrame, str]]:
+    """Give the tables of the label audit with their captions; long reasons are cut."""
+    likely = noise.likely.assign(
+        reasons=[f"{';'.join(text.split(';')[:4])}" for text in noise.likely["reasons"]]
+    )
+    return [
+        (
+            noise.both.head(most).round(3),
+            f"Accounts that edit with and without the flag ({len(noise.both):,})",
+        ),
+        (
+            noise.named.head(most).round(3),
+            f"Never flagged, but the name ends in “bot” ({len(noise.named):,})",
+        ),
+        (likely.round(3), "The most bot-like users without a flag, and why"),
+    ]

@@ -1,0 +1,94 @@
+"""A made-up sample: people who edit when they like, programs that repeat themselves, and strangers who mean no good."""
+
+import numpy as np
+import pyarrow as pa
+
+from lib import edits
+
+START = 1_442_016_000_000
+WORDS = (
+    "fixed",
+    "typo",
+    "date",
+    "link",
+    "added",
+    "source",
+    "moved",
+    "old",
+    "text",
+    "see",
+    "talk",
+    "thanks",
+    "list",
+)
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "$\\frac{a}{b}$ 50% {x}",
+    "[[Ada]] | **bold** | `code`",
+    "\u202eabc\u0000\u2028\r\n",
+    "机器人 🤖 " * 40,
+    "",
+    "=cmd|' /C calc'!A0",
+]
+
+
+def row(number, time, user, **more):
+    """One edit, with what is not given filled in."""
+    return {
+        "meta_id": f"id {number}",
+        "timestamp": int(time),
+        "wiki": "enwiki",
+        "namespace": 0,
+        "type": "edit",
+        "title": f"Page {number}",
+        "user": user,
+        "bot": False,
+        "minor": False,
+        "delta": 7,
+        "comment": "",
+    } | more
+
+
+def table(rows):
+    """The rows as a table of edits."""
+    return pa.Table.from_pylist(rows, schema=edits.ARROW_SCHEMA)
+
+
+def sample(humans=400, bots=15, seed=0):
+    """A small Wikipedia in which bots are easy, but not trivial, to tell."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for person in range(humans):
+        name = f"192.0.2.{person}" if person % 5 == 0 else f"Person {person}"
+        for _ in range(min(int(rng.zipf(2.2)), 60)):
+            comment = " ".join(rng.choice(WORDS, size=int(rng.integers(0, 8))))
+            rows.append((rng.integers(0, 14 * 3_600_000), name, False, comment, int(rng.normal(0, 300))))
+    for bot in range(bots):
+        name = f"Robot{bot}Bot" if bot % 3 else f"Archiver {bot}"
+        begin = int(rng.integers(0, 7 * 3_600_000))
+        for step in range(int(rng.integers(3, 60))):
+            rows.append((begin + 9_000 * step, name, True, f"Bot: archiving page {step}", 40))
+    rows.sort()
+    return table(
+        [
+            row(i, START + time, user, bot=bot, comment=comment, delta=delta, namespace=3 if bot else 0)
+            for i, (time, user, bot, comment, delta) in enumerate(rows)
+        ]
+    )
+
+
+def hostile():
+    """Edits whose every text, number and time wants to break something."""
+    rows = []
+    times = [START, START + 1, 253_402_300_799_999, -62_135_596_800_000, 0, START, START + 10**9]
+    for i, (text, time) in enumerate(zip(HOSTILE, times, strict=True)):
+        rows.append(
+            row(2 * i, time, text, comment=text, wiki=text, title=text, namespace=-5 + i, delta=2**62)
+        )
+        rows.append(
+            row(2 * i + 1, START, None, comment=None, wiki=None, namespace=None, delta=None, bot=None)
+        )
+        rows.append(
+            row(90 + i, START + i, text, comment=text, bot=i % 2 == 0, minor=None, type=None, title=None)
+        )
+    return table(rows)
