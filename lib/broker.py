@@ -92,6 +92,7 @@ class Broker:
         self.folder = paths.resolve(folder)
         self.port = port
         self.heap = heap
+        self.takeover = guard.PATIENCE + 5.0  # seconds
         self._guard: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,6 +140,7 @@ class Broker:
         if self.running:
             return self
         _make_room(self.folder)
+        self._outwait()
         self.port = _claim(self.port)
         settings = self._configure()
         self._format(settings)
@@ -173,6 +175,17 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _outwait(self) -> None:
+        """Let a broker end whose parent was just killed; a folder that stays taken is another's."""
+        deadline = time.monotonic() + self.takeover
+        while guard.busy(self._pidfile):
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"Kafka's folder must be its own. Got {paths.show(self.folder)}, where another broker runs. "
+                    "Stop the run that it belongs to, or choose another folder."
+                )
+            time.sleep(0.1)
 
     def _configure(self) -> Path:
         text = PROPERTIES.format(
@@ -282,7 +295,8 @@ def external(bootstrap: str, seconds: float = 5.0) -> str:
     Traceback (most recent call last):
     lib.broker.BrokerError: KAFKA must be host:port, several with commas. Got 'localhost'. Try 127.0.0.1:9092.
     """
-    if not re.fullmatch(r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*", bootstrap):
+    ports = [int(port) for port in re.findall(r":(\d+)", bootstrap)]
+    if not re.fullmatch(r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*", bootstrap) or max(ports) > 65535:
         raise BrokerError(
             f"KAFKA must be host:port, several with commas. Got {bootstrap!r}. Try {LOOPBACK}:9092."
         )
