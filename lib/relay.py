@@ -109,6 +109,13 @@ class Relay:
         """Say that a followed recording grows no more: clients get what is left, then the end line."""
         self._over.set()
 
+    def drain(self, seconds: float) -> int:
+        """Wait until no client is left, at most so many seconds; return how many still are."""
+        end = time.monotonic() + seconds
+        while (left := len(self._clients)) and time.monotonic() < end:
+            self._closed.wait(POLL_SECONDS)
+        return left
+
     def close(self) -> None:
         """Stop listening and hang up on everybody; clients that were not through see a broken connection."""
         self._closed.set()
@@ -219,6 +226,18 @@ def _hang_up(client: socket.socket) -> None:
     except OSError:
         pass
     client.close()
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of the parameter RELAY or SOCKET; empty: a free port on loopback.
+
+    Examples
+    --------
+    >>> address("0.0.0.0:9999"), address("")
+    (('0.0.0.0', 9999), ('127.0.0.1', 0))
+    """
+    host, _, port = text.rpartition(":")
+    return (host, int(port)) if text else ("127.0.0.1", 0)
 
 
 def read(host: str, port: int, timeout: float = 30.0) -> Iterator[bytes]:

@@ -447,7 +447,7 @@ class Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._fired: set[tuple[int, str]] = set()
         self._active: dict[str, int] = defaultdict(int)
-        self._started: float | None = None
+        self._started: tuple[float, int] | None = None
         super().__init__((host, port), Handler)
 
     @property
@@ -490,19 +490,23 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             self.head = max(self.head, min(place, len(self.timeline)))
 
-    def clock(self) -> int | None:
-        """The replay's time, milliseconds since the epoch; it starts with the first client. None: no clock."""
-        if not self.speed or not len(self.timeline):
-            return None
+    def start_clock(self, place: int) -> None:
+        """Start the replay's clock, once: it is as late as the first client's first message."""
         with self._lock:
-            if self._started is None:
-                self._started = time.monotonic()
-        return self.timeline.due[0] + round((time.monotonic() - self._started) * 1000 * self.speed)
+            if self.speed and self._started is None:
+                self._started = (time.monotonic(), self.timeline.due[place])
+
+    def clock(self) -> int | None:
+        """The replay's time, milliseconds since the epoch; None while it has none."""
+        if self._started is None:
+            return None
+        started, moment = self._started
+        return moment + round((time.monotonic() - started) * 1000 * self.speed)
 
     def newcomer(self) -> int:
         """Place where a client without a position starts."""
         now = self.clock()
-        return 0 if now is None else bisect.bisect_right(self.timeline.due, now - 1)
+        return 0 if now is None else bisect.bisect_left(self.timeline.due, now)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that go away."""
@@ -603,6 +607,7 @@ class Delivery:
     def run(self) -> bool:
         """Send; return whether the body ends as it should (False: the connection just closes)."""
         timeline, place = self.timeline, min(start for _, start in self.slots.values())
+        self.server.start_clock(place)
         while place < len(timeline):
             due = self._wait(place)
             if due is None:
