@@ -25,6 +25,7 @@ from lib import guard, jars, java, manifest, paths
 LOOPBACK = "127.0.0.1"
 CLUSTER = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-local1"
 ROOM = 500 * 2**20  # bytes that must be free
+DEFAULT = f"{LOOPBACK}:9092"  # where docker-compose.yml has its broker
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -297,9 +298,7 @@ def external(bootstrap: str, seconds: float = 5.0) -> str:
     """
     ports = [int(port) for port in re.findall(r":(\d+)", bootstrap)]
     if not re.fullmatch(r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*", bootstrap) or max(ports) > 65535:
-        raise BrokerError(
-            f"KAFKA must be host:port, several with commas. Got {bootstrap!r}. Try {LOOPBACK}:9092."
-        )
+        raise BrokerError(f"KAFKA must be host:port, several with commas. Got {bootstrap!r}. Try {DEFAULT}.")
     if not answers(bootstrap, seconds):
         raise BrokerError(
             f"KAFKA must be the address of a running broker. Got {bootstrap}, where none answers. "
