@@ -593,3 +593,8 @@ def ensure(source: Path | None = None, target: Path | None = None) -> Path:
         )
     write_day(lines, target)
     return target
+
+
+def replay_options(path: Path) -> tuple[str, ...]:
+    """How the notebooks replay a recording: the default day with hourly canaries, any other just as it is."""
+    return () if path.resolve() == (paths.RECORDINGS / NAME).resolve() else ("--canaries", "0")

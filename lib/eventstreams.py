@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
@@ -91,6 +91,15 @@ class Counts:
     connections: int = 0  #: answered with 200
     reconnects: int = 0  #: of them, after the first
     reasons: Counter[str] = field(default_factory=Counter)  #: of the invalid ones
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain values."""
+        return {**vars(self), "reasons": dict(self.reasons)}
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        """The counts from what `to_json` gave; from an empty dict: all 0."""
+        return cls(**{**kept, "reasons": Counter(kept.get("reasons", {}))})
 
     def note_reason(self, reason: str) -> None:
         """Count an unreadable event under its reason, without the place in the text."""

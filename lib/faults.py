@@ -203,18 +203,34 @@ _envelope = msgspec.json.Decoder(_Envelope)
 def records(lines: Iterable[bytes]) -> Iterator[Record]:
     """Give every line of a recording its time, topic and stream.
 
-    What cannot be read is served as it is, with the time and the topic of the line before it.
+    What cannot be read is served as it is, with the time and the topic of the line before it, or, at the beginning,
+    of the first that can be read.
     """
-    time, topic, stream = 0, f"eqiad.{STREAM}", STREAM
+    unplaced: list[Record] = []
+    last: Record | None = None
     for ordinal, raw in enumerate(lines):
-        try:
-            meta = _envelope.decode(raw).meta
-            time = edits.Event(meta=meta).time_ms
+        meta = _meta(raw)
+        if meta is not None:
             stream = meta.stream or STREAM
-            topic = meta.topic or f"eqiad.{stream}"
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
-            pass
-        yield Record(raw, time, topic, stream, ordinal)
+            moment = edits.Event(meta=meta).time_ms
+            last = Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
+            yield from (last._replace(raw=early.raw, ordinal=early.ordinal) for early in unplaced)
+            unplaced.clear()
+            yield last
+        elif last is not None:
+            yield last._replace(raw=raw, ordinal=ordinal)
+        else:
+            unplaced.append(Record(raw, 0, f"eqiad.{STREAM}", STREAM, ordinal))
+    yield from unplaced
+
+
+def _meta(raw: bytes) -> edits.Meta | None:
+    try:
+        meta = _envelope.decode(raw).meta
+        edits.Event(meta=meta).time_ms  # noqa: B018 - a time that cannot be told in milliseconds is none
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return None
+    return meta
 
 
 def with_content_faults(plan: Plan, given: Iterable[Record]) -> Iterator[Record]:

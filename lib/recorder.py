@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
@@ -80,7 +79,7 @@ class Source:
         if self.recording is None:
             yield self.stream_url
             return
-        with replay.serving(self.recording) as server:
+        with replay.serving(self.recording, *default_day.replay_options(self.recording)) as server:
             yield server.url
 
 
@@ -221,7 +220,7 @@ class Recorder:
         return self._write_manifest(max_events, max_seconds)
 
     def _record(self, max_events: int, max_seconds: float, seed: int) -> None:
-        counts = Counts(**{**self.state.counts, "reasons": Counter(self.state.counts.get("reasons", {}))})
+        counts = Counts.from_json(self.state.counts)
         with self.source.url() as url:
             stream = Stream(
                 url,
@@ -279,7 +278,7 @@ class Recorder:
             segments=self.state.segments + bool(self._pending),
             dead_letters=self._append_letters(),
             position=stream.position(),
-            counts=dataclasses.asdict(stream.counts),
+            counts=stream.counts.to_json(),
             first=_outer(self.state.first, self._earliest, min),
             last=_outer(self.state.last, self._latest, max),
             ended=ended,
@@ -371,7 +370,7 @@ class Recorder:
 
     def _write_manifest(self, max_events: int, max_seconds: float) -> dict[str, Any]:
         state = self.state
-        counts = Counts(**state.counts)
+        counts = Counts.from_json(state.counts)
         segments = recording.segments(self.folder)
         content: dict[str, Any] = {
             "events": counts.events,
@@ -384,7 +383,7 @@ class Recorder:
             "reconnects": counts.reconnects,
             "first_dt": state.first[1] if state.first else None,
             "last_dt": state.last[1] if state.last else None,
-            "invalid_reasons": dict(counts.reasons),
+            "invalid_reasons": dict(counts.reasons.most_common()),
             "ended": state.ended,
             "complete": state.complete,
             "warnings": state.warnings,

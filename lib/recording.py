@@ -54,11 +54,11 @@ def files(path: Path) -> list[Path]:
     Raises
     ------
     RecordingError
-        If there is no such file, or no segment in the folder.
+        If there is no such file, or neither a segment nor a manifest in the folder.
     """
     if path.is_dir():
         found = segments(path)
-        if not found:
+        if not found and not (path / manifest.NAME).exists():
             raise RecordingError(
                 f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
                 "Run notebooks/01_stream.ipynb, or give a file of JSON lines."

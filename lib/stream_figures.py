@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lib import edits, plots, recording
+from lib.cursor import SECONDS_BELOW, Cursor
 from lib.intervals import clopper_pearson
 
 MINUTE_MS = 60_000
@@ -45,12 +47,17 @@ def read(path: Path) -> pd.DataFrame:
             known = codes[name]
             columns[name].append(known.setdefault(value or NO_NAME, len(known)))
         bots.append(-1 if event.bot is None else int(event.bot))
-    frame = {name: pd.Categorical.from_codes(columns[name], list(codes[name])) for name in columns}
+    frame = {
+        name: pd.Categorical.from_codes(
+            np.array(columns[name], "int64"), pd.Index(list(codes[name]), dtype="object")
+        )
+        for name in columns
+    }
     return pd.DataFrame(
         {
             "time": pd.to_datetime(np.array(times, "int64"), unit="ms", utc=True),
             **frame,
-            "kind": pd.Categorical.from_codes(bots, ["human", "bot"]),
+            "kind": pd.Categorical.from_codes(np.array(bots, "int64"), pd.Index(["human", "bot"])),
         }
     )
 
@@ -72,6 +79,18 @@ def rates(events: pd.DataFrame) -> Rates:
     table = binned.unstack("kind", fill_value=0)
     every = pd.date_range(table.index[0], table.index[-1], freq=f"{step}min")
     return Rates(table.reindex(every, fill_value=0) / step, step)
+
+
+def rate_finding(found: Rates, events: int) -> str:
+    """Say how many events there are, and how fast they came."""
+    totals = found.per_minute.sum(axis=1)
+    if totals.empty:
+        return "There is no event to count."
+    hours = found.step_minutes * len(totals) / 60
+    return (
+        f"{events:,} events in {hours:.1f} hours: {totals.mean():.1f} per minute on average, "
+        f"{totals.max():.0f} at most, at {totals.idxmax():%H:%M} UTC."
+    )
 
 
 def rate_figure(found: Rates) -> Figure:
@@ -120,6 +139,47 @@ def shares(events: pd.DataFrame, by: str, most: int = 15) -> pd.DataFrame:
     return counts.assign(
         share=counts["bot"] / whole, low=[low for low, _ in bounds], high=[high for _, high in bounds]
     )
+
+
+def share_finding(events: pd.DataFrame, wikis: pd.DataFrame) -> str:
+    """Say how many events are by bots, and in which wiki the most."""
+    flags = events["kind"].dropna()
+    if flags.empty:
+        return "No event says whether a bot made it."
+    bots = int((flags == "bot").sum())
+    share = plots.share(bots, len(flags), clopper_pearson(bots, len(flags)))
+    percent = 100 * wikis["share"]
+    return (
+        f"Bots made {share} of the events. Of the busiest wikis {percent.idxmax()} is the most automatic "
+        f"({percent.max():.0f} % bots); {percent.index[0]}, the largest, has {percent.iloc[0]:.0f} %."
+    )
+
+
+def type_finding(events: pd.DataFrame) -> str:
+    """Say how many events change a page's text."""
+    texts, new = int(events["type"].isin(["edit", "new"]).sum()), int((events["type"] == "new").sum())
+    return f"{texts:,} of {len(events):,} events change a page's text; {new:,} of them are new pages."
+
+
+def positions(kept: dict[str, Any]) -> pd.DataFrame:
+    """Show a cursor: per topic where the recording stands, and what a reconnect asks for.
+
+    Parameters
+    ----------
+    kept : dict
+        What :meth:`lib.cursor.Cursor.to_json` gave.
+    """
+    stands = {entry["topic"]: entry for entry in kept["topics"]}
+    asks = {entry["topic"]: entry for entry in json.loads(Cursor.from_json(kept).last_event_id() or "[]")}
+    rows = [(topic, _position(stands[topic]), _position(asks[topic])) for topic in sorted(stands)]
+    return pd.DataFrame(rows, columns=["topic", "last event", "asked for"])
+
+
+def _position(entry: dict[str, Any]) -> str:
+    if entry.get("timestamp") is None:
+        return f"offset {entry.get('offset')}"
+    unit = 1000 if entry["timestamp"] < SECONDS_BELOW else 1
+    return f"{entry['timestamp']} ({edits.iso(entry['timestamp'] * unit)})"
 
 
 def share_figure(groups: pd.DataFrame, title: str, ylabel: str) -> Figure:
