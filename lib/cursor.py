@@ -16,6 +16,7 @@ import msgspec
 
 SECONDS_BELOW = 10**11
 REWIND_MS = 5_000
+LATEST_MS = 300_000
 REWIND_OFFSETS = 1_000
 
 
@@ -93,6 +94,9 @@ class Cursor:
         A position per topic.
     time : int, optional
         Time of the last event, for servers whose ids are no positions.
+    late : int, default 0
+        How much earlier than one before it an event has been, at most, in milliseconds: times are only almost in order,
+        so that much more is gone back.
 
     Examples
     --------
@@ -105,9 +109,14 @@ class Cursor:
     """
 
     def __init__(
-        self, base: int | None = None, entries: tuple[Entry, ...] | list[Entry] = (), time: int | None = None
+        self,
+        base: int | None = None,
+        entries: tuple[Entry, ...] | list[Entry] = (),
+        time: int | None = None,
+        late: int = 0,
     ) -> None:
-        self.base, self.time = base, time
+        self.base, self.time, self.late = base, time, late
+        self._newest = time
         self.entries = {(entry.topic, entry.partition): entry for entry in entries}
 
     def note(self, id_: bytes) -> None:
@@ -122,23 +131,35 @@ class Cursor:
         if self.base is None:
             self.base = moment
 
-    def last_event_id(self, rewind_ms: int = REWIND_MS) -> str | None:
+    def note_time(self, moment: int) -> None:
+        """Note an event's time, to learn how late events are: five minutes at most, for clocks can be wrong."""
+        if self._newest is None or moment >= self._newest:
+            self._newest = moment
+        elif self._newest - moment > self.late:
+            self.late = min(self._newest - moment, LATEST_MS)
+
+    @property
+    def rewind_ms(self) -> int:
+        """How far a reconnect goes back, in milliseconds."""
+        return REWIND_MS + self.late
+
+    def last_event_id(self) -> str | None:
         """Value of ``Last-Event-ID`` that misses nothing; None if no event had an id."""
-        wanted = [self._wanted(entry, rewind_ms) for entry in self.entries.values()]
+        wanted = [self._wanted(entry) for entry in self.entries.values()]
         return json.dumps(wanted) if wanted else None
 
-    def since(self, rewind_ms: int = REWIND_MS) -> int | None:
+    def since(self) -> int | None:
         """Value of ``since`` that misses nothing, in milliseconds; None if nothing is known."""
         if self.time is None:
             return self.base
-        moment = self.time - rewind_ms
+        moment = self.time - self.rewind_ms
         return moment if self.base is None else max(self.base, moment)
 
-    def _wanted(self, entry: Entry, rewind_ms: int) -> dict[str, Any]:
+    def _wanted(self, entry: Entry) -> dict[str, Any]:
         wanted: dict[str, Any] = {"topic": entry.topic, "partition": entry.partition}
         if entry.timestamp is not None:
             unit = 1000 if entry.timestamp < SECONDS_BELOW else 1
-            moment = entry.timestamp * unit - unit - rewind_ms
+            moment = entry.timestamp * unit - unit - self.rewind_ms
             wanted["timestamp"] = (moment if self.base is None else max(self.base, moment)) // unit
         elif not entry.is_silent and entry.offset is not None:
             wanted["offset"] = max(0, entry.offset - REWIND_OFFSETS)
@@ -155,9 +176,11 @@ class Cursor:
 
     def to_json(self) -> dict[str, Any]:
         """The cursor as plain values."""
-        return {"base": self.base, "time": self.time, "topics": msgspec.to_builtins([*self.entries.values()])}
+        topics = msgspec.to_builtins([*self.entries.values()])
+        return {"base": self.base, "time": self.time, "late": self.late, "topics": topics}
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
         """The cursor from what `to_json` gave."""
-        return cls(kept["base"], msgspec.convert(kept["topics"], list[Entry]), kept["time"])
+        entries = msgspec.convert(kept["topics"], list[Entry])
+        return cls(kept["base"], entries, kept["time"], kept.get("late", 0))

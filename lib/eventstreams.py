@@ -10,11 +10,11 @@
   400, 403, 404 and the like, and says what to change.
 
 **What ends a run.** ``until``: events from then on are left out, and the run ends when every topic that has sent
-anything is past it, or one is and for ten seconds nothing from before it came (the other topics fell silent).
-``max_events`` events were given. ``max_seconds`` have passed. The server says ``event: end`` or 204. Or
-*silence*: a source whose newest event was more than 15 minutes old when it came is not live but a history, and a
-history that gives nothing new for 60 seconds, in spite of reconnects, is over. A live source is waited for,
-unless ``until`` has passed. `Stream.ended` says which it was.
+anything is past it, with a minute's slack for events that are late; or when for ten seconds nothing from before
+it came (the other topics fell silent). ``max_events`` events were given. ``max_seconds`` have passed. The server
+says ``event: end`` or 204. Or *silence*: a source whose newest event was more than 15 minutes old when it came is
+not live but a history, and a history that gives nothing new for 60 seconds, in spite of reconnects, is over. A
+live source is waited for, unless ``until`` has passed. `Stream.ended` says which it was.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 LIVE_LAG_MS = 15 * 60_000
+SLACK_MS = 60_000
 SLACK_SECONDS = 10.0
 LONGEST_WAIT = 10.0
 CHUNK_BYTES = 1 << 16
@@ -57,7 +58,7 @@ REMEMBERED = 4_096
 REASONS = 50
 WARN_MS = 60_000
 TRY_AGAIN = frozenset({408, 425, 429})
-PAST_UNTIL = "every topic is past UNTIL"
+PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
 
 
@@ -79,11 +80,12 @@ class Item(NamedTuple):
 
 @dataclass
 class Counts:
-    """What was received. ``received`` is the sum of the six below it."""
+    """What was received. ``received`` is the sum of the seven below it."""
 
     received: int = 0
     events: int = 0  #: given to the caller
-    duplicates: int = 0  #: received before
+    duplicates: int = 0  #: sent more than once by the server
+    repeated: int = 0  #: came again because we went back after a break
     canaries: int = 0  #: test events of the operators
     invalid: int = 0  #: cannot be read; given to the caller with the reason
     other_wikis: int = 0  #: of a wiki that is not asked for
@@ -274,10 +276,9 @@ class Connection:
             self._put(error)
             return
         try:
-            self._put(client.answer())
-            for chunk in client.resp_iterator:
-                if not self._put(chunk):
-                    return
+            going = self._put(client.answer())
+            while going and (chunk := next(client.resp_iterator, None)) is not None:
+                going = self._put(chunk)
             self._put(None)
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader decides
             self._put(error)
@@ -374,7 +375,7 @@ class Stream:
         self._chance = random.Random(seed)
         self._seen = Seen()
         self._cursor = Cursor.from_json(position["cursor"]) if position else Cursor(base=since)
-        self._remembered: deque[str] = deque(position["remembered"] if position else (), REMEMBERED)
+        self._remembered: deque[str] = deque(position.get("remembered", ()) if position else (), REMEMBERED)
         for key in (*seen, *self._remembered):
             self._seen.add(key)
         self._resumed = position is not None
@@ -384,8 +385,12 @@ class Stream:
         self._last_topic: str | None = None
         self._topics: set[str | None] = set()
         self._past: set[str | None] = set()
-        self._held = 0.0  # when an event from before `until` came last
+        self._held = 0.0  # since an event was past `until`: when one from before it came last
         self._answered = False  # whether a connection was ever accepted
+        self._went_back = False  # whether this connection began before the end of the last
+        self._caught_up: set[str | None] = set()  # topics that have given something new on this connection
+        self._times: dict[str, int] = {}  # how often a key has come, of those that came more than once
+        self._times_here: dict[str, int] = {}  # of those that came again on this connection
         self._failures = 0  # connections without anything new, in a row
         self._problem = ""
         self._retry_after: float | None = None
@@ -434,6 +439,9 @@ class Stream:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         self._before = last_id.encode() if last_id else b""
+        self._went_back = self._resumed or self.counts.received > 0
+        self._caught_up.clear()
+        self._times_here.clear()
         url = self.url if since is None else _with_since(self.url, since)
         return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
 
@@ -495,14 +503,16 @@ class Stream:
             event = edits.decode(raw)
         except edits.InvalidEvent as error:
             reason = str(error)
-        key = event.meta.id if event is not None else None
+        key, topic = (event.meta.id, event.meta.topic) if event is not None else (None, None)
         if not key:
             key = self._name(message)
+            topic = topic or self._last_topic
         self._last_id = self._before = message.id
         if not self._seen.add(key):
-            self.counts.duplicates += 1
+            self._note_again(key, topic)
             return None
         self._progress = True
+        self._caught_up.add(topic)
         if event is not None and self._is_wanted(event):
             self._note_given(key, event)
             return Item(raw, event, None)
@@ -511,6 +521,24 @@ class Stream:
             return None
         self._count_invalid(reason)
         return Item(raw, None, reason)
+
+    def _note_again(self, key: str, topic: str | None) -> None:
+        """Tell what the server sent twice from what comes again because we went back.
+
+        Until a topic gives something new on this connection, we are where we were before, and only what comes more
+        often than it did then is a duplicate.
+        """
+        before = self._times.get(key, 1)
+        now = before + 1
+        if self._went_back and topic not in self._caught_up:
+            now = self._times_here[key] = self._times_here.get(key, 0) + 1
+        if now <= before:
+            self.counts.repeated += 1
+            return
+        self.counts.duplicates += 1
+        self._times[key] = now
+        if len(self._times) > REMEMBERED:
+            del self._times[next(iter(self._times))]
 
     def _note_given(self, key: str, event: Event) -> None:
         self.counts.events += 1
@@ -530,9 +558,10 @@ class Stream:
             return False
         moment, topic = event.time_ms, event.meta.topic
         self._last_time, self._last_topic = moment, topic
+        self._cursor.note_time(moment)
         if self.until is not None and moment >= self.until:
             self.counts.outside += 1
-            self._note_past(topic)
+            self._note_past(topic, moment - self.until)
             return False
         if self.since is not None and moment < self.since:
             self.counts.outside += 1
@@ -540,8 +569,7 @@ class Stream:
         if self._cursor.base is None or not self._topics:
             self._note_first(moment)
         self._topics.add(topic)
-        if self._past:
-            self._past.discard(topic)
+        if self._held:
             self._held = time.monotonic()
         if self.wikis and event.wiki not in self.wikis:
             self.counts.other_wikis += 1
@@ -556,11 +584,17 @@ class Stream:
                 "It keeps no older ones."
             )
 
-    def _note_past(self, topic: str | None) -> None:
-        if not self._past:
-            self._held = time.monotonic()
-        self._past.add(topic)
-        if self._past >= self._topics:
+    def _note_past(self, topic: str | None, by: int) -> None:
+        """Look whether the run is over, now that an event is past `until` by so many milliseconds.
+
+        Events of one topic come almost in the order of their times, so a topic counts as past only when it is past by
+        more than events have been late so far, and by a minute.
+        """
+        now = time.monotonic()
+        self._held = self._held or now
+        if by >= SLACK_MS + self._cursor.late:
+            self._past.add(topic)
+        if self._past >= self._topics or now - self._held >= SLACK_SECONDS:
             self.ended = PAST_UNTIL
 
     def _name(self, message: sse.Message) -> str:
@@ -583,7 +617,7 @@ class Stream:
             self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
         elif self.max_seconds and now - self._begun >= self.max_seconds:
             self.ended = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
-        elif self._past and now - self._held >= SLACK_SECONDS:
+        elif self._held and now - max(self._fresh, self._held) >= self.patience / 3:
             self.ended = PAST_UNTIL
         elif now - self._fresh >= self.patience and not self._is_live():
             self._give_up()

@@ -28,7 +28,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
-from lib import clients, cursor, eventstreams, paths, sse
+from lib import clients, eventstreams, paths, sse
 from lib.cursor import Cursor
 from lib.eventstreams import Item, Stream
 
@@ -188,7 +188,11 @@ def _lies_before(position: dict[str, Any], again: list[dict[str, Any]], latest: 
         return False
     if not again:
         moment, newest = position["cursor"]["time"], latest["cursor"]["time"]
-        return moment is not None and newest is not None and moment < newest - cursor.REWIND_MS
+        return (
+            moment is not None
+            and newest is not None
+            and moment < newest - Cursor.from_json(latest["cursor"]).rewind_ms
+        )
     entries = {entry["topic"]: entry for entry in position["cursor"]["topics"]}
     for wanted in again:
         for unit in ("timestamp", "offset"):
@@ -230,8 +234,8 @@ class KeyedStream(Stream):
 
     @property
     def duplicates(self) -> int:
-        """Events that came more than once, those left aside that came again because we went back."""
-        return self.counts.duplicates - self._known.again
+        """Events that the server sent more than once; those that came again because we went back are no duplicates."""
+        return self.counts.duplicates
 
     def _name(self, message: sse.Message) -> str:
         self.name = super()._name(message)
@@ -275,7 +279,7 @@ class Producer:
             wikis=order.wikis,
             max_events=order.max_events,
             max_seconds=order.max_seconds,
-            position={"cursor": tail.position["cursor"], "unrecorded": []} if tail.position else None,
+            position={"cursor": tail.position["cursor"], "remembered": []} if tail.position else None,
             ticks=True,
             seed=order.seed,
         )

@@ -375,6 +375,7 @@ class Recorder:
         content: dict[str, Any] = {
             "events": counts.events,
             "duplicates": counts.duplicates,
+            "repeated": counts.repeated,
             "canaries": counts.canaries,
             "invalid": counts.invalid,
             "other_wikis": counts.other_wikis,
