@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,26 +31,28 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 
 PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
 advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 num.partitions=2
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
 num.network.threads=2
 num.io.threads=2
 message.max.bytes=8388608
 log.retention.ms=-1
 log.cleaner.enable=true
 offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
 transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 controlled.shutdown.max.retries=1
 broker.session.timeout.ms=3000
@@ -70,6 +73,22 @@ class BrokerError(RuntimeError):
     """There is no Kafka broker to speak to; the message says what to do."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A broker's place among others.
+
+    Attributes
+    ----------
+    node : int
+        Its number, from 1.
+    controllers : tuple of int
+        The ports of all controllers, its own among them. Topics get as many copies, and a majority must be in sync.
+    """
+
+    node: int
+    controllers: tuple[int, ...]
+
+
 class Broker:
     """A Kafka broker that lives as long as a ``with`` block, and its topics as long as its folder.
 
@@ -81,6 +100,8 @@ class Broker:
         Where it listens on 127.0.0.1; 0 takes a free port, which is kept over :meth:`ensure`.
     heap : str, default "512m"
         Memory of its JVM.
+    place : Place, optional
+        Where it stands among others; without it, it is alone.
 
     Examples
     --------
@@ -89,10 +110,11 @@ class Broker:
     127.0.0.1:36071
     """
 
-    def __init__(self, folder: Path, port: int = 0, heap: str = "512m") -> None:
+    def __init__(self, folder: Path, port: int = 0, heap: str = "512m", place: Place | None = None) -> None:
         self.folder = paths.resolve(folder)
         self.port = port
         self.heap = heap
+        self.place = place
         self.takeover = guard.PATIENCE + 5.0  # seconds
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -140,14 +162,18 @@ class Broker:
         """
         if self.running:
             return self
+        self.launch()
+        self.wait()
+        return self
+
+    def launch(self) -> None:
+        """Start the process without waiting for its answer."""
         _make_room(self.folder)
         self._outwait()
         self.port = _claim(self.port)
         settings = self._configure()
         self._format(settings)
         self._launch(settings)
-        self._wait()
-        return self
 
     def ensure(self) -> bool:
         """Start the broker again, on the same port, if it is gone.
@@ -189,8 +215,16 @@ class Broker:
             time.sleep(0.1)
 
     def _configure(self) -> Path:
+        place = self.place or Place(1, (free_port(),))
         text = PROPERTIES.format(
-            host=LOOPBACK, port=self.port, controller=free_port(), data=self.folder / "data"
+            host=LOOPBACK,
+            port=self.port,
+            data=self.folder / "data",
+            node=place.node,
+            controller=place.controllers[place.node - 1],
+            voters=",".join(f"{node}@{LOOPBACK}:{port}" for node, port in enumerate(place.controllers, 1)),
+            copies=len(place.controllers),
+            in_sync=len(place.controllers) // 2 + 1,
         )
         manifest.atomic_write(self.folder / "log4j2.properties", LOG4J)
         return manifest.atomic_write(self.folder / "server.properties", text)
@@ -237,7 +271,8 @@ class Broker:
             *arguments,
         ]
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the process answers as a broker does."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.running:
@@ -258,16 +293,20 @@ class Broker:
 
     def _release(self) -> None:
         process, self._guard = self._guard, None
-        if process is None:
-            return
-        if process.stdin:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            release(process, STOP_SECONDS)
+
+
+def release(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Close a guard's pipe, which ends its program, and wait for it."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def external(bootstrap: str, seconds: float = 5.0) -> str:
