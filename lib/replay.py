@@ -291,6 +291,8 @@ def _since(timeline: Timeline, topic: int | None, moment: int) -> int:
 def _parse_last_id(text: str) -> dict[str, dict[str, Any]]:
     try:
         entries = json.loads(text)
+        if not isinstance(entries, list):
+            raise TypeError(f"Got {text[:100]!r}.")
         return {_checked(entry)["topic"]: entry for entry in entries}
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequest(400, f"Last-Event-ID must be a JSON array of topics. {error}") from None
@@ -419,7 +421,7 @@ class Server(ThreadingHTTPServer):
     Raises
     ------
     OSError
-        If the address cannot be had.
+        If the address cannot be had, with one sentence that says what to do.
     """
 
     daemon_threads = True
@@ -448,7 +450,13 @@ class Server(ThreadingHTTPServer):
         self._fired: set[tuple[int, str]] = set()
         self._active: dict[str, int] = defaultdict(int)
         self._started: tuple[float, int] | None = None
-        super().__init__((host, port), Handler)
+        try:
+            super().__init__((host, port), Handler)
+        except OSError as error:
+            raise OSError(
+                f"The replay server must be able to listen on {host}:{port}. Got: {error.strerror or error}. "
+                "Choose another port, or 0 for a free one."
+            ) from None
 
     @property
     def url(self) -> str:
