@@ -76,7 +76,7 @@ class Errors(NamedTuple):
                     "wrong": f"{wrong:,}",
                     "of": f"{of:,}",
                     "share": f"{100 * wrong / max(of, 1):.3g} %",
-                    "95 % upper bound": f"{100 * upper:.2g} %",
+                    "95 % upper bound": f"{100 * upper:.3g} %",
                 }
                 for name, wrong, of, upper in rows
             ]
@@ -98,7 +98,7 @@ class Errors(NamedTuple):
             )
         return (
             f"{self.humans_listed} of {self.humans:,} humans are on the list: with 95 % confidence at most "
-            f"{100 * self.human_fpr_upper95:.2f} % of all, and {100 * max_human_fpr:g} % were promised. The hash took "
+            f"{100 * self.human_fpr_upper95:.3g} % of all, and {100 * max_human_fpr:g} % were promised. The hash took "
             f"{self.collisions:,} of {self.strangers:,} strangers for members; by its bits the chance is "
             f"{self.hash_exact:.1g}."
         )

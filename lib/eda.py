@@ -182,10 +182,10 @@ def _tail_sentence(people: pd.DataFrame, kind: str, tail: tails.Tail | None) -> 
     )
     if tail is None:
         return f"{begin}; there are too few for the fit of a tail."
-    fits = "which the data do not refute" if tail.p >= 0.1 else "which the data refute"
+    verdict = "do not refute" if tail.p >= 0.1 else "refute"
     return (
-        f"{begin}; the {tail.values:,} with {tail.start} or more follow a power law with exponent "
-        f"{tail.exponent:.2f} ± {tail.error:.2f}, {fits} ({_p(tail.p)})."
+        f"{begin}; the data {verdict} a power law with exponent {tail.exponent:.2f} ± {tail.error:.2f} "
+        f"for the {tail.values:,} with {counted(tail.start, 'edit')} or more ({_p(tail.p)})."
     )
 
 

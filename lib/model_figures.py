@@ -158,31 +158,26 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     people, scores = cross.people, cross.highest(with_name)
     kinds = evaluation.errors_by(evaluation.kind_of(people.names), people.bots, scores, threshold)
     wikis = evaluation.errors_by(evaluation.main_wiki(people), people.bots, scores, threshold).head(8)
+    kinds, wikis = kinds[kinds["humans"] > 0], wikis[wikis["humans"] > 0]
     table = pd.concat([kinds, wikis], ignore_index=True)
-    table = table[table["humans"] > 0].reset_index(drop=True)
+    wrong, humans = int(kinds["humans flagged"].sum()), int(kinds["humans"].sum())
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.34 * len(table)))
     place = np.arange(len(table))
     spread = np.abs(np.vstack([table["share"] - table["low"], table["high"] - table["share"]]))
+    axes.axvline(wrong / max(humans, 1), color=plots.GREY, ls=":", label="all humans")
     axes.errorbar(table["share"], place, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
-    axes.axhline(len(kinds[kinds["humans"] > 0]) - 0.5, color=plots.GREY, lw=0.8)
-    names = [
-        f"{eda.label(group)} ({humans:,})"
-        for group, humans in zip(table["group"], table["humans"], strict=True)
-    ]
-    axes.set_yticks(place, names)
+    axes.axhline(len(kinds) - 0.5, color=plots.GREY, lw=0.8)
+    axes.set_yticks(
+        place, [f"{eda.label(row['group'])} ({row['humans']:,})" for row in table.to_dict("records")]
+    )
     axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
     axes.set_xlim(0, min(1.0, float(table["high"].max()) * 1.05))
     axes.xaxis.set_major_formatter(_FINE_PERCENT)
-    axes.set(xlabel="share of the group's humans (in brackets their number)")
+    axes.set(xlabel="share of the group's humans (in brackets their number; 95 % interval)")
     axes.set_title("Humans flagged, by kind of user and by wiki")
-    overall = clopper_pearson(int(table["humans flagged"][: len(kinds)].sum()), int((~people.bots).sum()))
-    apart = table[(table["low"] > overall[1]) | (table["high"] < overall[0])]
-    listed = ", ".join(str(group) for group in apart["group"])
-    return figure, (
-        f"Apart from the others: {listed}."
-        if len(apart)
-        else "In no group does the share of humans flagged stand apart from that of all: every interval overlaps."
-    )
+    axes.legend(loc="lower right")
+    return figure, _apart_sentence(table, wrong, humans)
 
 
 def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tuple[Figure, str]:
@@ -213,7 +208,7 @@ def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tup
     there = int((human >= model.threshold).sum())
     return figure, (
         f"The lowest threshold that keeps the promise flags {there} of {len(human):,} humans; with 95 % confidence the "
-        f"true share is at most {100 * upper_bound(there, len(human)):.2f} %, "
+        f"true share is at most {100 * upper_bound(there, len(human)):.3g} %, "
         f"and {100 * max_human_fpr:g} % were promised."
     )
 
@@ -380,3 +375,14 @@ def noise_tables(noise: LabelNoise, most: int = 10) -> list[tuple[pd.DataFrame, 
         ),
         (likely.round(3), "The most bot-like users without a flag, and why"),
     ]
+
+
+def _apart_sentence(table: pd.DataFrame, wrong: int, humans: int) -> str:
+    """Name the groups whose interval does not reach the interval of all."""
+    low, high = clopper_pearson(wrong, humans)
+    apart = table[(table["low"] > high) | (table["high"] < low)].to_dict("records")
+    share = f"{100 * wrong / max(humans, 1):.2g} %"
+    if not apart:
+        return f"Of all humans {share} are flagged; in no group does the interval leave that of all."
+    told = ", ".join(f"{100 * row['share']:.2g} % of {row['group']}" for row in apart)
+    return f"Of all humans {share} are flagged; groups apart: {told}."
