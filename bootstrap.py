@@ -272,7 +272,7 @@ def _installer() -> list[str]:
         return [program, "pip", "install", "--python", str(PYTHON)]
     if subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         run([str(PYTHON), "-m", "ensurepip", "--upgrade"], "pip")
-    return [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    return [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile"]
 
 
 def _clean() -> dict[str, str]:
