@@ -177,6 +177,13 @@ class Books:
             state[at] = np.frombuffer(b"".join([row[3] for row in rows])).reshape(len(rows), width)
         return Summaries(state, score, last_ms)
 
+    def states(self, width: int) -> np.ndarray:
+        """All summaries of users who are judged, by name, shape (users, width)."""
+        rows = self.connection.execute(
+            "SELECT state FROM summaries WHERE shadow = 0 ORDER BY user"
+        ).fetchall()
+        return np.frombuffer(b"".join([row[0] for row in rows])).reshape(len(rows), width)
+
     def shadow_scores(self) -> dict[str, float]:
         """The last shadow score of every blacklisted user who has one."""
         rows = self.connection.execute(

@@ -66,6 +66,10 @@ class Sender(Protocol):
     def done(self) -> bool:
         """Whether everything is in the topic."""
 
+    @property
+    def duplicates(self) -> int:
+        """How many events the stream gave again, which are in the topic once."""
+
 
 class Run(NamedTuple):
     """What one run did."""
@@ -210,10 +214,15 @@ class Stage:
                     f"The query ended ({_first_line(error)}). It goes on from the last epoch in the books."
                 )
                 self._open_books()
+        run = Run(self.number, self.books.totals(self.number), members, len(self.books.ledger), self._seconds)
+        with self.books.transaction():
+            self.books.write_note(
+                "stream_duplicates", self.books.note("stream_duplicates", 0) + sender.duplicates
+            )
+            grown = {"members_start": members, "members_end": run.members_end}
+            self.books.write_note("runs", {**self.books.note("runs", {}), str(self.number): grown})
         self.export()
-        return Run(
-            self.number, self.books.totals(self.number), members, len(self.books.ledger), self._seconds
-        )
+        return run
 
     def _sieve_once(self, sender: Sender) -> None:
         self._keep_broker()
@@ -234,7 +243,7 @@ class Stage:
             while ends is None or any(self.committed.get(part, 0) < end for part, end in ends.items()):
                 running.check()
                 self._keep_broker()
-                sender.check()
+                _check(sender)
                 if ends is None and sender.done:
                     ends = self._ends()
                 time.sleep(0.02)
@@ -317,6 +326,7 @@ class Stage:
         named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
         return {
             **{name: totals.get(name, 0) for name in named},
+            "duplicates": totals.get("duplicates", 0) + self.books.note("stream_duplicates", 0),
             **{name: value for name, value in recounted.items() if name not in named},
             "blacklist_members_start": self.books.note("members_start"),
             "blacklist_members_end": len(self.books.ledger),
@@ -327,11 +337,17 @@ class Stage:
             "canaries": totals.get("canaries", 0),
             "without_user": totals.get("without_user", 0),
             "shadow_scored": totals.get("shadow_scored", 0),
-            "runs": [self.books.totals(number) for number in range(1, self.books.note("run", 0) + 1)],
+            "runs": [self._run_metrics(number) for number in range(1, self.books.note("run", 0) + 1)],
             "model": self.model.version,
             "threshold": self.model.threshold,
             "topics": {"events": self.events_topic, "verdicts": self.verdicts_topic},
         }
+
+    def _run_metrics(self, number: int) -> dict[str, int]:
+        totals = self.books.totals(number)
+        named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
+        grown = self.books.note("runs", {}).get(str(number), {})  # nothing of a run that was killed
+        return {"run": number, **{name: totals.get(name, 0) for name in named}, **grown}
 
     def _append_dead_letters(self, invalid: pa.Table) -> None:
         with open(self.out_dir / "dead_letters.jsonl", "a", encoding="utf-8") as file:
@@ -414,6 +430,18 @@ class Stage:
         finally:
             consumer.close()
 
+    def messages(self, most: int) -> Iterator[bytes]:
+        """Give the raw events of the topic, at most so many of each partition, the last ones."""
+        with self._consumer() as consumer:
+            places = [TopicPartition(self.events_topic, number) for number in range(self.partitions)]
+            consumer.assign(places)
+            begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            for place in places:
+                consumer.seek(place, max(begins[place], ends[place] - most))
+            while any(consumer.position(place) < ends[place] for place in places):
+                for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
+                    yield from (record.value or b"" for record in records)
+
     def _ends(self) -> dict[int, int]:
         """Give the offset after the last message of each partition."""
         with self._consumer() as consumer:
@@ -480,6 +508,14 @@ def _only_one(folder: Path) -> Iterator[None]:
                 "Wait for it, or give another OUT_DIR."
             ) from None
         yield
+
+
+def _check(sender: Sender) -> None:
+    """See how the sender is; what it cannot mend, another query cannot mend either."""
+    try:
+        sender.check()
+    except Exception as error:
+        raise OnlineError(str(error)) from error
 
 
 def _dead_letter(raw: bytes, reason: str) -> str:

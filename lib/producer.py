@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterable
 from typing import IO, Any, NamedTuple, Self
 
 import msgspec
@@ -205,37 +204,10 @@ def _lies_before(position: dict[str, Any], again: list[dict[str, Any]], latest: 
 # --- sending ----------------------------------------------------------------------------------------------------------
 
 
-class _Known(eventstreams.Seen):
-    """Keys that are in the topic: each may come once more, because we went back, without being a duplicate."""
-
-    def __init__(self, keys: Iterable[str]):
-        super().__init__()
-        self._pending = {hash(key) for key in keys}
-        self.again = 0
-
-    def add(self, key: str) -> bool:
-        number = hash(key)
-        if number in self._pending:
-            self._pending.remove(number)
-            self.again += 1
-            super().add(key)
-            return False
-        return super().add(key)
-
-
 class KeyedStream(Stream):
     """A stream that tells the identity of the last item, also of one without ``meta.id``."""
 
     name = ""
-
-    def know(self, keys: Iterable[str]) -> None:
-        """Leave out events that are in the topic already."""
-        self._seen = self._known = _Known(keys)
-
-    @property
-    def duplicates(self) -> int:
-        """Events that the server sent more than once; those that came again because we went back are no duplicates."""
-        return self.counts.duplicates
 
     def _name(self, message: sse.Message) -> str:
         self.name = super()._name(message)
@@ -279,11 +251,11 @@ class Producer:
             wikis=order.wikis,
             max_events=order.max_events,
             max_seconds=order.max_seconds,
-            position={"cursor": tail.position["cursor"], "remembered": []} if tail.position else None,
+            position={"cursor": tail.position["cursor"]} if tail.position else None,
+            seen=tail.keys,
             ticks=True,
             seed=order.seed,
         )
-        stream.know(tail.keys)
         before = tail.position["sent"] if tail.position else 0
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
@@ -302,7 +274,7 @@ class Producer:
         counts = stream.counts
         return Report(
             self.sent,
-            stream.duplicates,
+            counts.duplicates,
             counts.canaries,
             counts.reconnects,
             stream.ended,
@@ -404,6 +376,11 @@ class Sender:
         return bool(self.reports)
 
     @property
+    def duplicates(self) -> int:
+        """Events that the stream gave more than once; each is in the topic once."""
+        return sum(report.duplicates for report in self.reports)
+
+    @property
     def report(self) -> Report:
         """What was done; only when it is done."""
         return self.reports[-1]
@@ -416,8 +393,10 @@ class Sender:
         ProducerError
             When starting another is no use, or has been of none.
         """
-        if self.done or self._process is None:
+        if self.done:
             return
+        if self._process is None:
+            raise ProducerError("The producer is not running. Use it in a with block.")
         code = self._process.poll()
         if code is None:
             return

@@ -131,8 +131,8 @@ def metrics(folder: Path) -> dict:
     dict
         ``edits``, one count per verdict, ``bot_edits_stopped`` (share of the edits with the flag that were dropped or
         flagged, from all and from the last quarter) and ``human_users_flagged`` (share of the users who are no bots
-        that were flagged in this stage) with its one-sided exact 95 % upper bound, the counts behind each, and exact
-        95 % intervals.
+        that had an edit flagged or dropped, whether they came on the list in this stage or before it) with its
+        one-sided exact 95 % upper bound, the counts behind each, and exact 95 % intervals.
     """
     table = read(folder)
     bot = pc.fill_null(table.column("bot"), False).to_numpy(zero_copy_only=False).astype(bool)
@@ -140,7 +140,8 @@ def metrics(folder: Path) -> dict:
     late = last_quarter(table)
     counts = users(table)
     human = ~is_bot(counts)
-    flagged = int((human & (counts.column("flagged").to_numpy() > 0)).sum())
+    flagged = int((human & (counts.column("stopped").to_numpy() > 0)).sum())
+    flagged_here = int((human & (counts.column("flagged").to_numpy() > 0)).sum())
     humans = int(human.sum())
     here, here_all = int((bot & stopped).sum()), int(bot.sum())
     then, then_all = int((bot & stopped & late).sum()), int((bot & late).sum())
@@ -159,9 +160,22 @@ def metrics(folder: Path) -> dict:
         "human_users": humans,
         "human_users_flagged": _share(flagged, humans),
         "human_users_flagged_count": flagged,
+        "human_users_flagged_in_this_stage": flagged_here,
         "human_users_flagged_upper95": upper_bound(flagged, humans),
     }
 
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def sentence(metrics: dict) -> str:
+    """Say what :func:`metrics` counted."""
+    low, high = (100 * bound for bound in metrics["bot_edits_stopped_interval"])
+    return (
+        f"{100 * metrics['bot_edits_stopped']:.1f} % of {metrics['bot_edits']:,} bot edits were stopped (95 % interval "
+        f"{low:.1f} to {high:.1f} %), in the last quarter {100 * metrics['bot_edits_stopped_last_quarter']:.1f} % of "
+        f"{metrics['bot_edits_last_quarter']:,}. {metrics['human_users_flagged_count']:,} of "
+        f"{metrics['human_users']:,} human users came to be on the list: {100 * metrics['human_users_flagged']:.2f} %, "
+        f"with 95 % confidence at most {100 * metrics['human_users_flagged_upper95']:.2f} %."
+    )
