@@ -389,7 +389,9 @@ class Stream:
         self._answered = False  # whether a connection was ever accepted
         self._went_back = False  # whether this connection began before the end of the last
         self._caught_up: set[str | None] = set()  # topics that have given something new on this connection
-        self._times: dict[str, int] = {}  # how often a key has come, of those that came more than once
+        self._times: dict[str, int] = (
+            dict(position.get("times", {})) if position else {}
+        )  # how often a key has come, of those that came more than once
         self._times_here: dict[str, int] = {}  # of those that came again on this connection
         self._failures = 0  # connections without anything new, in a row
         self._problem = ""
@@ -403,7 +405,11 @@ class Stream:
     def position(self) -> dict[str, Any]:
         """Where the caller stands after the last item: plain values, to go on from in another process."""
         self._note_position()
-        return {"cursor": self._cursor.to_json(), "remembered": [*self._remembered]}
+        return {
+            "cursor": self._cursor.to_json(),
+            "remembered": [*self._remembered],
+            "times": dict(self._times),
+        }
 
     def _note_position(self) -> None:
         self._cursor.note(self._last_id)
@@ -506,7 +512,7 @@ class Stream:
         key, topic = (event.meta.id, event.meta.topic) if event is not None else (None, None)
         if not key:
             key = self._name(message)
-            topic = topic or self._last_topic
+        self._last_topic = topic = topic or self._last_topic
         self._last_id = self._before = message.id
         if not self._seen.add(key):
             self._note_again(key, topic)
@@ -557,7 +563,7 @@ class Stream:
             self.counts.canaries += 1
             return False
         moment, topic = event.time_ms, event.meta.topic
-        self._last_time, self._last_topic = moment, topic
+        self._last_time = moment
         self._cursor.note_time(moment)
         if self.until is not None and moment >= self.until:
             self.counts.outside += 1
@@ -670,8 +676,7 @@ class Stream:
         """Look at what is no chunk: whether the connection goes on."""
         if isinstance(what, Answer):
             return self._is_served(what)
-        closed = "the server closed the connection"
-        self._problem = closed if what is None else f"{type(what).__name__}: {str(what)[:200]}"
+        self._problem = "the server closed the connection" if what is None else _in_words(what)
         return False
 
     def _next_look(self, heard: float) -> float:
@@ -681,6 +686,13 @@ class Stream:
         if self.max_seconds:
             moments.append(self._begun + self.max_seconds)
         return max(0.01, min(moments) - now)
+
+
+def _in_words(error: BaseException) -> str:
+    """What went wrong on a connection: the innermost cause, for requests wraps it three times."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{error}"[:200] or type(error).__name__
 
 
 def _with_since(url: str, since: int) -> str:
