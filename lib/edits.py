@@ -21,6 +21,7 @@ EDIT_TYPES = frozenset({"edit", "new"})
 CANARY = "canary"
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # the difference of two of them is an Int64
 
 #: Columns of the CSV of stage 2, in order; ``timestamp`` is event time in milliseconds inside the program.
 COLUMNS = (
@@ -78,8 +79,8 @@ class Meta(msgspec.Struct, gc=False):
 class Length(msgspec.Struct, gc=False):
     """Size of the page in bytes before and after an edit."""
 
-    old: Int64 | None = None
-    new: Int64 | None = None
+    old: Size | None = None
+    new: Size | None = None
 
 
 class Event(msgspec.Struct, gc=False):
