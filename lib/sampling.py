@@ -4,9 +4,9 @@ Whether a user is in the sample hangs on nothing but the name: ``pmod(xxhash64(u
 Spark. So it is the same users in every run and on every machine, and all edits of each. A null user hashes to 42 by
 Spark's rule: edits without a user are in a sample of 43 % or more and not in a smaller one; they are counted apart.
 
-Spark's socket source hides a lost connection and cannot go on from its checkpoint. The relay therefore says in-band
-that it is alive and when it is over, and sends every client everything from the start. When it falls silent before its
-end, the reading begins again with a clean output, so that no row is lost and none is there twice.
+Spark's socket source hides a lost connection and cannot go on from its checkpoint. So a valve watches the connection,
+and the relay says in-band that it is alive and when it is over, and sends every client everything from the start. When
+it is lost before its end, the reading begins again with a clean output: no row is lost and none is there twice.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from lib import edits, manifest, paths, recording, relay
 from lib.tally import CANARY, CONTROL, EDIT, INVALID, OTHER, Tally
+from lib.valve import RelayLost, Valve
 
 BUCKETS = 100
 PATIENCE = 15.0  # seconds of silence; an idle relay says every second that it is alive
@@ -48,10 +49,6 @@ _ROWS = pa.schema(
 )
 _ROWS_DDL = f"place bigint, kind string, count bigint, raw string, reason string, {edits.SPARK_SCHEMA}"
 _FOR_THE_COUNTS = ("place", "kind", "count", "raw", "reason", "timestamp", "user", "bot")
-
-
-class RelayLost(ConnectionError):
-    """The relay did not answer, or fell silent before it said that it is over."""
 
 
 @dataclass(frozen=True)
@@ -323,57 +320,53 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _read(spark: SparkSession, socket: str, tally: Tally, folder: Path, patience: float) -> None:
-    host, _, port = socket.rpartition(":")
-    lines = spark.readStream.format("socket").options(host=host, port=port).load()
-    listener = _Listener(tally)
-    writer = select(lines, tally.percent).writeStream.foreachBatch(listener)
-    query = writer.option("checkpointLocation", (folder / "checkpoint").as_uri()).start()
-    try:
-        listener.wait(query, patience)
-    finally:
-        listener.close()
-        query.stop()
-        listener.join()
+def _read(spark: SparkSession, address: str, tally: Tally, folder: Path, patience: float) -> None:
+    host, _, port = address.rpartition(":")
+    with Valve(host, int(port), patience) as valve:
+        lines = spark.readStream.format("socket").options(host=valve.host, port=valve.port).load()
+        listener = _Listener(tally, valve)
+        writer = select(lines, tally.percent).writeStream.foreachBatch(listener)
+        query = writer.option("checkpointLocation", (folder / "checkpoint").as_uri()).start()
+        try:
+            listener.wait(query)
+        finally:
+            listener.close()
+            query.stop()
+            listener.join()
 
 
 class _Listener:
-    """Hands Spark's batches to the tally, and watches over the time between them."""
+    """Hands Spark's batches to the tally, one after the other, until the relay is over or something breaks."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, valve: Valve) -> None:
         self.tally = tally
+        self.valve = valve
         self.error: Exception | None = None
         self._done = threading.Event()
         self._closed = threading.Event()
         self._busy = threading.Lock()
-        self._silent = 0.0
 
     def __call__(self, batch: DataFrame, epoch: int) -> None:
         with self._busy:
             if self._closed.is_set():
                 return
             try:
-                rows = batch.toArrow()
-                self.tally.add(rows)
+                self.tally.add(batch.toArrow())
             except Exception as error:
                 self.error = error
                 self._done.set()
                 raise
-            if rows.num_rows:
-                self._silent = 0.0
+            self.valve.done(self.tally.lines)
             if self.tally.over:
                 self._done.set()
 
-    def wait(self, query: StreamingQuery, patience: float) -> None:
+    def wait(self, query: StreamingQuery) -> None:
         """Return when the relay is over; raise RelayLost when it is lost."""
         while not self._done.wait(_POLL):
+            if self.valve.lost is not None:
+                raise RelayLost(self.valve.lost)
             if not query.isActive:
                 raise RelayLost(_why(query))
-            # Only the time in which Spark waits for the relay counts: a machine that is busy is no silent relay.
-            if query.status["message"].startswith("Waiting"):
-                self._silent += _POLL
-            if self._silent > patience:
-                raise RelayLost(f"it sent nothing for {patience:g} seconds, neither events nor its end")
         if self.error is not None:
             raise self.error
         sent, read = self.tally.relay_sent, self.tally.events
@@ -392,18 +385,18 @@ class _Listener:
 
 def _why(query: StreamingQuery) -> str:
     error = query.exception()
-    return str(error).splitlines()[0] if error else "the query ended"
+    return f"Spark's query ended ({str(error).splitlines()[0] if error else 'without an error'})"
 
 
 def _give_up_or_wait(socket: str, troubles: list[str], attempts: int, say: Callable[[str], None]) -> None:
     failed = len(troubles)
     if failed >= attempts:
         raise RelayLost(
-            f"The relay at {socket} must send until its end line. Got, after {failed} attempts: {troubles[-1]}. "
+            f"The relay at {socket} must be read until its end line. Got, after {failed} attempts: {troubles[-1]}. "
             "Start the relay (notebooks/01_stream.ipynb), or leave SOCKET empty to read the files of IN_DIR."
         )
     say(
-        f"The relay at {socket} was lost: {troubles[-1]}. Attempt {failed + 1} of {attempts} begins from the start."
+        f"Reading the relay at {socket} broke off: {troubles[-1]}. Attempt {failed + 1} of {attempts} begins anew."
     )
     time.sleep(2 ** (failed - 1))
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from lib import edits, edits_csv
+from lib.valve import word
 
 DEAD_LETTERS = "dead_letters.jsonl"
 EDIT, INVALID, CANARY, OTHER, CONTROL = "edit", "invalid", "canary", "other", "control"
@@ -69,7 +70,7 @@ class Tally:
         self._take_edits(_of_kind(batch, EDIT))
         self._take_letters(_of_kind(batch, INVALID))
         for line in _of_kind(batch, CONTROL)["raw"].to_pylist():
-            self._obey(json.loads(line)["$relay"])
+            self._obey(word(line.encode()))
 
     def close(self) -> list[Path]:
         """Finish the files and return all of them."""
@@ -80,6 +81,11 @@ class Tally:
     def events(self) -> int:
         """Events that Spark has read: edits, others, canaries and invalid ones, but no control lines."""
         return sum(self._read[kind] for kind in (EDIT, OTHER, CANARY, INVALID))
+
+    @property
+    def lines(self) -> int:
+        """Lines that Spark has read: events and control lines."""
+        return self.events + self._read[CONTROL]
 
     def counts(self) -> dict[str, int]:
         """Return the counts in the manifest's words, after :meth:`close`; users are those with a name."""
@@ -120,10 +126,10 @@ class Tally:
         with open(self._letters, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(letter, ensure_ascii=False) + "\n" for letter in letters)
 
-    def _obey(self, word: Mapping[str, Any]) -> None:
-        if word.get("end"):
+    def _obey(self, said: Mapping[str, Any]) -> None:
+        if said.get("end"):
             self.over = True
-            self.relay_sent = word.get("events")
+            self.relay_sent = said.get("events")
 
 
 def _of_kind(batch: pa.Table, kind: str) -> pa.Table:
