@@ -71,6 +71,8 @@ class Relay:
     ------
     OSError
         If the address cannot be had, with one sentence that says what to do.
+    RecordingError
+        If there is no recording, unless it is still to come (`follow`).
 
     Examples
     --------
@@ -90,6 +92,8 @@ class Relay:
         *,
         follow: bool = False,
     ) -> None:
+        if not follow:
+            recording.files(source)  # says what is wrong before anybody connects
         self.source = source
         self.follow = follow
         self._over = threading.Event()
@@ -119,7 +123,7 @@ class Relay:
     def close(self) -> None:
         """Stop listening and hang up on everybody; clients that were not through see a broken connection."""
         self._closed.set()
-        self._listener.close()
+        _hang_up(self._listener)
         with self._lock:
             for client in self._clients:
                 _hang_up(client)
@@ -221,6 +225,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _hang_up(client: socket.socket) -> None:
+    """Close a socket, also if another thread waits on it."""
     try:
         client.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -324,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
                 flush=True,
             )
             threading.Event().wait()
-    except OSError as error:
+    except (OSError, recording.RecordingError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

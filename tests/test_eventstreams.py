@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lib import edits, eventstreams, faults, paths, replay
 from lib.eventstreams import Seen, Stream, StreamRefused, StreamUnavailable
 from lib.replay import Server
-from tests.streams import END, ID, OK, START, Script, event, events, message, reset, silence, status
+from streams import END, ID, OK, START, Script, event, events, message, reset, silence, status
 
 COUNT = 300
 OVER = "the server said that the stream is over"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import edits, faults, sse
-from tests.streams import event, events
+from streams import event, events
 
 
 def kinds(plan, lines):

@@ -11,7 +11,7 @@ import pytest
 
 from lib import faults, paths, recording, replay, sse
 from lib.replay import Server
-from tests.streams import ID, START, event, events
+from streams import ID, START, event, events
 
 AGENT = {"User-Agent": "tests/1 (tests)"}
 QUIET = {"canary_seconds": 0}
