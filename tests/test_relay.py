@@ -135,6 +135,7 @@ def test_an_end_line_with_another_number_is_broken():
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):
+    write(tmp_path, 1, events(1))
     with (
         Relay(tmp_path) as server,
         pytest.raises(OSError, match=r"must be able to listen .* Choose another port"),
