@@ -8,7 +8,6 @@ pictures :func:`label` takes out what matplotlib would read as a formula.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -162,14 +161,16 @@ def survival(people: pd.DataFrame, fits: dict[str, tails.Tail | None]) -> tuple[
         axes.scatter(values, share, s=14, color=color, label=f"{kind}s ({len(counts):,})", zorder=3)
         tail = fits[kind]
         if tail is not None:
-            _draw_tail(axes, tail, int(counts.max()), color)
-    axes.set(
-        xscale="log", yscale="log", xlabel="edits by one user", ylabel="share of users with at least as many"
-    )
+            grid = np.geomspace(tail.start, max(int(counts.max()), tail.start + 1), 80)
+            name = f"power law, exponent {tail.exponent:.2f}, from {counted(tail.start, 'edit')} on"
+            style = "--" if kind == "human" else ":"
+            axes.plot(grid, tail.survival(grid), style, color="black", lw=1.6, zorder=4, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="edits by one user")
+    axes.set_ylabel("share of users with at least as many")
     axes.set_title("How many edits one user makes")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left", fontsize=9)
     return figure, " ".join(_tail_sentence(people, kind, fits[kind]) for kind in KINDS)
 
 
@@ -212,6 +213,10 @@ def _tail_row(kind: str, tail: tails.Tail | None) -> dict[str, str]:
             verdict = "worse" if rival.ratio > 0 else "better"
         row[f"{rival.name} fits"] = f"{verdict} (R = {rival.ratio:.2f}, {_p(rival.p)})"
     return row
+
+
+def _p(value: float) -> str:
+    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"
 
 
 def gini(counts: np.ndarray) -> float:
@@ -283,8 +288,8 @@ def _concentration_sentence(people: pd.DataFrame, coefficients: dict[str, float]
 
 
 def rhythm(data: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw the edits over time, humans and bots."""
-    known = data[data["kind"].notna() & data["time"].notna()]
+    """Draw the edits over time, humans and bots; times far from all others are left out."""
+    known = _without_far_times(data[data["kind"].notna() & data["time"].notna()])
     figure, axes = plt.subplots(figsize=(10, 3.8))
     axes.set_title("The rhythm of the day")
     if known["time"].nunique() < 2:
@@ -301,6 +306,30 @@ def rhythm(data: pd.DataFrame) -> tuple[Figure, str]:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.legend(loc="upper left", ncols=2)
     return figure, _rhythm_sentence(known, counts, moment, minutes)
+
+
+def _without_far_times(data: pd.DataFrame) -> pd.DataFrame:
+    """Leave out times further from the middle half than ten times its width: a clock was wrong, or somebody lied."""
+    low, high = (float(data["timestamp"].quantile(share)) for share in (0.25, 0.75))
+    width = max(high - low, 60_000.0)
+    return data[data["timestamp"].between(low - 10 * width, high + 10 * width)]
+
+
+def _rhythm_sentence(known: pd.DataFrame, counts: pd.DataFrame, moment: pd.Series, minutes: int) -> str:
+    whole = (
+        counts.iloc[1:-1] if len(counts) > 4 else counts
+    )  # the sample's ends cut off the first and the last
+    change = {kind: float(whole[kind].std(ddof=0) / whole[kind].mean()) for kind in KINDS if whole[kind].sum()}
+    spread = " and ".join(f"{100 * value:.0f} % of their mean for {kind}s" for kind, value in change.items())
+    told = f"The number of edits in {_span(minutes)} varies by {spread} (standard deviation)"
+    if not counts["bot"].sum():
+        return f"{told}."
+    peak = counts["bot"].idxmax()
+    then = known.loc[(moment == peak) & (known["kind"] == "bot"), "user"].value_counts()
+    share = _percent(int(then.iloc[0]), int(then.sum()))
+    return (
+        f"{told}; when the bots are busiest, at {peak:%H:%M} UTC, one of them makes {share} of their edits."
+    )
 
 
 def _bin_minutes(seconds: float) -> int:
@@ -355,6 +384,13 @@ def gaps(data: pd.DataFrame) -> tuple[Figure, str]:
     axes.legend(loc="upper left")
     told = " and ".join(f"{_time(value)} for {kind}s" for kind, value in middle.items())
     return figure, f"The median time to a user's next edit is {told}."
+
+
+def _histogram(axes: Axes, values: Any, bins: np.ndarray, kind: str, name: str) -> None:
+    """Draw the shares of the values in bins."""
+    weights = np.full(len(values), 1 / max(len(values), 1))
+    axes.hist(values, bins.tolist(), weights=weights, color=plots.KINDS[kind], alpha=0.55, label=name)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def _time(seconds: float) -> str:
@@ -471,58 +507,3 @@ def templates(data: pd.DataFrame, most: int = 12) -> tuple[pd.DataFrame, str]:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "none"
-
-
-def pictures(data: pd.DataFrame, people: pd.DataFrame, seed: int) -> Sequence[tuple[Figure, str]]:
-    """Make every picture of the look, in the notebook's order."""
-    fits = fit_tails(people, seed)
-    return [
-        survival(people, fits),
-        concentration(people),
-        rhythm(data),
-        gaps(data),
-        places(data),
-        sizes(data),
-    ]
-
-
-def _rhythm_sentence(known: pd.DataFrame, counts: pd.DataFrame, moment: pd.Series, minutes: int) -> str:
-    whole = (
-        counts.iloc[1:-1] if len(counts) > 4 else counts
-    )  # the sample's ends cut off the first and the last
-    change = {kind: float(whole[kind].std() / whole[kind].mean()) for kind in KINDS if whole[kind].sum()}
-    spread = " and ".join(f"{100 * value:.0f} % of their mean for {kind}s" for kind, value in change.items())
-    told = f"The number of edits in {_span(minutes)} varies by {spread} (standard deviation)"
-    if not counts["bot"].sum():
-        return f"{told}."
-    peak = counts["bot"].idxmax()
-    then = known.loc[(moment == peak) & (known["kind"] == "bot"), "user"].value_counts()
-    share = _percent(int(then.iloc[0]), int(then.sum()))
-    return (
-        f"{told}; when the bots are busiest, at {peak:%H:%M} UTC, one of them makes {share} of their edits."
-    )
-
-
-def _draw_tail(axes: Axes, tail: tails.Tail, largest: int, color: str) -> None:
-    grid = np.geomspace(tail.start, max(largest, tail.start + 1), 80)
-    share = tail.survival(grid)
-    axes.plot(grid, share, "--", color="black", lw=1.4, zorder=4)
-    axes.annotate(
-        f"exponent {tail.exponent:.2f} from {counted(tail.start, 'edit')} on",
-        (grid[40], share[40]),
-        xytext=(8, 8),
-        textcoords="offset points",
-        fontsize=10,
-        color=color,
-    )
-
-
-def _histogram(axes: Axes, values: Any, bins: np.ndarray, kind: str, name: str) -> None:
-    """Draw the shares of the values in bins."""
-    weights = np.full(len(values), 1 / max(len(values), 1))
-    axes.hist(values, bins.tolist(), weights=weights, color=plots.KINDS[kind], alpha=0.55, label=name)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-
-
-def _p(value: float) -> str:
-    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"

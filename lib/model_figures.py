@@ -161,7 +161,7 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     kinds, wikis = kinds[kinds["humans"] > 0], wikis[wikis["humans"] > 0]
     table = pd.concat([kinds, wikis], ignore_index=True)
     wrong, humans = int(kinds["humans flagged"].sum()), int(kinds["humans"].sum())
-    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.34 * len(table)))
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.34 * len(table)))
     place = np.arange(len(table))
     spread = np.abs(np.vstack([table["share"] - table["low"], table["high"] - table["share"]]))
     axes.axvline(wrong / max(humans, 1), color=plots.GREY, ls=":", label="all humans")
@@ -176,7 +176,7 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     axes.xaxis.set_major_formatter(_FINE_PERCENT)
     axes.set(xlabel="share of the group's humans (in brackets their number; 95 % interval)")
     axes.set_title("Humans flagged, by kind of user and by wiki")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     return figure, _apart_sentence(table, wrong, humans)
 
 
@@ -259,19 +259,27 @@ def forward(ahead: Forward, answers: dict[str, np.ndarray]) -> tuple[Figure, str
     later = ahead.later
     bot = np.flatnonzero(later.flagged)
     figure, axes = plt.subplots(figsize=(10, 4))
-    colors = (plots.BOT, "black", plots.GREEN, plots.PURPLE, plots.GREY)
-    ends = {}
+    colors = (plots.BOT, "black", plots.GREEN, plots.PURPLE)
     moments = pd.to_datetime(pd.Series(later.times[bot]), unit="ms", errors="coerce").to_numpy()
-    for (name, stop), color in zip(answers.items(), colors, strict=True):
+    ends = {}
+    for (name, stop), color in zip(
+        answers.items(), colors, strict=False
+    ):  # the last, the majority, stops nothing
         so_far = np.cumsum(stop[bot]) / np.arange(1, len(bot) + 1)
         ends[name] = float(so_far[-1]) if len(bot) else 0.0
         axes.plot(moments, so_far, color=color, lw=2, label=f"{name}: {100 * ends[name]:.1f} %")
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.set(ylim=(-0.02, 1.05), xlabel="time (UTC)", ylabel="bot edits stopped so far")
+    axes.set(xlabel="time (UTC)", ylabel="bot edits stopped so far")
+    axes.set_ylim(top=1.01)
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.set_title("Forward in time: learnt before, judged after")
     _legend_beside(axes)
     humans = ahead.facts["humans_flagged"]
+    if not len(bot):
+        return (
+            figure,
+            f"There are no later bot edits to stop; {humans} of {ahead.facts['humans']:,} humans are flagged.",
+        )
     return figure, (
         f"Of {len(bot):,} later bot edits the model, which knows nobody at the start, stops {100 * ends[MODEL]:.1f} %, "
         f"and together with a list of the earlier bots {100 * ends[BOTH]:.1f} %; it flags {humans} of "

@@ -83,12 +83,10 @@ def hostile():
     times = [START, START + 1, 253_402_300_799_999, -62_135_596_800_000, 0, START, START + 10**9]
     for i, (text, time) in enumerate(zip(HOSTILE, times, strict=True)):
         rows.append(
-            row(2 * i, time, text, comment=text, wiki=text, title=text, namespace=-5 + i, delta=2**62)
+            row(f"a {i}", time, text, comment=text, wiki=text, title=text, namespace=-5 + i, delta=2**62)
         )
+        rows.append(row(f"b {i}", START, None, comment=None, wiki=None, namespace=None, delta=None, bot=None))
         rows.append(
-            row(2 * i + 1, START, None, comment=None, wiki=None, namespace=None, delta=None, bot=None)
-        )
-        rows.append(
-            row(90 + i, START + i, text, comment=text, bot=i % 2 == 0, minor=None, type=None, title=None)
+            row(f"c {i}", START + i, text, comment=text, bot=i % 2 == 0, minor=None, type=None, title=None)
         )
     return table(rows)

@@ -31,7 +31,12 @@ def sentences(edits):
     """Every sentence of the look; each picture is drawn, as a picture that fails fails when it is drawn."""
     data, people = look(edits)
     told = [eda.imbalance(data, people), eda.templates(data)[1]]
-    for figure, sentence in eda.pictures(data, people, seed=0):
+    pictures = [
+        eda.survival(people, eda.fit_tails(people, seed=0)),
+        eda.concentration(people),
+        eda.rhythm(data),
+    ]
+    for figure, sentence in [*pictures, eda.gaps(data), eda.places(data), eda.sizes(data)]:
         figure.canvas.draw()
         told.append(sentence)
     return told
