@@ -293,10 +293,11 @@ def forward(
     folds: int = model.FOLDS,
     with_name: bool = True,
 ) -> Forward:
-    """Learn from the edits before a moment, judge those after it; no user is judged by a model that has learnt from them.
+    """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
 
-    The users are dealt into folds. For each fold, both levels and the threshold are learnt from the earlier edits of the
-    others; then the later edits of the fold's users are judged one by one, beginning with nothing known of anybody.
+    The users are dealt into folds. For each fold, both levels and the threshold are learnt from the earlier edits of
+    the others; then the later edits of the fold's users are judged one by one, beginning with nothing known of anybody.
+    Where too few humans came before to promise `max_human_fpr`, the threshold lies above all of their scores.
 
     Parameters
     ----------
@@ -324,11 +325,19 @@ def forward(
         held = frozenset({k})
         rows = stack.rows(held)
         top = model.highest(rows, stack.scores(held, with_name), len(before))
-        threshold = model.choose_threshold(top[~before.bots & (stack.fold != k)], max_human_fpr)
+        threshold = _threshold(top[~before.bots & (stack.fold != k)], max_human_fpr)
         judge = Model(stack.lower(held), stack.judge(held, with_name), threshold, with_name)
         mine = fold[later.user] == k
         verdicts[mine] = replay(judge, later)[mine]
     return Forward(later, verdicts, moment, stopped(later, verdicts))
+
+
+def _threshold(human_scores: np.ndarray, max_human_fpr: float) -> float:
+    """Choose the threshold; where too few humans came before to promise anything, the strictest: above all of them."""
+    try:
+        return model.choose_threshold(human_scores, max_human_fpr)
+    except model.NoHonestThreshold:
+        return float(np.nextafter(human_scores.max(initial=0.0), np.inf))
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ flag.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,25 +71,42 @@ NAME_HINTS = (
 
 COMMENT_WORDS = Lexicon(
     {
-        "bot": [" bot ", " bots ", "robot", " bot0", "robô", "roboti", "бот ", "бот:", "бота ", "ботом", "робот", "ボット",
-                "로봇", "봇 ", "봇:", "机器人", "機器人", "機械人", "روبوت", "ربات", "بوت ", "בוט", "रोबोट", "बॉट", "บอต",
-                "ρομπότ", "बोट", "ռոբոտ", "ბოტ", "robotti", "botti ", " bott ", "botas ", " pywikibot", "wikibot"],
-        "automation": ["automat", "autom. ", " auto ", " script", "скрипт", "автомат", "自动", "自動", "자동", "خودکار", "अपने आप",
-                       "pywiki", " cron ", " api ", "scheduled", "updating stat", "wikidata list"],
-        "tool": ["autowikibrowser", " awb ", "hotcat", "twinkle", "huggle", "stiki", "cat a lot", "wpcleaner", "jwb ",
-                 "popups", "reflinks", "using ", "igloo", "page curation", "afch", " ves ", "dispenser", "refill",
-                 "wikiplus", "livrc", "rtrc", "wikiloop", "redwarn", "ultraviolet", "shortdesc helper", "proveit"],
-        "revert": ["revert", " undid", " undo", " rv ", " rvv", "rückgängig", "zurückgesetzt", "annul", "deshecha", "revoc",
-                   "отмена", "откат", "отклонен", "скасовано", "ongedaan", "teruggedraaid", "wycofano", "anulowano",
-                   "desfeita", "取り消し", "撤销", "撤銷", "回退", "되돌", "خنثی", "återställ", "tilbakestill", "visszavon"],
+        "bot": [
+            " bot ", " bots ", "robot", " bot0", "robô", "roboti", "бот ", "бот:", "бота ", "ботом",
+            "робот", "ボット", "로봇", "봇 ", "봇:", "机器人", "機器人", "機械人", "روبوت", "ربات", "بوت ",
+            "בוט", "रोबोट", "बॉट", "บอต", "ρομπότ", "बोट", "ռոբոտ", "ბოტ", "robotti", "botti ", " bott ",
+            "botas ", " pywikibot", "wikibot",
+        ],
+        "automation": [
+            "automat", "autom. ", " auto ", " script", "скрипт", "автомат", "自动", "自動", "자동",
+            "خودکار", "अपने आप", "pywiki", " cron ", " api ", "scheduled", "updating stat", "wikidata list",
+        ],
+        "tool": [
+            "autowikibrowser", " awb ", "hotcat", "twinkle", "huggle", "stiki", "cat a lot", "wpcleaner",
+            "jwb ", "popups", "reflinks", "using ", "igloo", "page curation", "afch", " ves ", "dispenser",
+            "refill", "wikiplus", "livrc", "rtrc", "wikiloop", "redwarn", "ultraviolet", "shortdesc helper",
+            "proveit",
+        ],
+        "revert": [
+            "revert", " undid", " undo", " rv ", " rvv", "rückgängig", "zurückgesetzt", "annul", "deshecha",
+            "revoc", "отмена", "откат", "отклонен", "скасовано", "ongedaan", "teruggedraaid", "wycofano",
+            "anulowano", "desfeita", "取り消し", "撤销", "撤銷", "回退", "되돌", "خنثی", "återställ",
+            "tilbakestill", "visszavon",
+        ],
     }
 )  # fmt: skip
 
 NAME_WORDS = Lexicon(
     {
-        "bot": ["бот", "ボット", "봇", "机器人", "機器人", "روبوت", "ربات", "بوت", "בוט", "रोबोट", "बॉट", "ρομπότ", "ბოტ", "robot"],
-        "automation": ["script", "скрипт", "service", "automat", " auto", "crawler", "daemon", "mediawiki", "message delivery",
-                       "delinker", "abuse filter", "babel auto", "translator", "machine", "конверт"],
+        "bot": [
+            "бот", "ボット", "봇", "机器人", "機器人", "روبوت", "ربات", "بوت", "בוט", "रोबोट", "बॉट",
+            "ρομπότ", "ბოტ", "robot",
+        ],
+        "automation": [
+            "script", "скрипт", "service", "automat", " auto", "crawler", "daemon", "mediawiki",
+            "message delivery", "delinker", "abuse filter", "babel auto", "translator", "machine", "awb",
+            "конверт",
+        ],
     }
 )  # fmt: skip
 
@@ -162,11 +179,11 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: type) -> np.ndarray:
     values = (
         column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
     )
-    return np.ascontiguousarray(values, kind)
+    return np.array(values, kind)  # a copy: numba compiles for writable arrays only once
 
 
 @compiled
-def _name_pieces(data, start, stop, masked, out):
+def _name_pieces(data: np.ndarray, start: int, stop: int, masked: np.ndarray, out: np.ndarray) -> int:
     """Cut a name (small letters, marked ends) into hashed pieces; give their number."""
     stop = min(stop, start + 255)
     n = 0
@@ -187,12 +204,11 @@ def _name_pieces(data, start, stop, masked, out):
 
 
 @compiled
-def _context_pieces(wiki, namespace, new, minor, out, n):
+def _context_pieces(wiki: int, namespace: int, new: int, minor: int, out: np.ndarray, n: int) -> int:
     """Append the columns of wiki, namespace and kind of edit."""
     space = np.uint64(namespace + 2048)
     kind = np.uint64(2 * new + minor)
-    wiki = np.uint64(wiki)
-    out[n] = text.bucket(wiki + _SALT_CONTEXT)
+    out[n] = text.bucket(np.uint64(wiki) + _SALT_CONTEXT)
     out[n + 1] = text.bucket(space * np.uint64(0x10001) + _SALT_CONTEXT)
     out[n + 2] = text.bucket(kind * np.uint64(0x1000003) + _SALT_CONTEXT)
     out[n + 3] = text.bucket((space << np.uint64(20)) * np.uint64(0x10001) + kind + _SALT_CONTEXT)
@@ -200,7 +216,7 @@ def _context_pieces(wiki, namespace, new, minor, out, n):
 
 
 @compiled
-def _total(weights, pieces, start, stop):
+def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> float:
     """Sum the weights of some pieces, scaled to unit length as if all were different."""
     if start == stop:
         return 0.0
@@ -211,17 +227,17 @@ def _total(weights, pieces, start, stop):
 
 
 @compiled
-def _is_digit(byte):
+def _is_digit(byte: int) -> bool:
     return 48 <= byte <= 57
 
 
 @compiled
-def _is_capital(byte):
+def _is_capital(byte: int) -> bool:
     return 65 <= byte <= 90
 
 
 @compiled
-def _address(data, start, stop):
+def _address(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
     dots, colons = 0, 0
     if stop - start < 3 or stop - start > 45:
@@ -232,15 +248,15 @@ def _address(data, start, stop):
             dots += 1
         elif byte == 58:
             colons += 1
-        elif not (_is_digit(byte) or 97 <= byte <= 102 or 65 <= byte <= 70):
-            return False
-        elif not _is_digit(byte) and colons == 0 and dots > 0:
+        elif _is_digit(byte):
+            continue
+        elif dots > 0 or not (97 <= byte <= 102 or 65 <= byte <= 70):
             return False
     return dots == 3 and colons == 0 or colons >= 2
 
 
 @compiled
-def _temporary(data, start, stop):
+def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell a temporary account: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
     if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
         return False
@@ -251,7 +267,7 @@ def _temporary(data, start, stop):
 
 
 @compiled
-def _hints(data, start, stop, steps, found):
+def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
     """Look at a user name: the bits of :data:`NAME_HINTS`."""
     bits = 0
     for i in range(start, stop - 2):
@@ -264,7 +280,7 @@ def _hints(data, start, stop, steps, found):
         tail = rest
         while tail < stop and (data[tail] == 73 or data[tail] == 86 or data[tail] == 88):  # BotII, Bot IV
             tail += 1
-        ends = rest == stop or (tail == stop and data[i] == 66)
+        ends = rest == stop or (tail == stop and (data[i] == 66 or rest > i + 3))
         if ends:
             bits |= 2
         before = i == start or not text.is_letter(data[i - 1]) or _is_digit(data[i - 1])
@@ -287,7 +303,7 @@ def _hints(data, start, stop, steps, found):
 
 
 @compiled
-def _has_address(masked, length):
+def _has_address(masked: np.ndarray, length: int) -> bool:
     """Find `://` in a text."""
     for i in range(length - 2):
         if masked[i] == 58 and masked[i + 1] == 47 and masked[i + 2] == 47:
@@ -296,7 +312,17 @@ def _has_address(masked, length):
 
 
 @compiled
-def _flags(seen, seen_title, words, empty, address, minor, new, namespace, delta):
+def _flags(
+    seen: int,
+    seen_title: int,
+    words: int,
+    empty: bool,
+    address: bool,
+    minor: int,
+    new: int,
+    namespace: int,
+    delta: float,
+) -> int:
     """Pack what was seen of an edit into the bits of :data:`FLAGS`."""
     bits = 0
     bits |= (minor != 0) << 0
@@ -318,12 +344,22 @@ def _flags(seen, seen_title, words, empty, address, minor, new, namespace, delta
     bits |= (namespace > 2 and namespace % 2 == 0) << 16
     bits |= (delta == 0.0) << 17
     bits |= (delta < 0.0) << 18
-    bits |= (delta != delta) << 19
+    bits |= np.isnan(delta) << 19
     return bits
 
 
 @compiled
-def _evidence(c, text_weights, text_bias, name_weights, name_bias, steps, found, name_steps, name_found):
+def _evidence(
+    c: Columns,
+    text_weights: np.ndarray,
+    text_bias: float,
+    name_weights: np.ndarray,
+    name_bias: float,
+    steps: np.ndarray,
+    found: np.ndarray,
+    name_steps: np.ndarray,
+    name_found: np.ndarray,
+) -> np.ndarray:
     n = len(c.namespace)
     out = np.empty((n, 9))
     masked = np.empty(text.LONGEST + 64, np.uint8)
@@ -401,7 +437,7 @@ def evidence(table: pa.Table, weights: Weights) -> np.ndarray:
 
 
 @compiled
-def _text_rows(c, starts, index, values, fill):
+def _text_rows(c: Columns, starts: np.ndarray, index: np.ndarray, values: np.ndarray, fill: bool) -> None:
     """Count (first run) or write (second run) the pieces of every edit."""
     masked = np.empty(text.LONGEST + 64, np.uint8)
     pieces = np.empty(_SCRATCH, np.int64)
@@ -429,7 +465,14 @@ def _text_rows(c, starts, index, values, fill):
 
 
 @compiled
-def _name_rows(offsets, data, starts, index, values, fill):
+def _name_rows(
+    offsets: np.ndarray,
+    data: np.ndarray,
+    starts: np.ndarray,
+    index: np.ndarray,
+    values: np.ndarray,
+    fill: bool,
+) -> None:
     masked = np.empty(text.LONGEST + 64, np.uint8)
     pieces = np.empty(_SCRATCH, np.int64)
     for i in range(len(offsets) - 1):
@@ -442,7 +485,7 @@ def _name_rows(offsets, data, starts, index, values, fill):
             values[starts[i] + j] = 1 / np.sqrt(k)
 
 
-def _matrix(rows, n: int, *sources) -> sp.csr_matrix:
+def _matrix(rows: Callable, n: int, *sources: Any) -> sp.csr_matrix:
     starts = np.zeros(n + 1, np.int64)
     rows(*sources, starts, np.empty(0, np.int32), np.empty(0), False)
     index, values = np.empty(starts[-1], np.int32), np.empty(starts[-1])
@@ -490,16 +533,16 @@ _TITLES = _TEMPLATES + 2
 _GAPS = _HOURS + 1
 GAP_EDGES_S = (2.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
 _N_GAPS = len(GAP_EDGES_S) + 1
-(_G_SUM, _G_SQUARES, _RUN, _LONGEST_RUN) = range(_GAPS + _N_GAPS, _GAPS + _N_GAPS + 4)
+(_G_SUM, _G_SQUARES, _RUN, _LONGEST_RUN, _SERIES) = range(_GAPS + _N_GAPS, _GAPS + _N_GAPS + 5)
 #: Numbers in a user's summary. All zero: nothing seen yet.
-STATE = _LONGEST_RUN + 1
+STATE = _SERIES + 1
 _RUN_GAP_S = 600.0
 _RECENT_SHARE = 0.2
 _SKETCH = 48
 
 
 @compiled
-def is_checkpoint(n):
+def is_checkpoint(n: float) -> bool:
     """Tell whether a user is judged after `n` edits."""
     for checkpoint in CHECKPOINTS:
         if n == checkpoint:
@@ -511,7 +554,7 @@ def is_checkpoint(n):
 
 
 @compiled
-def _tick(state, place, value, bins):
+def _tick(state: np.ndarray, place: int, value: int, bins: int) -> None:
     """Set the bit of a value in a sketch of `bins` bits, 48 to a number."""
     bit = value % bins
     place += bit // _SKETCH
@@ -519,7 +562,7 @@ def _tick(state, place, value, bins):
 
 
 @compiled
-def _bits(value):
+def _bits(value: float) -> int:
     n, rest = 0, np.int64(value)
     while rest:
         rest &= rest - 1
@@ -528,7 +571,7 @@ def _bits(value):
 
 
 @compiled
-def _distinct(state, place, bins):
+def _distinct(state: np.ndarray, place: int, bins: int) -> float:
     """Estimate how many different values a sketch has seen: linear counting (Whang and others, 1990)."""
     ones = 0
     for i in range(bins // _SKETCH):
@@ -538,7 +581,7 @@ def _distinct(state, place, bins):
 
 
 @compiled
-def _add(s, time, e):
+def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
     """Add one edit to a summary."""
     n = s[_N]
     if n > 0:
@@ -554,7 +597,9 @@ def _add(s, time, e):
         s[_LONGEST_RUN] = max(s[_LONGEST_RUN], s[_RUN])
         s[_LAST] = max(s[_LAST], time)
         s[_REPEATS] += e[TEMPLATE] == s[_RING]
-        s[_RING_HITS] += e[TEMPLATE] == s[_RING] or e[TEMPLATE] == s[_RING + 1] or e[TEMPLATE] == s[_RING + 2]
+        again = e[TEMPLATE] == s[_RING] or e[TEMPLATE] == s[_RING + 1] or e[TEMPLATE] == s[_RING + 2]
+        s[_RING_HITS] += again
+        s[_SERIES] += again and e[TITLE] != s[_TITLE_LAST] and (np.int64(e[SEEN]) & 64) == 0
         s[_TITLE_SAME] += e[TITLE] == s[_TITLE_LAST]
         s[_D_SAME] += e[DELTA] == s[_D_LAST]
         s[_MAX] = max(s[_MAX], e[TEXT])
@@ -571,7 +616,7 @@ def _add(s, time, e):
     flags = np.int64(e[SEEN])
     for i in range(_N_FLAGS):
         s[_COUNTS + i] += (flags >> i) & 1
-    if e[DELTA] == e[DELTA]:
+    if not np.isnan(e[DELTA]):
         size = np.log1p(abs(e[DELTA]))
         signed = size if e[DELTA] > 0 else -size
         s[_D_SUM] += signed
@@ -624,10 +669,14 @@ FEATURES = (
     "change of size as before",
     "comment length: mean",
     "comment length: spread",
+    "comments repeated from page to page: share",
+    "comments repeated from page to page: number",
+    "changes of the same size: number",
     *FLAGS,
     "name: evidence",
     *NAME_HINTS,
 )
+_N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(FLAGS[0])
 _NAME_FEATURES = FEATURES.index("name: evidence")
 #: Which features say something of the user's name.
@@ -635,12 +684,12 @@ OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
 
 @compiled
-def _spread(total, squares, n):
+def _spread(total: float, squares: float, n: float) -> float:
     return np.sqrt(max(squares / n - (total / n) ** 2, 0.0))
 
 
 @compiled
-def _describe(s, x):
+def _describe(s: np.ndarray, x: np.ndarray) -> None:
     """Write the features of a summary to `x`."""
     n = s[_N]
     if n == 0:
@@ -679,12 +728,15 @@ def _describe(s, x):
     x[30] = s[_D_SAME] / gaps
     x[31] = s[_L_SUM] / n
     x[32] = _spread(s[_L_SUM], s[_L_SQUARES], n)
+    x[33] = s[_SERIES] / gaps
+    x[34] = np.log1p(s[_SERIES])
+    x[35] = np.log1p(s[_D_SAME])
     for i in range(_N_FLAGS):
-        x[33 + i] = s[_COUNTS + i] / n
-    x[33 + _N_FLAGS] = s[_LOGIT]
+        x[_FLAG_FEATURES + i] = s[_COUNTS + i] / n
+    x[_NAME_FEATURES] = s[_LOGIT]
     hints = np.int64(s[_BITS])
     for i in range(_N_HINTS):
-        x[34 + _N_FLAGS + i] = (hints >> i) & 1
+        x[_NAME_FEATURES + 1 + i] = (hints >> i) & 1
 
 
 def empty(users: int) -> np.ndarray:
@@ -693,8 +745,8 @@ def empty(users: int) -> np.ndarray:
 
 
 @compiled
-def _describe_all(state):
-    x = np.empty((len(state), 33 + _N_FLAGS + 1 + _N_HINTS))
+def _describe_all(state: np.ndarray) -> np.ndarray:
+    x = np.empty((len(state), _N_FEATURES))
     for i in range(len(state)):
         _describe(state[i], x[i])
     return x
@@ -715,12 +767,12 @@ def describe(state: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _is_over(last, n, time):
+def _is_over(last: float, n: float, time: float) -> bool:
     return n > 0 and time - last > _SILENCE_MS
 
 
 @compiled
-def _count_checkpoints(state, user, times):
+def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -> int:
     """Count the rows that :func:`fold` will give, so that it can ask for no more memory than that."""
     n, last = state[:, _N].copy(), state[:, _LAST].copy()
     rows = 0
@@ -735,10 +787,12 @@ def _count_checkpoints(state, user, times):
 
 
 @compiled
-def _fold(state, user, times, seen):
+def _fold(
+    state: np.ndarray, user: np.ndarray, times: np.ndarray, seen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     m = _count_checkpoints(state, user, times)
     rows = np.empty(m, np.int64)
-    x = np.empty((m, 33 + _N_FLAGS + 1 + _N_HINTS))
+    x = np.empty((m, _N_FEATURES))
     m = 0
     for i in range(len(user)):
         s = state[user[i]]
@@ -783,9 +837,9 @@ def fold(
     state = np.array(state, np.float64, order="C")
     rows, x = _fold(
         state,
-        np.ascontiguousarray(user, np.int64),
-        np.ascontiguousarray(times_ms, np.int64),
-        np.ascontiguousarray(seen, np.float64),
+        np.array(user, np.int64),
+        np.array(times_ms, np.int64),
+        np.array(seen, np.float64, order="C"),
     )
     return state, rows, x
 
@@ -868,7 +922,8 @@ def _read_file(path: Path) -> pa.Table:
         )
     except (pa.ArrowInvalid, UnicodeError) as error:
         raise EditsError(
-            f"A file of edits must be CSV in UTF-8 with a header. Got {paths.show(path)}: {error}. Write it with 02_sample."
+            f"A file of edits must be CSV in UTF-8 with a header. Got {paths.show(path)}: {error}. "
+            "Write it with 02_sample."
         ) from None
     _check_columns(path, set(raw.column_names))
     return _typed(raw, path)
@@ -915,8 +970,8 @@ def _times(column: pa.ChunkedArray, path: Path) -> pa.Array:
         ) from None
     if moments.isna().any():
         raise EditsError(
-            f"Every edit must have a timestamp. Got {paths.show(path)} with {int(moments.isna().sum())} rows without one. "
-            "Remove those rows."
+            f"Every edit must have a timestamp. Got {paths.show(path)} with {int(moments.isna().sum())} rows "
+            "without one. Remove those rows."
         )
     return pa.array(moments.astype("datetime64[ms, UTC]").astype("int64").to_numpy(), pa.int64())
 

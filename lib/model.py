@@ -33,8 +33,9 @@ from lib import features, manifest, paths, text
 
 FOLDS = 5
 EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more say the same again
-TEXT_C, NAME_C, JUDGE_C = 30.0, 30.0, 0.05
+TEXT_C, NAME_C, JUDGE_C = 30.0, 30.0, 0.02
 CONFIDENCE = 0.95
+LEAST_SCORE = 0.1  # a margin: nobody is flagged whom the model calls less than 10 % likely to be a bot
 MAX_HUMAN_FPR = 0.01
 
 FORMAT = "wikisieve-model 1"
@@ -411,12 +412,14 @@ def cross_validate(people: Population, seed: int = 0, folds: int = FOLDS) -> Cro
     )
 
 
-def check(people: Population, folds: int) -> None:
+def check(people: Population, folds: int = FOLDS) -> None:
+    """Refuse a population in which some fold would have no bot or no person."""
     bots = int(people.bots.sum())
     if min(bots, len(people) - bots) < folds:
         raise ModelError(
             f"To learn and to judge with {folds} folds there must be at least {folds} bots and {folds} people. "
-            f"Got {bots} bots and {len(people) - bots} people. Read more of the stream in 01_stream, or raise PERCENT in 02_sample."
+            f"Got {bots} bots and {len(people) - bots} people. "
+            "Read more of the stream in 01_stream, or raise PERCENT in 02_sample."
         )
 
 
@@ -477,6 +480,15 @@ people. Got 0.0001, which needs 29956 people. Raise MAX_HUMAN_FPR, or sample mor
     return float(np.nextafter(scores[n - 1 - honest[-1]], np.inf))
 
 
+def working_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR) -> float:
+    """Give the threshold that a model works with: the promised one, but never below :data:`LEAST_SCORE`.
+
+    The promise holds for the models of cross-validation; the model of all users differs a little from them. Raising a
+    threshold can only lower the share of people flagged, so the floor is a margin.
+    """
+    return max(choose_threshold(human_scores, max_human_fpr), LEAST_SCORE)
+
+
 def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
     floor = 1 - (1 - confidence) ** (1 / n) if n else 1.0
     needed = (
@@ -484,10 +496,9 @@ def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
     )
     needs = f"which needs {needed} people" if needed else "which no number of people can prove"
     return (
-        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {confidence:.0%} confidence from {n} people. ".replace(
-            "95%", "95 %"
-        )
-        + f"Got {max_human_fpr:g}, {needs}. Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
+        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {100 * confidence:g} % confidence from "
+        f"{n} people. Got {max_human_fpr:g}, {needs}. "
+        "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
     )
 
 
@@ -547,7 +558,7 @@ class Model:
         """
         people = people if isinstance(people, Population) else Population.of(people)
         cross = cross or cross_validate(people, seed)
-        threshold = choose_threshold(cross.highest(with_name)[~people.bots], max_human_fpr)
+        threshold = working_threshold(cross.highest(with_name)[~people.bots], max_human_fpr)
         judge = fit_judge(people, cross.rows, with_name, seed)
         lower = fit_lower(people, np.ones(len(people), bool), seed)
         facts = {
@@ -635,11 +646,11 @@ class Model:
         data = _unsealed(path)
         try:
             content = skops.io.loads(data, trusted=list(TRUSTED))
-        except Exception as error:  # skops raises many kinds for a file that is none of its own
+        except _UNREADABLE as error:
             raise ModelError(f"{_whose(path)} Got {type(error).__name__}: {error}. {_WAY_OUT}") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ModelError(f"{_whose(path)} Got another content. {_WAY_OUT}")
-        if content["features"] != list(features.FEATURES):
+        if content.get("features") != list(features.FEATURES):
             raise ModelError(f"{_whose(path)} Got one of another version: its features differ. {_WAY_OUT}")
         lower = Lower(content["texts"], content["names"])
         facts = json.loads(content["facts"])
@@ -651,6 +662,7 @@ class Model:
         return model
 
 
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, zipfile.BadZipFile)
 _WAY_OUT = "Run 03_eda_train again to make it."
 
 

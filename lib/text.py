@@ -1,9 +1,10 @@
 """Text as the model sees it: masked and cut into hashed pieces, straight over Arrow's buffers.
 
-A comment is first *masked*: what names the user, the page or the section becomes one mark, digits become ``0``, capitals
-become small. Two edits made by one template then look alike, whoever made them. The masked text is cut into pieces
-(overlapping bytes, words, pairs of words), and each piece is hashed to one of :data:`BUCKETS` numbers: the columns of
-the sparse matrix that a linear model is trained on. The same loop makes that matrix and, later, sums its weights.
+A comment is first *masked*: what names the user, the page or the section becomes one mark, digits become ``0``,
+capitals become small. Two edits made by one template then look alike, whoever made them. The masked text is cut into
+pieces (overlapping bytes, words, pairs of words), and each piece is hashed to one of :data:`BUCKETS` numbers: the
+columns of the sparse matrix that a linear model is trained on. The same loop makes that matrix and, later, sums its
+weights.
 """
 
 from __future__ import annotations
@@ -76,15 +77,18 @@ def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
         column = pc.fill_null(column, "")
     width = np.int32 if column.type == pa.string() else np.int64
     _, places, texts = column.buffers()
+    nothing = np.frombuffer(
+        b"\0", np.uint8
+    )  # read-only like the others: numba compiles for one kind of array
     if len(column) == 0:
-        return np.zeros(1, np.int64), np.zeros(1, np.uint8)
+        return np.zeros(1, np.int64), nothing
     offsets = np.frombuffer(places, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
-    data = np.frombuffer(texts, np.uint8) if texts is not None and texts.size else np.zeros(1, np.uint8)
+    data = np.frombuffer(texts, np.uint8) if texts is not None and texts.size else nothing
     return offsets.astype(np.int64), data
 
 
 @compiled
-def lower(byte):
+def lower(byte: int) -> int:
     """Make an ASCII capital small and an underscore a space, as page titles mean them."""
     if 65 <= byte <= 90:
         return byte + 32
@@ -94,7 +98,9 @@ def lower(byte):
 
 
 @compiled
-def _is_here(data, place, stop, name, name_start, name_stop):
+def _is_here(
+    data: np.ndarray, place: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
+) -> bool:
     length = name_stop - name_start
     if place + length > stop:
         return False
@@ -105,7 +111,7 @@ def _is_here(data, place, stop, name, name_start, name_stop):
 
 
 @compiled
-def _find_pair(data, start, stop, byte):
+def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int, bool]:
     """Find two equal bytes in a row before `stop`; -1 when they are not there. A colon on the way is reported."""
     colon = False
     for i in range(start, stop - 1):
@@ -116,7 +122,15 @@ def _find_pair(data, start, stop, byte):
 
 
 @compiled
-def mask(data, start, stop, name, name_start, name_stop, out):
+def mask(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    name: np.ndarray,
+    name_start: int,
+    name_stop: int,
+    out: np.ndarray,
+) -> tuple[int, int]:
     """Write the masked text to `out`; give its length and what was seen (``SAW_…`` bits)."""
     stop = min(stop, start + LONGEST)
     masks_name = name_stop - name_start >= SHORTEST_NAME
@@ -125,13 +139,12 @@ def mask(data, start, stop, name, name_start, name_stop, out):
     n += 1
     while i < stop:
         byte = data[i]
-        if masks_name and lower(byte) == lower(name[name_start]):
-            if _is_here(data, i, stop, name, name_start, name_stop):
-                out[n] = MARK_USER
-                n += 1
-                i += name_stop - name_start
-                seen |= SAW_NAME
-                continue
+        if masks_name and _is_here(data, i, stop, name, name_start, name_stop):
+            out[n] = MARK_USER
+            n += 1
+            i += name_stop - name_start
+            seen |= SAW_NAME
+            continue
         if byte == 47 and i + 1 < stop and data[i + 1] == 42:  # /* section */
             seen |= SAW_SECTION
             end = i + 2
@@ -159,9 +172,7 @@ def mask(data, start, stop, name, name_start, name_stop, out):
                 n += 1
             i += 1
             continue
-        byte = lower(byte)
-        if byte <= 32:
-            byte = 32
+        byte = max(lower(byte), 32)
         if byte != 32 or out[n - 1] != 32:
             out[n] = byte
             n += 1
@@ -171,14 +182,14 @@ def mask(data, start, stop, name, name_start, name_stop, out):
 
 
 @compiled
-def mix(value):
+def mix(value: np.uint64) -> np.uint64:
     """Spread a 64-bit number over all its bits."""
     value = value * _GOLDEN
     return (value ^ (value >> _MIX)) * _GOLDEN
 
 
 @compiled
-def fingerprint(data, start, stop):
+def fingerprint(data: np.ndarray, start: int, stop: int) -> np.int64:
     """FNV-1a of some bytes, folded to the 52 bits that a float holds exactly."""
     value = _FNV_START
     for i in range(start, stop):
@@ -187,14 +198,16 @@ def fingerprint(data, start, stop):
 
 
 @compiled
-def bucket(value):
+def bucket(value: np.uint64) -> np.int64:
     """Hash a number to a column."""
     return np.int64(mix(value) >> _TO_BUCKET)
 
 
 @compiled
-def grams(text, length, shortest, longest, salt, out, n):
-    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out`, from place `n` on; give the new end."""
+def grams(
+    text: np.ndarray, length: int, shortest: int, longest: int, salt: np.uint64, out: np.ndarray, n: int
+) -> int:
+    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; give the end."""
     window = np.uint64(0)
     for i in range(length):
         window = (window << _EIGHT) | np.uint64(text[i])
@@ -207,13 +220,13 @@ def grams(text, length, shortest, longest, salt, out, n):
 
 
 @compiled
-def is_letter(byte):
+def is_letter(byte: int) -> bool:
     """Letters of ASCII, digits, marks and every byte of other scripts."""
     return byte >= 128 or 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or 0 < byte <= 3
 
 
 @compiled
-def words(text, length, salt, out, n):
+def words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
     """Append the bucket of every word and of every pair of neighbours; give the new end."""
     value, before, inside = _FNV_START, np.uint64(0), False
     for i in range(length):
@@ -286,7 +299,7 @@ class Lexicon:
 
 
 @compiled
-def look(data, start, stop, steps, found):
+def look(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
     """Give the groups of the lexicon that the text has a word of, as bits."""
     state = np.int64(steps[0, 32])
     bits = found[state]
