@@ -15,14 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from lib import eda, evaluation, plots
 from lib.evaluation import Forward, LabelNoise
 from lib.intervals import clopper_pearson, upper_bound
-from lib.model import CrossValidation, Model, Population
+from lib.model import CrossValidation, Model, Population, choose_threshold
 
 MODEL = "model"
 BOTH = "model and list"
+WORDS = "words of the comment"
 _PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 
@@ -180,6 +184,54 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     return figure, _apart_sentence(table, wrong, humans)
 
 
+def errors_table(cross: CrossValidation, threshold: float, with_name: bool = True) -> pd.DataFrame:
+    """Tabulate errors by kind of user and by wiki, those of the name rule beside those of the model."""
+    people, scores = cross.people, cross.highest(with_name)
+    rule = evaluation.says_bot(people.names).astype(float)
+    parts = []
+    for group in (evaluation.kind_of(people.names), evaluation.main_wiki(people)):
+        model = evaluation.errors_by(group, people.bots, scores, threshold).head(8)
+        names = evaluation.errors_by(group, people.bots, rule, 1.0).set_index("group").loc[model["group"]]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "group": model["group"],
+                    "humans": model["humans"],
+                    "flagged by the model": model["humans flagged"],
+                    "flagged by the name rule": names["humans flagged"].to_numpy(),
+                    "bots": model["bots"],
+                    "missed by the model": model["bots missed"],
+                    "missed by the name rule": names["bots missed"].to_numpy(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def threshold_table(cross: CrossValidation, threshold: float) -> pd.DataFrame:
+    """Tabulate what the model at its threshold, and what is simpler, find and flag; users kept apart."""
+    people, bots = cross.people, cross.people.bots
+    words = evaluation.per_user(people, evaluation.comment_model(people, cross.fold))
+    answers = {
+        "model, with the name, at its threshold": cross.highest(True) >= threshold,
+        "name rule: “bot” in the name": evaluation.says_bot(people.names),
+        WORDS: words >= evaluation.DECISION,
+        "list of known bots, majority": np.zeros(len(people), bool),
+    }
+    rows = []
+    for name, said in answers.items():
+        found, wrong = int((said & bots).sum()), int((said & ~bots).sum())
+        there, humans = int(bots.sum()), int((~bots).sum())
+        rows.append(
+            {
+                "who says it": name,
+                "bots found": plots.share(found, there, clopper_pearson(found, there)),
+                "humans flagged": plots.share(wrong, humans, clopper_pearson(wrong, humans)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tuple[Figure, str]:
     """Draw what every threshold would cost and find, and the one that was chosen."""
     bots, scores = cross.people.bots, np.clip(cross.highest(model.with_name), 1e-4, 1 - 1e-4)
@@ -206,15 +258,19 @@ def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tup
     axes.set_title("The guarantee")
     _legend_beside(axes)
     there = int((human >= model.threshold).sum())
+    promised = choose_threshold(cross.highest(model.with_name)[~bots], max_human_fpr)
+    margin = f", which is the margin above the promised {promised:.3f}," if promised < model.threshold else ""
     return figure, (
-        f"The lowest threshold that keeps the promise flags {there} of {len(human):,} humans; with 95 % confidence the "
-        f"true share is at most {100 * upper_bound(there, len(human)):.3g} %, "
+        f"The threshold of {model.threshold:.3f}{margin} flags {there} of {len(human):,} humans; with 95 % confidence "
+        f"the true share is at most {100 * upper_bound(there, len(human)):.3g} %, "
         f"and {100 * max_human_fpr:g} % were promised."
     )
 
 
 def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]:
     """Say which later edits would be stopped by the model and by what is simpler.
+
+    Only the model is kept from knowing the users that it judges; the lists and the words may have seen them before.
 
     Returns
     -------
@@ -229,8 +285,20 @@ def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]
         "name rule: “bot” in the name": evaluation.says_bot(later.names)[later.user],
         "list of the earlier bots": known,
         BOTH: stopped | known,
+        WORDS: _words_later(earlier, later) >= evaluation.DECISION,
         "majority: nobody is a bot": np.zeros(len(later.user), bool),
     }
+
+
+def _words_later(earlier: Population, later: Population) -> np.ndarray:
+    """Score later edits as the re-implemented system does: by the words of the comment, learnt from earlier edits."""
+    bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
+    learner = make_pipeline(bag, LogisticRegression(max_iter=200))
+    before, after = (
+        [f"^ {comment}" for comment in part.table.column("comment").fill_null("").to_pylist()]
+        for part in (earlier, later)
+    )
+    return learner.fit(before, earlier.flagged).predict_proba(after)[:, 1]
 
 
 def forward_table(ahead: Forward, answers: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -259,7 +327,7 @@ def forward(ahead: Forward, answers: dict[str, np.ndarray]) -> tuple[Figure, str
     later = ahead.later
     bot = np.flatnonzero(later.flagged)
     figure, axes = plt.subplots(figsize=(10, 4))
-    colors = (plots.BOT, "black", plots.GREEN, plots.PURPLE)
+    colors = (plots.BOT, "black", plots.GREEN, plots.PURPLE, plots.YELLOW)
     moments = pd.to_datetime(pd.Series(later.times[bot]), unit="ms", errors="coerce").to_numpy()
     ends = {}
     for (name, stop), color in zip(

@@ -72,6 +72,19 @@ def test_baselines_forward_in_time_are_what_they_say(people, ahead):
     assert shown.loc["majority: nobody is a bot", "bot edits stopped"].startswith("0.0 %")
 
 
+def test_tables_count_what_the_evaluation_counts(people, cross, judge):
+    shown = model_figures.threshold_table(cross, judge.threshold).set_index("who says it")
+    found = int((cross.highest() >= judge.threshold)[people.bots].sum())
+    assert f"({found} of {int(people.bots.sum())};" in shown.iloc[0]["bots found"]
+    assert shown.loc["list of known bots, majority", "humans flagged"].startswith("0.0 %")
+    by_group = model_figures.errors_table(cross, judge.threshold)
+    kinds = by_group[by_group["group"].isin(["registered", "IP"])]
+    assert kinds["humans"].sum() == int((~people.bots).sum())
+    assert kinds["missed by the model"].sum() == int(people.bots.sum()) - found
+    named = [("bot" in name.lower()) for name in people.names[people.bots]]
+    assert kinds["missed by the name rule"].sum() == named.count(False)
+
+
 def test_metrics_are_shown_one_by_one():
     metrics = {"users": {"n": 1200, "with_name": {"interval": [0.5, 0.75]}}, "share": 0.123456}
     shown = model_figures.metrics_table(metrics)
