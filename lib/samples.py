@@ -39,12 +39,12 @@ class Sample(NamedTuple):
 
 
 def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
-    """Read every ``*.csv`` of a folder.
+    """Read every ``*.csv`` and ``*.csv.gz`` of a folder.
 
     Parameters
     ----------
     folder : Path
-        Holds CSV files in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may come in any
+        A folder (or one such file). Holds CSV files in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may come in any
         order; other columns are passed over.
     made_by : str
         The notebook that makes the folder, for the error.
@@ -59,7 +59,8 @@ def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
     SampleError
         No CSV file, a missing column that cannot be filled in, or a cell that cannot be read.
     """
-    files = sorted(Path(folder).glob("*.csv"))
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
     if not files:
         raise SampleError(
             f"{paths.show(folder)} must hold CSV files of edits. Got none. Run {made_by} first, or set IN_DIR."

@@ -1,6 +1,7 @@
 """Any folder of CSV files with the contract's columns can be read, and what cannot be read is named."""
 
 import csv
+import gzip
 
 import pytest
 
@@ -164,6 +165,16 @@ def test_files_without_edits_are_refused(tmp_path, content):
 def test_empty_folder_names_the_notebook_that_fills_it(tmp_path):
     with pytest.raises(SampleError, match=r"Got none. Run notebooks/02_sample.ipynb"):
         samples.read(tmp_path)
+
+
+def test_compressed_file_is_read_alike_alone_or_in_its_folder(tmp_path):
+    write(tmp_path, [ROW])
+    plain = tmp_path / "edits-00000.csv"
+    expected = samples.read(plain).edits
+    (tmp_path / "edits-00000.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert samples.read(tmp_path).edits.equals(expected)
+    assert samples.read(tmp_path / "edits-00000.csv.gz").edits.equals(expected)
 
 
 def test_hostile_text_is_taken_as_it_is(tmp_path):
