@@ -44,8 +44,8 @@ def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
     Parameters
     ----------
     folder : Path
-        A folder (or one such file). Holds CSV files in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may come in any
-        order; other columns are passed over.
+        A folder, or one such file: CSV in UTF-8 with a header and RFC 4180 quoting. The columns of the contract may
+        come in any order; other columns are passed over.
     made_by : str
         The notebook that makes the folder, for the error.
 
