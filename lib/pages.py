@@ -42,8 +42,7 @@ pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto
 details.code { margin: .4em 0; font-family: system-ui, sans-serif; }
 details.code > summary { cursor: pointer; color: var(--soft); font-size: 12px; width: fit-content; }
 table { border-collapse: collapse; font: 14px/1.4 system-ui, sans-serif; margin: .8em 0; display: block; overflow-x: auto; }
-th, td { padding: .3em .8em; text-align: right; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child, .left td, .left th { text-align: left; }
+th, td { padding: .3em .8em; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--soft); }
 .failed { color: #b3261e; font-weight: 600; } .ok { color: #00704f; }
 .jp-RenderedText[data-mime-type*="stderr"] pre { background: #fdf1f0; }
@@ -110,7 +109,7 @@ def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions().items())
     body = (
         f"<h1>wikisieve</h1><p>{html.escape(about)}</p>"
-        f'<table class="left">{head}<tbody>{rows}</tbody></table>'
+        f"<table>{head}<tbody>{rows}</tbody></table>"
         f"<p>Made with {html.escape(versions)}.</p>"
     )
     page = _page("wikisieve", body, [stage.name for stage in stages], "index")

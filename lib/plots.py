@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown, display
@@ -68,15 +70,43 @@ def table(frame: pd.DataFrame, caption: str = "") -> None:
 
 
 def html_table(frame: pd.DataFrame, caption: str = "") -> str:
-    """Return a table as HTML with every cell escaped.
+    """Return a table as HTML with every cell escaped, text to the left and numbers to the right.
 
     Examples
     --------
     >>> "<script>" in html_table(pd.DataFrame({"title": ["<script>alert(1)</script>"]}))
     False
     """
-    body = frame.to_html(escape=True, border=0, na_rep="", index=not isinstance(frame.index, pd.RangeIndex))
-    return f"<p>{html.escape(caption)}</p>{body}" if caption else body
+    plain = isinstance(frame.index, pd.RangeIndex)
+    shown = frame if plain else frame.rename_axis(frame.index.name or "").reset_index()
+    sides = ["left" if _is_text(shown.iloc[:, i]) else "right" for i in range(shown.shape[1])]
+    head = _row("th", shown.columns, sides)
+    body = "".join(_row("td", cells, sides) for cells in shown.itertuples(index=False, name=None))
+    title = f"<p>{html.escape(caption)}</p>" if caption else ""
+    return f"{title}<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _is_text(column: pd.Series) -> bool:
+    """A column of words; figures that are already written out (12.5 %) stay with the numbers."""
+    texts = [value for value in column if isinstance(value, str)]
+    return bool(texts) and not all(value[:1].isdigit() or value[:1] in "-−" for value in texts if value)
+
+
+def _row(tag: str, cells: Iterable[object], sides: Sequence[str]) -> str:
+    pairs = zip(cells, sides, strict=True)
+    return (
+        "<tr>"
+        + "".join(f'<{tag} style="text-align: {side}">{_cell(value)}</{tag}>' for value, side in pairs)
+        + "</tr>"
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:,.6g}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(str(value))
 
 
 def note(text: str) -> None:
