@@ -258,18 +258,9 @@ class Broker:
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         classpath = os.pathsep.join(map(str, jars.broker()))
-        logging_ = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
-        quick = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if main != "kafka.Kafka" else ["-XX:+UseG1GC"]
-        return [
-            str(java.find().program),
-            f"-Xmx{self.heap}",
-            *quick,
-            logging_,
-            "-cp",
-            classpath,
-            main,
-            *arguments,
-        ]
+        logs = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
+        flags = [f"-Xmx{self.heap}", *java.QUICK, logs, "-cp", classpath]
+        return [str(java.find().program), *flags, main, *arguments]
 
     def wait(self) -> None:
         """Wait until the process answers as a broker does."""

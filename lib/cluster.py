@@ -47,7 +47,9 @@ def command(role: str, *arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return the environment in which Spark's own programs find this project's Java, Spark and Python."""
-    return java.find().environment() | {"SPARK_HOME": str(_home()), "PYSPARK_PYTHON": sys.executable}
+    quick = " ".join(java.QUICK)
+    ours = {"SPARK_HOME": str(_home()), "PYSPARK_PYTHON": sys.executable}
+    return java.find().environment() | ours | {"SPARK_LAUNCHER_OPTS": quick, "SPARK_DAEMON_JAVA_OPTS": quick}
 
 
 class Spark:

@@ -42,7 +42,7 @@ class SparkError(RuntimeError):
 
 
 def session(
-    name: str, master: str = "local[*]", kafka: bool = False, **conf: str | int | bool
+    name: str, master: str = "local[*]", kafka: bool = False, *, hours: bool = False, **conf: str | int | bool
 ) -> SparkSession:
     """Start a Spark session; end it with :func:`stop`, or use :func:`running`.
 
@@ -54,6 +54,8 @@ def session(
         Spark's master. ``local`` ones retry a failed task; any other gets this package sent to its workers.
     kafka : bool, default False
         Whether the session reads or writes Kafka topics (adds the connector's jars).
+    hours : bool, default False
+        Whether the session is to run for hours or for millions of events: then the JVM takes its time to compile well.
     **conf
         More of Spark's settings, a dot in a name written as two underscores
         (``spark__sql__shuffle__partitions=4``) or through ``**{"spark.sql.shuffle.partitions": 4}``.
@@ -77,7 +79,7 @@ def session(
     _reach(master)
     _end_jvm()
     scratch = Path(tempfile.mkdtemp(prefix="wikisieve-spark-"))
-    settings = _settings(name, master, kafka, scratch) | {
+    settings = _settings(name, master, kafka, hours, scratch) | {
         _dotted(key): _text(value) for key, value in conf.items()
     }
     _environment(master)
@@ -103,10 +105,10 @@ def stop(spark: SparkSession) -> None:
 
 @contextlib.contextmanager
 def running(
-    name: str, master: str = "local[*]", kafka: bool = False, **conf: str | int | bool
+    name: str, master: str = "local[*]", kafka: bool = False, *, hours: bool = False, **conf: str | int | bool
 ) -> Iterator[SparkSession]:
     """Run a session for the length of a ``with`` block; the parameters are those of :func:`session`."""
-    spark = session(name, master, kafka, **conf)
+    spark = session(name, master, kafka, hours=hours, **conf)
     try:
         yield spark
     finally:
@@ -187,16 +189,22 @@ def _reach(master: str) -> None:
         )
 
 
-def _settings(name: str, master: str, kafka: bool, scratch: Path) -> dict[str, str]:
+def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -> dict[str, str]:
     logging = scratch / "log4j2.properties"
     logging.write_text(LOG4J.format(log=log_file(name)), encoding="utf-8")
-    options = f"-Dlog4j2.configurationFile=file:{logging} -Dderby.system.home={scratch} -Duser.timezone=UTC"
+    options = [
+        f"-Dlog4j2.configurationFile=file:{logging}",
+        f"-Dderby.system.home={scratch}",
+        "-Duser.timezone=UTC",
+    ]
+    if not hours:
+        options += java.QUICK
     settings = {
         "spark.app.name": name,
         "spark.master": retrying(master),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": options,
+        "spark.driver.extraJavaOptions": " ".join(options),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         "spark.sql.session.timeZone": "UTC",
@@ -217,6 +225,7 @@ def _settings(name: str, master: str, kafka: bool, scratch: Path) -> dict[str, s
 def _environment(master: str) -> None:
     """Set what PySpark reads from the environment; another Spark's settings on this machine must not leak in."""
     os.environ["JAVA_HOME"] = str(java.find().home)
+    os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.QUICK)
     os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     for name in ("SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS"):
