@@ -57,7 +57,12 @@ class Place(NamedTuple):
     """The place of one message in its topic: what changed from one id to the next."""
 
     topic: str
-    position: int
+    position: int  #: the timestamp in its id, in the service's unit
+
+    @property
+    def time_ms(self) -> int:
+        """Kafka's timestamp in milliseconds: one less than the id says."""
+        return (self.position - 1) * (1000 if self.position < SECONDS_BELOW else 1)
 
 
 def place_of(before: bytes, now: bytes, topic: str | None) -> Place | None:

@@ -383,6 +383,7 @@ class Stream:
         self._before = b""  # the id before this message, on this connection
         self._last_time = self._cursor.time
         self._last_topic: str | None = None
+        self._place: cursor.Place | None = None  # of the last message without ``meta.id``
         self._topics: set[str | None] = set()
         self._past: set[str | None] = set()
         self._held = 0.0  # since an event was past `until`: when one from before it came last
@@ -509,16 +510,21 @@ class Stream:
             event = edits.decode(raw)
         except edits.InvalidEvent as error:
             reason = str(error)
-        key, topic = (event.meta.id, event.meta.topic) if event is not None else (None, None)
-        if not key:
-            key = self._name(message)
-        self._last_topic = topic = topic or self._last_topic
+        key, topic, moment = self._identify(message, event)
+        self._last_topic = topic
         self._last_id = self._before = message.id
-        if not self._seen.add(key):
+        new = self._seen.add(key)
+        if new:
+            self._progress = True
+            self._caught_up.add(topic)
+            if event is not None and not event.is_canary and moment is not None:
+                self._note_time(moment, topic)
+        if moment is not None and self._is_outside(moment):
+            self.counts.outside += 1
+            return None
+        if not new:
             self._note_again(key, topic)
             return None
-        self._progress = True
-        self._caught_up.add(topic)
         if event is not None and self._is_wanted(event):
             self._note_given(key, event)
             return Item(raw, event, None)
@@ -527,6 +533,37 @@ class Stream:
             return None
         self._count_invalid(reason)
         return Item(raw, None, reason)
+
+    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str | None, int | None]:
+        """Key, topic and time of a message; what does not say them itself has them from its place in the stream."""
+        meta = event.meta if event is not None else None
+        moment = None if event is None else event.time_ms
+        if meta is not None and meta.id:
+            return meta.id, meta.topic or self._last_topic, moment
+        place = cursor.place_of(self._before, message.id, self._last_topic)
+        topic = place.topic if place else (meta.topic if meta else None) or self._last_topic
+        if event is None or event.is_canary:
+            moment = place.time_ms if place else None
+        self._place = place
+        return self._name(message), topic, moment
+
+    def _is_outside(self, moment: int) -> bool:
+        return (self.until is not None and moment >= self.until) or (
+            self.since is not None and moment < self.since
+        )
+
+    def _note_time(self, moment: int, topic: str | None) -> None:
+        """Learn from the time of a new event how late events are and whether the run is over."""
+        self._last_time = moment
+        self._cursor.note_time(moment)
+        if self.until is not None and moment >= self.until:
+            self._note_past(topic, moment - self.until)
+        elif not self._is_outside(moment):
+            if self._cursor.base is None or not self._topics:
+                self._note_first(moment)
+            self._topics.add(topic)
+            if self._held:
+                self._held = time.monotonic()
 
     def _note_again(self, key: str, topic: str | None) -> None:
         """Tell what the server sent twice from what comes again because we went back.
@@ -562,21 +599,6 @@ class Stream:
         if event.is_canary:
             self.counts.canaries += 1
             return False
-        moment, topic = event.time_ms, event.meta.topic
-        self._last_time = moment
-        self._cursor.note_time(moment)
-        if self.until is not None and moment >= self.until:
-            self.counts.outside += 1
-            self._note_past(topic, moment - self.until)
-            return False
-        if self.since is not None and moment < self.since:
-            self.counts.outside += 1
-            return False
-        if self._cursor.base is None or not self._topics:
-            self._note_first(moment)
-        self._topics.add(topic)
-        if self._held:
-            self._held = time.monotonic()
         if self.wikis and event.wiki not in self.wikis:
             self.counts.other_wikis += 1
             return False
@@ -605,8 +627,7 @@ class Stream:
 
     def _name(self, message: sse.Message) -> str:
         """Identity of an event without ``meta.id``: its text and its place in its topic, or its text and its id."""
-        place = cursor.place_of(self._before, message.id, self._last_topic)
-        self._last_topic = place.topic if place else self._last_topic
+        place = self._place
         where = f"{place.topic} {place.position}" if place else message.id.decode(errors="replace")
         return f"sha1:{hashlib.sha1(message.data, usedforsecurity=False).hexdigest()} {where}"
 

@@ -31,6 +31,7 @@ from lib.eventstreams import Counts, Item, Stream
 STATE = "state.json"
 DEAD_LETTERS = "dead_letters.jsonl"
 SEGMENT_EVENTS = 10_000
+LOCK_SECONDS = 10.0
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 
 
@@ -396,17 +397,25 @@ class Recorder:
 
 
 def _lock(folder: Path) -> IO[bytes]:
-    """Keep other processes out of a folder; the lock goes when the process does."""
+    """Keep other processes out of a folder; the lock goes when the process does.
+
+    A notebook's kernel outlives papermill by a second or two when that is killed, so a while is waited for it.
+    """
     file = open(folder / ".lock", "wb")  # noqa: SIM115 - it is held as long as the recorder lives
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise RecorderError(
-            f"Only one run at a time can record into a folder. Another one has {paths.show(folder)}. "
-            "Stop it, or choose another OUT_DIR."
-        ) from None
-    return file
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.1)
+    file.close()
+    raise RecorderError(
+        f"Only one run at a time can record into a folder. Another one has {paths.show(folder)}. "
+        "Stop it, or choose another OUT_DIR."
+    )
 
 
 def _true_side(kept: dict[str, Any], folder: Path) -> State:

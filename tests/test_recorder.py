@@ -238,7 +238,8 @@ def test_a_recording_is_not_made_into_itself(tmp_path):
         Recorder(tmp_path, source("", recording=tmp_path))
 
 
-def test_one_run_at_a_time(tmp_path):
+def test_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "LOCK_SECONDS", 0.2)
     with (
         Recorder(tmp_path, source("http://localhost/")),
         pytest.raises(RecorderError, match="Only one run at a time"),
