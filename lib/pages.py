@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 
 from lib import manifest
 
-# Whatever a stranger wrote into a title or a comment, the browser of a report's reader runs no script and fetches nothing.
+# Whatever a stranger wrote into a comment, the browser of a report's reader runs no script and fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 CELLS = """
@@ -25,28 +25,7 @@ CELLS = """
 {%- block output_area_prompt -%}{%- endblock output_area_prompt -%}
 """
 
-STYLE = """
-:root { --ink: #1c2733; --soft: #5b6773; --line: #dfe5ea; --paper: #fff; --accent: #0072b2; --tint: #f5f8fa; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--tint); color: var(--ink); font: 16px/1.6 Georgia, 'Times New Roman', serif; }
-nav, footer { font: 14px/1.5 system-ui, sans-serif; color: var(--soft); max-width: 62rem; margin: 0 auto; padding: 1rem 2rem; }
-nav a { margin-right: 1.2rem; text-decoration: none; color: var(--accent); }
-nav a.here { color: var(--ink); font-weight: 600; }
-main { max-width: 62rem; margin: 0 auto; padding: 1rem 2rem 3rem; background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
-h1, h2, h3 { font-family: system-ui, sans-serif; line-height: 1.25; margin: 1.8em 0 .5em; }
-h1 { margin-top: .6em; } h2 { border-bottom: 1px solid var(--line); padding-bottom: .2em; }
-a.anchor-link { display: none; }
-a { color: var(--accent); }
-img { max-width: 100%; height: auto; }
-pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto; background: var(--tint); padding: .7em 1em; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
-details.code { margin: .4em 0; font-family: system-ui, sans-serif; }
-details.code > summary { cursor: pointer; color: var(--soft); font-size: 12px; width: fit-content; }
-table { border-collapse: collapse; font: 14px/1.4 system-ui, sans-serif; margin: .8em 0; display: block; overflow-x: auto; }
-th, td { padding: .3em .8em; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-thead th { border-bottom: 2px solid var(--soft); }
-.failed { color: #b3261e; font-weight: 600; } .ok { color: #00704f; }
-.jp-RenderedText[data-mime-type*="stderr"] pre { background: #fdf1f0; }
-"""
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -137,7 +116,8 @@ def _page(title: str, body: str, stages: Sequence[str], here: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}{_highlighting()}</style></head>"
         f"<body><nav>{links}</nav><main>{body}</main>"
-        "<footer>wikisieve, Apache-2.0. The edits are Wikimedia's public record of recent changes.</footer></body></html>\n"
+        "<footer>wikisieve, Apache-2.0. The edits are Wikimedia's public record of recent changes.</footer>"
+        "</body></html>\n"
     )
 
 

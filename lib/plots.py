@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
@@ -103,7 +104,7 @@ def _row(tag: str, cells: Iterable[object], sides: Sequence[str]) -> str:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:,.6g}"
+        return "" if math.isnan(value) else f"{value:,.6g}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(str(value))
