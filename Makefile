@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 MINUTES := 10
 # Any of these will do; PYTHON=… names another.
-PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
+PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
@@ -13,8 +13,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Set up what is missing: the packages, a Java, the jars (the other targets do it by themselves)
-	@for python in $(PYTHONS); do \
-	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then exec "$$python" bootstrap.py; fi; \
+	@for python in $(or $(PYTHON),$(PYTHONS)); do \
+	    if [ -n "$(PYTHON)" ] || "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then exec "$$python" bootstrap.py; fi; \
 	done; \
 	echo "Python must be 3.11 or newer. Got none on PATH. Install one, or name it: make PYTHON=/path/to/python3.12 run" >&2; \
 	exit 1

@@ -12,7 +12,8 @@ CELL_SECONDS = 300
 def pytest_configure(config: pytest.Config) -> None:
     """Let ``pytest --nbval notebooks/`` do without further options."""
     option = config.option
-    if getattr(option, "nbval_sanitize_with", "") is None:
-        option.nbval_sanitize_with = str(HERE / "tests" / "nbval-sanitise.cfg")
+    rules = HERE / "tests" / "nbval-sanitise.cfg"
+    if getattr(option, "nbval_sanitize_with", "") is None and rules.exists():
+        option.nbval_sanitize_with = str(rules)
     if getattr(option, "nbval_cell_timeout", None) == 2000:  # nbval's own default: half an hour of nothing
         option.nbval_cell_timeout = CELL_SECONDS

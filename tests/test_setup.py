@@ -111,6 +111,13 @@ def test_no_python_at_all_gets_one_sentence(small, tmp_path):
     assert done.stderr.splitlines()[0].startswith("Python must be 3.11 or newer. Got none on PATH.")
 
 
+def test_a_python_that_is_named_is_the_one_that_is_taken(small):
+    named = small / "old"
+    named.write_text("#!/bin/sh\necho named $1\n")
+    named.chmod(0o755)
+    assert make(small, f"PYTHON={named}", "setup").stdout == "named bootstrap.py\n"
+
+
 @pytest.mark.parametrize(
     ("log", "sentence"),
     [
