@@ -22,7 +22,11 @@ import pyarrow.csv
 import scipy.sparse as sp
 
 from lib import edits, paths, text
-from lib.text import Lexicon, compiled
+from lib.text import Lexicon, compiled, inner
+
+#: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
+#: the line must change with text.py (a test tells when).
+TEXT_SOURCE = "2d6f9f422e81"
 
 # --- evidence of one edit ---------------------------------------------------------------------------------------------
 
@@ -182,7 +186,7 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: type) -> np.ndarray:
     return np.array(values, kind)  # a copy: numba compiles for writable arrays only once
 
 
-@compiled
+@inner
 def _name_pieces(data: np.ndarray, start: int, stop: int, masked: np.ndarray, out: np.ndarray) -> int:
     """Cut a name (small letters, marked ends) into hashed pieces; give their number."""
     stop = min(stop, start + 255)
@@ -203,7 +207,7 @@ def _name_pieces(data: np.ndarray, start: int, stop: int, masked: np.ndarray, ou
     return text.words(masked, n, _SALT_NAME, out, k)
 
 
-@compiled
+@inner
 def _context_pieces(wiki: int, namespace: int, new: int, minor: int, out: np.ndarray, n: int) -> int:
     """Append the columns of wiki, namespace and kind of edit."""
     space = np.uint64(namespace + 2048)
@@ -215,7 +219,7 @@ def _context_pieces(wiki: int, namespace: int, new: int, minor: int, out: np.nda
     return n + _CONTEXT
 
 
-@compiled
+@inner
 def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> float:
     """Sum the weights of some pieces, scaled to unit length as if all were different."""
     if start == stop:
@@ -226,17 +230,17 @@ def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> fl
     return total / np.sqrt(stop - start)
 
 
-@compiled
+@inner
 def _is_digit(byte: int) -> bool:
     return 48 <= byte <= 57
 
 
-@compiled
+@inner
 def _is_capital(byte: int) -> bool:
     return 65 <= byte <= 90
 
 
-@compiled
+@inner
 def _address(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
     dots, colons = 0, 0
@@ -255,7 +259,7 @@ def _address(data: np.ndarray, start: int, stop: int) -> bool:
     return dots == 3 and colons == 0 or colons >= 2
 
 
-@compiled
+@inner
 def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell a temporary account: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
     if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
@@ -266,7 +270,7 @@ def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
     """Look at a user name: the bits of :data:`NAME_HINTS`."""
     bits = 0
@@ -302,7 +306,7 @@ def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np
     return bits
 
 
-@compiled
+@inner
 def _has_address(masked: np.ndarray, length: int) -> bool:
     """Find `://` in a text."""
     for i in range(length - 2):
@@ -311,7 +315,7 @@ def _has_address(masked: np.ndarray, length: int) -> bool:
     return False
 
 
-@compiled
+@inner
 def _flags(
     seen: int,
     seen_title: int,
@@ -541,7 +545,7 @@ _RECENT_SHARE = 0.2
 _SKETCH = 48
 
 
-@compiled
+@inner
 def is_checkpoint(n: float) -> bool:
     """Tell whether a user is judged after `n` edits."""
     for checkpoint in CHECKPOINTS:
@@ -553,7 +557,7 @@ def is_checkpoint(n: float) -> bool:
     return n == last
 
 
-@compiled
+@inner
 def _tick(state: np.ndarray, place: int, value: int, bins: int) -> None:
     """Set the bit of a value in a sketch of `bins` bits, 48 to a number."""
     bit = value % bins
@@ -561,7 +565,7 @@ def _tick(state: np.ndarray, place: int, value: int, bins: int) -> None:
     state[place] = float(np.int64(state[place]) | (np.int64(1) << (bit % _SKETCH)))
 
 
-@compiled
+@inner
 def _bits(value: float) -> int:
     n, rest = 0, np.int64(value)
     while rest:
@@ -570,7 +574,7 @@ def _bits(value: float) -> int:
     return n
 
 
-@compiled
+@inner
 def _distinct(state: np.ndarray, place: int, bins: int) -> float:
     """Estimate how many different values a sketch has seen: linear counting (Whang and others, 1990)."""
     ones = 0
@@ -580,7 +584,7 @@ def _distinct(state: np.ndarray, place: int, bins: int) -> float:
     return -bins * np.log(zeros / bins)
 
 
-@compiled
+@inner
 def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
     """Add one edit to a summary."""
     n = s[_N]
@@ -683,12 +687,12 @@ _NAME_FEATURES = FEATURES.index("name: evidence")
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
 
-@compiled
+@inner
 def _spread(total: float, squares: float, n: float) -> float:
     return np.sqrt(max(squares / n - (total / n) ** 2, 0.0))
 
 
-@compiled
+@inner
 def _describe(s: np.ndarray, x: np.ndarray) -> None:
     """Write the features of a summary to `x`."""
     n = s[_N]
@@ -766,12 +770,12 @@ def describe(state: np.ndarray) -> np.ndarray:
     return _describe_all(np.ascontiguousarray(state, np.float64))
 
 
-@compiled
+@inner
 def _is_over(last: float, n: float, time: float) -> bool:
     return n > 0 and time - last > _SILENCE_MS
 
 
-@compiled
+@inner
 def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -> int:
     """Count the rows that :func:`fold` will give, so that it can ask for no more memory than that."""
     n, last = state[:, _N].copy(), state[:, _LAST].copy()

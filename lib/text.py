@@ -38,8 +38,17 @@ _SALT_PAIR = np.uint64(0x14057B7EF767814F)
 _MIX = np.uint64(33)
 
 
+def inner(function: Callable) -> Any:
+    """Compile a part of other loops, into which it is put whole: it is not kept on disk by itself."""
+    return numba.njit(nogil=True)(function)
+
+
 def compiled(function: Callable) -> Any:
-    """Compile with numba and keep the machine code on disk; where no place can be written, compile each time."""
+    """Compile a loop and keep its machine code on disk; where no place can be written, compile each time.
+
+    Numba tells by the loop's own file whether the code on disk is stale. A loop with parts from another file must
+    change with it (see ``features.TEXT_SOURCE``).
+    """
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # "cannot cache function": installed in a zip, or read-only without a home
@@ -77,27 +86,32 @@ def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
         column = pc.fill_null(column, "")
     width = np.int32 if column.type == pa.string() else np.int64
     _, places, texts = column.buffers()
-    nothing = np.frombuffer(
-        b"\0", np.uint8
-    )  # read-only like the others: numba compiles for one kind of array
+    data = np.frombuffer(texts if texts is not None and texts.size else b"\0", np.uint8)
+    data.setflags(write=False)  # always: numba compiles anew for each mix of writable and read-only arrays
     if len(column) == 0:
-        return np.zeros(1, np.int64), nothing
+        return np.zeros(1, np.int64), data
     offsets = np.frombuffer(places, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
-    data = np.frombuffer(texts, np.uint8) if texts is not None and texts.size else nothing
     return offsets.astype(np.int64), data
 
 
-@compiled
+def _small() -> np.ndarray:
+    """Small letters for ASCII capitals; a space for underscores, as page titles mean them, and for control bytes."""
+    table = np.arange(256, dtype=np.uint8)
+    table[65:91] += 32
+    table[:32] = table[95] = 32
+    return table
+
+
+_SMALL = _small()
+
+
+@inner
 def lower(byte: int) -> int:
-    """Make an ASCII capital small and an underscore a space, as page titles mean them."""
-    if 65 <= byte <= 90:
-        return byte + 32
-    if byte == 95:
-        return 32
-    return byte
+    """Make an ASCII capital small, an underscore or a control byte a space."""
+    return _SMALL[byte]
 
 
-@compiled
+@inner
 def _is_here(
     data: np.ndarray, place: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
 ) -> bool:
@@ -110,7 +124,7 @@ def _is_here(
     return True
 
 
-@compiled
+@inner
 def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int, bool]:
     """Find two equal bytes in a row before `stop`; -1 when they are not there. A colon on the way is reported."""
     colon = False
@@ -121,7 +135,7 @@ def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int,
     return -1, colon
 
 
-@compiled
+@inner
 def mask(
     data: np.ndarray,
     start: int,
@@ -134,12 +148,14 @@ def mask(
     """Write the masked text to `out`; give its length and what was seen (``SAW_…`` bits)."""
     stop = min(stop, start + LONGEST)
     masks_name = name_stop - name_start >= SHORTEST_NAME
+    first = lower(name[name_start]) if masks_name else 0
     n, seen, i = 0, 0, start
     out[n] = MARK_START
     n += 1
     while i < stop:
         byte = data[i]
-        if masks_name and _is_here(data, i, stop, name, name_start, name_stop):
+        small = lower(byte)
+        if masks_name and small == first and _is_here(data, i, stop, name, name_start, name_stop):
             out[n] = MARK_USER
             n += 1
             i += name_stop - name_start
@@ -172,23 +188,22 @@ def mask(
                 n += 1
             i += 1
             continue
-        byte = max(lower(byte), 32)
-        if byte != 32 or out[n - 1] != 32:
-            out[n] = byte
+        if small != 32 or out[n - 1] != 32:
+            out[n] = small
             n += 1
         i += 1
     out[n] = MARK_END
     return n + 1, seen
 
 
-@compiled
+@inner
 def mix(value: np.uint64) -> np.uint64:
     """Spread a 64-bit number over all its bits."""
     value = value * _GOLDEN
     return (value ^ (value >> _MIX)) * _GOLDEN
 
 
-@compiled
+@inner
 def fingerprint(data: np.ndarray, start: int, stop: int) -> np.int64:
     """FNV-1a of some bytes, folded to the 52 bits that a float holds exactly."""
     value = _FNV_START
@@ -197,35 +212,37 @@ def fingerprint(data: np.ndarray, start: int, stop: int) -> np.int64:
     return np.int64(mix(value) >> np.uint64(12))
 
 
-@compiled
+@inner
 def bucket(value: np.uint64) -> np.int64:
-    """Hash a number to a column."""
-    return np.int64(mix(value) >> _TO_BUCKET)
+    """Hash a number to a column: the top bits of a product (Knuth's multiplicative hashing)."""
+    return np.int64((value * _GOLDEN) >> _TO_BUCKET)
 
 
-@compiled
+@inner
 def grams(
     text: np.ndarray, length: int, shortest: int, longest: int, salt: np.uint64, out: np.ndarray, n: int
 ) -> int:
     """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; give the end."""
-    window = np.uint64(0)
-    for i in range(length):
-        window = (window << _EIGHT) | np.uint64(text[i])
-        for size in range(shortest, min(longest, i + 1) + 1):
-            bits = np.uint64(8 * size)
-            run = window & ((_ONE << bits) - _ONE)
-            out[n] = bucket(run + (np.uint64(size) << np.uint64(56)) + salt)
+    for size in range(shortest, longest + 1):
+        kept = (_ONE << np.uint64(8 * size)) - _ONE
+        mark = (np.uint64(size) << np.uint64(56)) + salt
+        window = np.uint64(0)
+        for i in range(min(size - 1, length)):
+            window = (window << _EIGHT) | np.uint64(text[i])
+        for i in range(size - 1, length):
+            window = ((window << _EIGHT) | np.uint64(text[i])) & kept
+            out[n] = bucket(window + mark)
             n += 1
     return n
 
 
-@compiled
+@inner
 def is_letter(byte: int) -> bool:
     """Letters of ASCII, digits, marks and every byte of other scripts."""
     return byte >= 128 or 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or 0 < byte <= 3
 
 
-@compiled
+@inner
 def words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
     """Append the bucket of every word and of every pair of neighbours; give the new end."""
     value, before, inside = _FNV_START, np.uint64(0), False
@@ -298,7 +315,7 @@ class Lexicon:
         return [group for bit, group in enumerate(self.groups) if bits >> bit & 1]
 
 
-@compiled
+@inner
 def look(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
     """Give the groups of the lexicon that the text has a word of, as bits."""
     state = np.int64(steps[0, 32])

@@ -1,7 +1,9 @@
 """Evidence, summaries and reading: the same numbers however edits are cut, and errors that say what to do."""
 
 import gzip
+import hashlib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +44,7 @@ an_edit = st.tuples(anything, anything, anything, anything, anything, whole, who
 
 
 @given(st.lists(an_edit, min_size=1, max_size=8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_fast_path_gives_the_reference_estimators_decision(rows):
     wiki, kind, title, user, comment, namespace, delta, minor = map(list, zip(*rows, strict=True))
     edit = table(
@@ -72,11 +74,34 @@ def test_an_edits_evidence_depends_on_that_edit_alone(comments, data):
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
+def test_machine_code_on_disk_is_renewed_when_the_loops_of_text_change():
+    digest = hashlib.sha256(Path(text.__file__).read_bytes()).hexdigest()[:12]
+    assert digest == features.TEXT_SOURCE, f"Set TEXT_SOURCE in lib/features.py to {digest!r}."
+
+
 def test_the_flag_changes_nothing():
     edit = {"user": ["Ada", "Ada"], "comment": ["Bot: x", "y"], "bot": [True, False]}
     seen = features.evidence(table(**edit), WEIGHTS)
     np.testing.assert_array_equal(seen, features.evidence(table(**edit | {"bot": [False, None]}), WEIGHTS))
     features.evidence(table(**edit).drop_columns(["bot", "meta_id", "timestamp"]), WEIGHTS)
+
+
+def test_every_shape_of_column_runs_the_same_machine_code():
+    """Sliced, chunked, empty, with nulls, computed: one compilation serves all."""
+    compiled = features._evidence
+    edit = table(user=["Ada", "Bo"], comment=["x", None], title=["y", "z"])
+    features.evidence(edit, WEIGHTS)
+    before = len(compiled.signatures)
+    for shape in (
+        edit.slice(1),
+        edit.slice(0, 0),
+        pa.concat_tables([edit, edit]),
+        edit.to_batches()[0],
+        edit.set_column(4, "type", edit.column("title").dictionary_encode()),
+        edit.set_column(5, "title", pa.array(["a", "b"]).cast(pa.large_string())),
+    ):
+        assert features.evidence(shape, WEIGHTS).shape == (shape.num_rows, 9)
+    assert len(compiled.signatures) == before
 
 
 def test_a_missing_column_is_named():

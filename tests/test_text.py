@@ -63,21 +63,15 @@ def test_hostile_lengths_are_cut():
 # --- hashing ----------------------------------------------------------------------------------------------------------
 
 
-def mix(value):
-    value = value * 0x9E3779B97F4A7C15 & WORD
-    return (value ^ (value >> 33)) * 0x9E3779B97F4A7C15 & WORD
-
-
 def bucket(value):
-    return mix(value & WORD) >> (64 - text.BUCKET_BITS)
+    return (value * 0x9E3779B97F4A7C15 & WORD) >> (64 - text.BUCKET_BITS)
 
 
 def slow_grams(data: bytes, shortest: int, longest: int, salt: int) -> list[int]:
     return [
         bucket(int.from_bytes(data[i + 1 - size : i + 1], "big") + (size << 56) + salt)
-        for i in range(len(data))
         for size in range(shortest, longest + 1)
-        if size <= i + 1
+        for i in range(size - 1, len(data))
     ]
 
 
