@@ -335,9 +335,9 @@ def forward(
 def _threshold(human_scores: np.ndarray, max_human_fpr: float) -> float:
     """Choose the threshold; where too few humans came before to promise anything, the strictest: above all of them."""
     try:
-        return model.choose_threshold(human_scores, max_human_fpr)
+        return model.working_threshold(human_scores, max_human_fpr)
     except model.NoHonestThreshold:
-        return float(np.nextafter(human_scores.max(initial=0.0), np.inf))
+        return max(float(np.nextafter(human_scores.max(initial=0.0), np.inf)), model.LEAST_SCORE)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
