@@ -1,9 +1,11 @@
 """The valve: one connection to a relay, watched and held back, on the way into Spark's socket source.
 
-Spark's socket source takes in whatever comes, into the memory of its JVM, and does not tell when a connection is lost:
-a recording of half a million events filled a heap of 1 GB before the first batch was through, and the query stood still
-without an error. So the lines pass through here. The valve lets only so many bytes be under way, which holds the relay
-back by TCP's own means, and it sees what Spark hides: nobody there, a connection cut, silence.
+Spark's socket source takes in whatever comes, into the memory of its JVM, and looks each line of a batch up by walking
+a linked list from its head: the time grows with the square of the batch. A recording of half a million events filled a
+heap of 1 GB, and the query stood still without an error. Nor does it tell when its connection is lost.
+
+So the lines pass through here. The valve lets only so many be under way, which holds the relay back by TCP's own means,
+and it sees what Spark hides: nobody there, a connection cut, silence.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Any, Self
 
 from lib import relay
 
+WINDOW_LINES = 20_000  # a batch of so many takes Spark longer to compute than to walk through
 WINDOW_BYTES = 64 << 20
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 
 
 class RelayLost(ConnectionError):
@@ -51,8 +54,10 @@ class Valve:
         Its port.
     patience : float
         Seconds of silence after which the relay counts as lost; an idle relay says every second that it is alive.
-    window : int, default 64 MiB
-        Bytes that may be on their way: passed on and not yet reported as done.
+    most_lines : int, default 20,000
+        Lines that may be under way: passed on and not yet reported as done.
+    most_bytes : int, default 64 MiB
+        The same in bytes.
 
     Attributes
     ----------
@@ -65,12 +70,20 @@ class Valve:
         When nobody answers.
     """
 
-    def __init__(self, host: str, port: int, patience: float, window: int = WINDOW_BYTES) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        patience: float,
+        most_lines: int = WINDOW_LINES,
+        most_bytes: int = WINDOW_BYTES,
+    ) -> None:
         self.lost: str | None = None
         self._patience = patience
-        self._window = window
-        self._under_way: deque[tuple[int, int]] = deque()
-        self._bytes = self._lines = 0
+        self._most_lines = most_lines
+        self._most_bytes = most_bytes
+        self._blocks: deque[tuple[int, int]] = deque()  # last line and bytes of each block under way
+        self._bytes = self._lines = self._done = 0
         self._room = threading.Condition()
         self._closed = False
         try:
@@ -85,8 +98,9 @@ class Valve:
     def done(self, lines: int) -> None:
         """Report how many lines, from the first on, the client is done with."""
         with self._room:
-            while self._under_way and self._under_way[0][0] <= lines:
-                self._bytes -= self._under_way.popleft()[1]
+            self._done = lines
+            while self._blocks and self._blocks[0][0] <= lines:
+                self._bytes -= self._blocks.popleft()[1]
             self._room.notify()
 
     def close(self) -> None:
@@ -137,8 +151,11 @@ class Valve:
         with self._room:
             self._lines += block.count(b"\n")
             self._bytes += len(block)
-            self._under_way.append((self._lines, len(block)))
+            self._blocks.append((self._lines, len(block)))
 
     def _wait_for_room(self) -> None:
         with self._room:
-            self._room.wait_for(lambda: self._bytes < self._window or self._closed)
+            self._room.wait_for(lambda: self._closed or self._has_room())
+
+    def _has_room(self) -> bool:
+        return self._lines - self._done < self._most_lines and self._bytes < self._most_bytes
