@@ -103,6 +103,8 @@ class Stage:
         Events of one epoch at most.
     shadow_share : float, default 0.02
         Share of the dropped edits that are scored all the same.
+    session : SparkSession, optional
+        One that runs already, made with ``kafka=True``; it is left running.
     say : callable
         Told in one sentence what happens that is out of the ordinary.
 
@@ -126,6 +128,7 @@ class Stage:
         partitions: int = PARTITIONS,
         most: int = query.MOST,
         shadow_share: float = sieve.SHADOW_SHARE,
+        session: SparkSession | None = None,
         say: Callable[[str], None] = print,
     ):
         self.out_dir = out_dir
@@ -137,6 +140,7 @@ class Stage:
         self.say = say
         self._kafka = kafka
         self._master = spark_master
+        self._session = session
         self._partitions = partitions
         self._open = contextlib.ExitStack()
         self.broker: broker.Broker | None = None
@@ -163,11 +167,13 @@ class Stage:
         with ThreadPoolExecutor(1) as beside:
             started = beside.submit(self._start_broker)
             try:
-                self.spark: SparkSession = self._open.enter_context(
-                    spark.running("04_online", self._master, kafka=True, **SPARK)
+                self.spark = self._session or self._open.enter_context(
+                    spark.running("04_online", self._master, kafka=True)
                 )
             finally:
                 self.bootstrap = started.result()
+        for name, value in SPARK.items():
+            self.spark.conf.set(name, value)
         self._eyes = self.spark.sparkContext.broadcast(query.Eyes(self.model.lower.weights))
         self._blacklist: Broadcast[bytes] | None = None
         self._books: Books | None = None
@@ -459,10 +465,9 @@ class Stage:
 
 
 #: Settings of Spark that suit short epochs.
-SPARK: dict[str, str | int | bool] = {
+SPARK: dict[str, int] = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": 20_000,
     "spark.sql.streaming.minBatchesToRetain": 2,
-    "spark.python.worker.reuse": True,
 }
 _JSON = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSS'Z'", "ignoreNullFields": "false"}
 

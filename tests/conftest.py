@@ -3,15 +3,22 @@
 import nbformat
 import pytest
 
-from lib import paths
+from lib import broker, paths
 from lib import spark as spark_session
 
 
 @pytest.fixture(scope="session")
 def spark():
     """One Spark session for all tests that need one."""
-    with spark_session.running("tests", "local[2]") as session:
+    with spark_session.running("tests", "local[2]", kafka=True) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory):
+    """One Kafka broker for all tests that need one and leave it alive."""
+    with broker.Broker(tmp_path_factory.mktemp("kafka"), heap="384m") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

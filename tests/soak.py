@@ -1,0 +1,188 @@
+"""Kill what runs, at random moments, and look whether anything is lost or there twice.
+
+``python -m tests.soak --times 10 --seed 7`` prints the seed, and at every kill what was killed and when. The same is
+done twice by the quick tests. A run is a process of its own (``python tests/soak.py run …``), with its own broker and
+its own Spark; after a kill of the driver the same command is given again with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import world
+
+from lib import books, broker, edits, online, paths, producer, replay
+
+SECONDS = 5.0  # that the recording takes
+VICTIMS = ("driver", "broker", "worker", "producer", "jvm")
+TRIES = 4
+
+
+def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
+    """Judge a recording that comes slowly, so that there is time to be killed."""
+    span = 14 * 3600
+    with (
+        replay.serving(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
+        online.Stage(out, model_dir, resume=resume, spark_master="local[2]", most=200) as stage,
+    ):
+        order = world.order(stage, server.url, since=edits_start(recording))
+        with producer.Sender(order) as sender:
+            print("sieving", sender.pid, flush=True)
+            stage.sieve(sender)
+
+
+def edits_start(recording: Path) -> int:
+    """Time of the first event: a paced server begins at the clock's hand, not at the beginning."""
+    with open(recording, "rb") as file:
+        return edits.decode(file.readline().rstrip()).time_ms - 3_600_000
+
+
+class Trial:
+    """One recording judged under fire."""
+
+    def __init__(self, out: Path, model_dir: Path, recording: Path):
+        self.out, self.model_dir, self.recording = out, model_dir, recording
+
+    def start(self, resume: bool) -> subprocess.Popen[str]:
+        """Start the run and wait until it sieves."""
+        command = [sys.executable, __file__, "run", str(self.out), str(self.model_dir), str(self.recording)]
+        process = subprocess.Popen(
+            [*command, *(["--resume"] if resume else [])],
+            cwd=paths.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return process
+
+    def go(self, victim: str, chance: random.Random) -> list[str]:
+        """Run, kill, and run again until it ends well; say what happened."""
+        process = self.start(resume=False)
+        said = [_wait_for_sieving(process)]
+        wait = chance.uniform(0, SECONDS)
+        time.sleep(wait)
+        said.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
+        for _ in range(TRIES):
+            rest, _ = process.communicate(timeout=200)
+            said.append(rest)
+            if process.returncode == 0:
+                return said
+            process = self.start(resume=True)
+        raise AssertionError("The run did not end well:\n" + "\n".join(said))
+
+    def kill(self, victim: str, process: subprocess.Popen[str]) -> str:
+        """Kill something with SIGKILL."""
+        if victim == "driver":
+            process.kill()
+            return "killed"
+        family = psutil.Process(process.pid).children(recursive=True)
+        wanted = {
+            "broker": lambda command: "kafka.Kafka" in command,
+            "jvm": lambda command: "SparkSubmit" in command,
+            "worker": lambda command: "pyspark.daemon" in command or "pyspark.worker" in command,
+            "producer": lambda command: "lib.producer" in command,
+        }[victim]
+        found = []
+        for one in family:
+            with contextlib.suppress(psutil.Error):
+                if wanted(" ".join(one.cmdline())):
+                    found.append(one)
+        if not found:
+            return "was not there any more"
+        with contextlib.suppress(psutil.Error):
+            os.kill(found[-1].pid, signal.SIGKILL)
+        return "killed"
+
+    def check(self, expected: list[tuple], letters: Counter, raws: list[bytes]) -> None:
+        """Compare with a run that nobody killed: verdicts, dead letters, and both topics."""
+        found = world.rows(self.out)
+        assert found == expected, _difference(found, expected)
+        assert world.letters(self.out) == letters
+        with books.Books(self.out) as kept:
+            topics = kept.note("topics")
+        with broker.Broker(self.out / "kafka") as kafka:
+            sent = Counter(message.value for message in world.messages(kafka.bootstrap, topics["events"]))
+            verdicts: dict[bytes, Counter] = {}
+            for message in world.messages(kafka.bootstrap, topics["verdicts"]):
+                verdicts.setdefault(message.key, Counter())[message.value] += 1
+        ids = {edits.identity(raw, None): raw for raw in raws}
+        assert set(sent) == set(ids.values()), "an event is missing in Kafka, or one is there that never came"
+        for raw, n in sent.items():
+            try:
+                named = edits.decode(raw).meta.id
+            except edits.InvalidEvent:
+                named = None
+            assert n == 1 or not named, f"{n} times in Kafka: {raw!r}"
+        assert set(verdicts) == {row[0].encode() for row in expected}
+        for key, values in verdicts.items():
+            assert len(values) == 1 or key.startswith(b"sha1:"), f"two verdicts for {key!r}"
+
+
+def _wait_for_sieving(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("sieving"):
+            return line.strip()
+    raise AssertionError("The run ended before it began.")
+
+
+def _difference(found: list[tuple], expected: list[tuple]) -> str:
+    more, less = Counter(found) - Counter(expected), Counter(expected) - Counter(found)
+    return (
+        f"{more.total()} verdicts too many ({list(more)[:2]} …); {less.total()} missing ({list(less)[:2]} …)"
+    )
+
+
+def prepare(folder: Path) -> tuple[Path, Path, list[bytes]]:
+    """Make the model and the recording."""
+    raws = world.events()
+    return world.train(folder / "model"), world.record(folder / "day.jsonl", raws), raws
+
+
+def main() -> int:
+    """Kill so many times and report."""
+    if sys.argv[1:2] == ["run"]:
+        out, model_dir, recording = map(Path, sys.argv[2:5])
+        run(out, model_dir, recording, "--resume" in sys.argv)
+        return 0
+    parser = argparse.ArgumentParser(
+        description="Kill stage 4 at random moments; nothing may be lost or doubled."
+    )
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
+    given = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    chance = random.Random(seed)
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="wikisieve-soak-") as name:
+        folder = Path(name)
+        model_dir, recording, raws = prepare(folder)
+        world.judge(folder / "whole", model_dir, recording, spark_master="local[2]")
+        expected, letters = world.rows(folder / "whole"), world.letters(folder / "whole")
+        for number in range(given.times):
+            trial = Trial(folder / f"trial-{number}", model_dir, recording)
+            said = trial.go(VICTIMS[number % len(VICTIMS)], chance)
+            trial.check(expected, letters, raws)
+            print(
+                f"{number + 1} of {given.times}: {said[1]}; {len(expected)} verdicts as they should be",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
