@@ -7,7 +7,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-quick lint bench cluster-test lock clean
+.PHONY: help setup run live lab test test-quick lint bench soak cluster-test lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, t
 
 test-quick: setup ## Run the tests that take less than five seconds each
 	@$(PY) -m pytest -m "not slow"
+
+soak: setup ## Kill stage 4 ten times at random moments (the seed is printed) and see whether anything is lost or doubled
+	@$(PY) -m tests.soak
 
 cluster-test: setup ## Run the tests that need a whole cluster: a Spark master, two workers, three brokers
 	@$(PY) -m pytest -m cluster
