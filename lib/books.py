@@ -8,6 +8,7 @@ to go on.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,7 @@ class Books:
 
     def write_summaries(self, users: Sequence[str], summaries: Summaries, shadow: bool = False) -> None:
         """Keep users' summaries."""
-        scores = np.where(np.isnan(summaries.score), None, summaries.score).tolist()
+        scores = [None if math.isnan(score) else score for score in summaries.score.tolist()]
         width = summaries.state.shape[1] * 8
         data = np.ascontiguousarray(summaries.state).tobytes()
         self.connection.executemany(

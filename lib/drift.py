@@ -221,14 +221,14 @@ def _coverage(data: pd.DataFrame) -> _Line:
 
 def _shares(what: str, before: int, before_of: int, now: int, now_of: int) -> _Line:
     table = [[before, before_of - before], [now, now_of - now]]
-    p = float(fisher_exact(table).pvalue) if before_of and now_of else 1.0
+    p = float(fisher_exact(np.array(table)).pvalue) if before_of and now_of else 1.0
     shares = [part / whole if whole else 0.0 for part, whole in ((before, before_of), (now, now_of))]
     low, high = sorted(shares)
     ratio = high / low if low else (np.inf if high else 1.0)
     shown = [
         f"{100 * share:.2f} % of {whole:,}" for share, whole in zip(shares, (before_of, now_of), strict=True)
     ]
-    return _Line(what, *shown, f"ratio {ratio:.2f}", p, bool(ratio >= RATIO and p < SURE))
+    return _Line(what, shown[0], shown[1], f"ratio {ratio:.2f}", p, bool(ratio >= RATIO and p < SURE))
 
 
 def _sentence(large: list[str], n: int, known: bool) -> str:

@@ -43,8 +43,13 @@ SCHEMA = pa.schema(
 class Judges(Protocol):
     """What is asked of a model."""
 
-    version: str
-    threshold: float
+    @property
+    def version(self) -> str:
+        """Name of the model: another one has another."""
+
+    @property
+    def threshold(self) -> float:
+        """A score from which on a user is flagged."""
 
     def evidence(self, table: pa.Table) -> np.ndarray:
         """Give the evidence of each edit, shape (n, E)."""
@@ -75,7 +80,15 @@ class Outcome(NamedTuple):
 
 
 @compiled
-def _decide(user, opens, allowed, reached, score, last, threshold):
+def _decide(
+    user: np.ndarray,
+    opens: np.ndarray,
+    allowed: np.ndarray,
+    reached: np.ndarray,
+    score: np.ndarray,
+    last: np.ndarray,
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give verdict and score of every edit, in order; `last` is each user's score so far, and is changed."""
     n = len(user)
     verdict = np.zeros(n, np.int8)
@@ -98,7 +111,7 @@ def _decide(user, opens, allowed, reached, score, last, threshold):
 
 
 @compiled
-def _carry(user, reached, score, last):
+def _carry(user: np.ndarray, reached: np.ndarray, score: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Give each edit the last score of its user; `last` is changed."""
     out = np.empty(len(user))
     for i in range(len(user)):

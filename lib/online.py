@@ -144,6 +144,9 @@ class Stage:
         self._partitions = partitions
         self._open = contextlib.ExitStack()
         self.broker: broker.Broker | None = None
+        self.committed: dict[int, int] = {}
+        self.filter: bloom.Filter
+        self._latency = np.zeros(len(LATENCY_EDGES) + 1, np.int64)
 
     def __enter__(self) -> Self:
         try:
@@ -387,7 +390,7 @@ class Stage:
         self.filter, _ = bloom.load_or_rebuild(
             here if here.exists() else self.model_dir / here.name, self.books.ledger
         )
-        self._latency = np.array(self.books.note("latency", [0] * (len(LATENCY_EDGES) + 1)))
+        self._latency = np.array(self.books.note("latency", self._latency.tolist()))
         self.committed = self.books.offsets()
         self._send_filter()
 
@@ -526,7 +529,7 @@ def _check(sender: Sender) -> None:
 def _dead_letter(raw: bytes, reason: str) -> str:
     """Write an invalid event as a line of JSON; bytes that are not UTF-8 are shown as ``\\xff``, and it is said."""
     try:
-        letter = {"raw": raw.decode(), "reason": reason}
+        letter: dict[str, str | bool] = {"raw": raw.decode(), "reason": reason}
     except UnicodeDecodeError:
         letter = {"raw": raw.decode(errors="backslashreplace"), "reason": reason, "not_utf8": True}
     return json.dumps(letter, ensure_ascii=False) + "\n"

@@ -136,10 +136,10 @@ def comparison(
     return (
         figure,
         f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit {ours['humans hit']} humans; "
-        f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; the morning's list alone "
-        f"{best.loc[list(ways)[2], 'bot edits stopped']}"
+        f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; "
+        f"the morning's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
         + (
-            f", a perfect one {best.loc[list(ways)[3], 'bot edits stopped']}." if perfect is not None else "."
+            f", a perfect one {best.loc[list(ways)[3]]['bot edits stopped']}." if perfect is not None else "."
         ),
         table,
     )

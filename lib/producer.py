@@ -134,9 +134,11 @@ class _Message(NamedTuple):
     key: str
 
 
-_meta_decoder = msgspec.json.Decoder(
-    type("_Named", (msgspec.Struct,), {"__annotations__": {"meta": dict[str, Any]}})
-)
+class _Named(msgspec.Struct):
+    meta: dict[str, Any]
+
+
+_meta_decoder = msgspec.json.Decoder(_Named)
 
 
 def _messages(consumer: KafkaConsumer, place: TopicPartition, start: int, end: int) -> list[_Message]:

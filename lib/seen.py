@@ -31,7 +31,7 @@ _TABLES = (
 
 
 @text.compiled
-def _hashes(offsets, data, out):
+def _hashes(offsets: np.ndarray, data: np.ndarray, out: np.ndarray) -> None:
     for row in range(len(out)):
         start, stop = offsets[row], offsets[row + 1]
         value = _SEED ^ np.uint64(stop - start)

@@ -187,7 +187,7 @@ def pack(findings: Findings) -> bytes:
     width = findings.evidence.shape[1]
     flat = pa.array(np.ascontiguousarray(findings.evidence, np.float64).ravel())
     evidence = pa.table({"evidence": pa.FixedSizeListArray.from_arrays(flat, width)})
-    for table in findings._replace(evidence=evidence):
+    for table in (findings.events, findings.edits, evidence, findings.invalid, findings.ends):
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
     return sink.getvalue().to_pybytes()
