@@ -31,17 +31,18 @@ _PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 
 
-def precision_recall(cross: CrossValidation, seed: int) -> tuple[Figure, str]:
-    """Draw precision against recall, for the model and for what is simpler."""
+def words(cross: CrossValidation) -> np.ndarray:
+    """Score users by the words of their comments as the re-implemented system does, users kept apart."""
+    return evaluation.per_user(cross.people, evaluation.comment_model(cross.people, cross.fold))
+
+
+def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) -> tuple[Figure, str]:
+    """Draw precision against recall, for the model and for what is simpler (:func:`words`)."""
     people, bots = cross.people, cross.people.bots
     curves = {
         "model, with the name": (cross.final(True), plots.BOT, "-"),
         "model, without the name": (cross.final(False), plots.GREEN, "-"),
-        "words of the comment": (
-            evaluation.per_user(people, evaluation.comment_model(people, cross.fold)),
-            plots.PURPLE,
-            "--",
-        ),
+        WORDS: (by_words, plots.PURPLE, "--"),
     }
     figure, axes = plt.subplots(figsize=(10, 4.4))
     precision = {}
@@ -65,7 +66,7 @@ def precision_recall(cross: CrossValidation, seed: int) -> tuple[Figure, str]:
     return figure, (
         f"Average precision is {precision['model, with the name']:.3f} with the user's name and "
         f"{precision['model, without the name']:.3f} without it; the words of the comment alone reach "
-        f"{precision['words of the comment']:.3f}, and chance {share:.3f}."
+        f"{precision[WORDS]:.3f}, and chance {share:.3f}."
     )
 
 
@@ -208,14 +209,13 @@ def errors_table(cross: CrossValidation, threshold: float, with_name: bool = Tru
     return pd.concat(parts, ignore_index=True)
 
 
-def threshold_table(cross: CrossValidation, threshold: float) -> pd.DataFrame:
+def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: float) -> pd.DataFrame:
     """Tabulate what the model at its threshold, and what is simpler, find and flag; users kept apart."""
     people, bots = cross.people, cross.people.bots
-    words = evaluation.per_user(people, evaluation.comment_model(people, cross.fold))
     answers = {
         "model, with the name, at its threshold": cross.highest(True) >= threshold,
         "name rule: “bot” in the name": evaluation.says_bot(people.names),
-        WORDS: words >= evaluation.DECISION,
+        WORDS: by_words >= evaluation.DECISION,
         "list of known bots, majority": np.zeros(len(people), bool),
     }
     rows = []

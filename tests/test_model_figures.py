@@ -39,7 +39,7 @@ def ahead(people):
 def test_every_picture_is_drawn_and_says_something(people, cross, judge, ahead):
     answers = model_figures.forward_answers(people, ahead)
     pictures = [
-        model_figures.precision_recall(cross, 0),
+        model_figures.precision_recall(cross, model_figures.words(cross), 0),
         model_figures.confusion(cross, judge.threshold),
         model_figures.calibration(cross),
         model_figures.recall_by_edits(cross, judge),
@@ -57,7 +57,10 @@ def test_sentences_count_what_the_evaluation_counts(people, cross, judge):
     found = int((cross.highest() >= judge.threshold)[people.bots].sum())
     assert f"({found} of {int(people.bots.sum())};" in model_figures.confusion(cross, judge.threshold)[1]
     average = evaluation.average_precision(people.bots, cross.final(True))
-    assert f"Average precision is {average:.3f} with" in model_figures.precision_recall(cross, 0)[1]
+    assert (
+        f"Average precision is {average:.3f} with"
+        in model_figures.precision_recall(cross, model_figures.words(cross), 0)[1]
+    )
 
 
 def test_baselines_forward_in_time_are_what_they_say(people, ahead):
@@ -73,7 +76,9 @@ def test_baselines_forward_in_time_are_what_they_say(people, ahead):
 
 
 def test_tables_count_what_the_evaluation_counts(people, cross, judge):
-    shown = model_figures.threshold_table(cross, judge.threshold).set_index("who says it")
+    shown = model_figures.threshold_table(cross, model_figures.words(cross), judge.threshold).set_index(
+        "who says it"
+    )
     found = int((cross.highest() >= judge.threshold)[people.bots].sum())
     assert f"({found} of {int(people.bots.sum())};" in shown.iloc[0]["bots found"]
     assert shown.loc["list of known bots, majority", "humans flagged"].startswith("0.0 %")
