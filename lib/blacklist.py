@@ -22,6 +22,7 @@ from pybloom_live import BloomFilter, ScalableBloomFilter
 
 from lib import features
 from lib.bloom import Filter
+from lib.evaluation import says_bot
 from lib.intervals import upper_bound
 from lib.ledger import Entry, Ledger
 from lib.model import CrossValidation, Model, Population
@@ -182,6 +183,27 @@ def _flagged(people: Population, user: int) -> Entry:
 
 def _edit(people: Population, row: int) -> dict[str, Any]:
     return {name: people.table.column(name)[row].as_py() for name in _SHOWN}
+
+
+def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, str]:
+    """Tabulate the listed users who are human by the flag: errors of the model, or of the flag."""
+    place = {name: user for user, name in enumerate(people.names)}
+    humans = [entry for entry in listed if not people.bots[place[entry.user]]]
+    humans.sort(key=lambda entry: (-(entry.score or 0), entry.user))
+    table = pd.DataFrame(
+        [
+            {
+                "user": entry.user,
+                "edits": int(people.edits[place[entry.user]]),
+                "listed after": entry.evidence["edits"],
+                "score": f"{entry.score:.2f}",
+                "comment of that edit": (entry.evidence["edit"]["comment"] or "")[:80],
+            }
+            for entry in humans
+        ]
+    )
+    named = int(says_bot([entry.user for entry in humans]).sum())
+    return table, f"{named} of the {len(humans)} listed users without the flag have “bot” in their name."
 
 
 def write(folder: Path, listed: Iterable[Entry]) -> None:

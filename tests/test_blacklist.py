@@ -1,5 +1,7 @@
 """The blacklist of stage 3: who is on it and why, that its promise is kept, and that its files say the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made_up import sample
@@ -91,6 +93,16 @@ def test_overview_adds_up(trained, listed):
     shown = blacklist.overview(people, listed)
     assert shown["users"].astype(int).sum() == len(listed)
     assert int(shown.loc[1, "humans by the flag"]) == 0
+
+
+def test_listed_humans_are_shown_with_what_listed_them(trained):
+    people, cross, _ = trained
+    judge = Model.fit(people, 0, 0.05, cross=cross)
+    lenient = dataclasses.replace(judge, threshold=float(np.sort(cross.highest()[~people.bots])[-3]))
+    table, told = blacklist.wronged(people, blacklist.entries(people, cross, lenient))
+    assert len(table) == 3
+    assert set(table["user"]) <= set(people.names[~people.bots])
+    assert told == "0 of the 3 listed users without the flag have “bot” in their name."
 
 
 def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
