@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
+import world
+from kafka.admin import KafkaAdminClient
 
-from lib import cluster, spark
+from lib import cluster, online, producer, replay, spark
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster
 
 JOB = """
 import sys
@@ -23,33 +23,57 @@ def where(batches):
     for batch in batches:
         yield batch.assign(pid=os.getpid(), file=lib.edits.__file__)[["pid", "file"]]
 
-with spark.running("cluster", sys.argv[1], kafka=True) as session:
+with spark.running("cluster", sys.argv[1]) as session:
     found = session.range(0, 4, 1, 4).mapInPandas(where, "pid long, file string").collect()
     print(len({row.pid for row in found}), "Python workers")
     print(all("lib.zip" in row.file for row in found))
-    lines = session.read.format("kafka").option("kafka.bootstrap.servers", sys.argv[2]).option("subscribe", "t")
-    print(lines.load().count(), "messages")
 """
 
 
-def test_a_job_on_a_cluster_reads_from_three_brokers_of_which_one_died(tmp_path):
-    with cluster.Brokers(tmp_path / "kafka") as kafka, cluster.Spark(tmp_path / "spark") as workers:
-        admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-        admin.create_topics([NewTopic("t", num_partitions=2, replication_factor=3)])
-        producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
-        for number in range(100):
-            producer.send("t", b"%d" % number)
-        producer.flush()
-        os.kill(kafka.nodes[0].pid, signal.SIGKILL)
-        for number in range(100):
-            producer.send("t", b"%d" % number)
-        producer.flush()  # two of three are in sync: writes go on
-        producer.close()
-        admin.close()
-        job = [sys.executable, "-c", JOB, workers.master, kafka.bootstrap]
-        done = subprocess.run(job, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.stdout.splitlines() == ["2 Python workers", "True", "200 messages"], done.stderr
-        assert kafka.nodes[0].ensure()
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    with cluster.Spark(tmp_path_factory.mktemp("spark")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory):
+    with cluster.Brokers(tmp_path_factory.mktemp("brokers")) as running:
+        yield running
+
+
+def test_the_modules_reach_the_workers_by_themselves(workers, tmp_path):
+    job = [sys.executable, "-c", JOB, workers.master]
+    done = subprocess.run(job, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["2 Python workers", "True"], done.stderr
+
+
+def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tmp_path):
+    """Also when a broker and a worker are killed before the first event comes."""
+    model_dir = world.train(tmp_path / "model")
+    recording = world.record(tmp_path / "day.jsonl", world.events())
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    world.judge(alone, model_dir, recording, spark_master="local[1]")
+    with (
+        replay.serving(recording, "--canaries", "0") as server,
+        online.Stage(many, model_dir, kafka=brokers.bootstrap, spark_master=workers.master) as stage,
+    ):
+        assert copies(brokers.bootstrap, stage.events_topic) == {3}
+        os.kill(brokers.nodes[0].pid, signal.SIGKILL)
+        os.kill(workers.pid("worker-1"), signal.SIGKILL)
+        with producer.Sender(world.order(stage, server.url)) as sender:
+            stage.sieve(sender)
+    assert world.rows(many) == world.rows(alone)
+    assert world.letters(many) == world.letters(alone)
+    assert brokers.nodes[0].ensure(), "the broker that was killed comes back"
+
+
+def copies(bootstrap, topic):
+    """Return how many copies the partitions of a topic have."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    (found,) = admin.describe_topics([topic])
+    admin.close()
+    return {len(partition["replica_nodes"]) for partition in found["partitions"]}
 
 
 def test_a_local_master_is_not_sent_the_package():
