@@ -20,6 +20,7 @@ from lib import intervals, plots
 BUCKETS = 100
 DRAWS = 2000
 FIRST_PART = 0.6  # of the edits, in time: a list of bots is made from it and used on the rest
+SURPRISE = 0.01  # a p-value below it is worth a closer look
 LEAST_EXPECTED = 5  # Cochran's rule: below it a chi-squared test is no test
 
 
@@ -41,12 +42,12 @@ class Share(NamedTuple):
 
 
 def users(table: pa.Table, percent: int) -> pd.DataFrame:
-    """Sum up a sample's table of users, hours together; edits without a user are no user's.
+    """Sum up a sample's table of users, minutes together; edits without a user are no user's.
 
     Parameters
     ----------
     table : pyarrow.Table
-        ``Sample.users``: ``user, bucket, hour, edits, bot_edits``.
+        ``Sample.users``: ``user, bucket, minute, edits, bot_edits``.
     percent : int
         Share of the users that was kept.
 
@@ -218,6 +219,21 @@ class Uniformity:
     p: float
 
 
+def blindness(found: Independence, spread: Uniformity) -> str:
+    """Say in a sentence what both tests found; a p-value below 0.01 is called by its name."""
+    if np.isnan(found.odds_ratio):
+        first = "There are too few users, humans only or bots only, so nothing to compare"
+    else:
+        verdict = "are kept as humans are" if found.p >= SURPRISE else "are NOT kept as humans are"
+        ratio = f"odds ratio {found.odds_ratio:.2f} (95 % interval {found.low:.2f} to {found.high:.2f})"
+        first = f"Bots {verdict}: {ratio}, Fisher's p = {found.p:.2f}"
+    if spread.groups == 1:
+        return f"{first}. Too few users for a test of the buckets."
+    verdict = "even" if spread.p >= SURPRISE else "NOT even"
+    second = f"χ² = {spread.chi2:.1f} over {spread.groups} groups, p = {spread.p:.2f}"
+    return f"{first}. The buckets are {verdict}: {second}."
+
+
 def uniformity(frame: pd.DataFrame) -> Uniformity:
     """Test whether the hash spreads the users evenly."""
     counts = np.bincount(frame["bucket"].to_numpy(np.int64), minlength=BUCKETS)
@@ -304,8 +320,8 @@ class Coverage:
         The share with all users.
     ours_bots, full_bots : int
         Length of the two lists.
-    split_hour : int
-        Hour since the epoch at which the first part ends.
+    split_minute : int
+        Minute since the epoch at which the first part ends.
     """
 
     percents: np.ndarray
@@ -316,7 +332,20 @@ class Coverage:
     full: float
     ours_bots: int
     full_bots: int
-    split_hour: int
+    split_minute: int
+
+
+def worth(found: Coverage, percent: int) -> str:
+    """Say in a sentence what a list from the sample is worth."""
+    if not found.full:
+        return "No bot of the first 60 % of the edits edits again later: here a list would stop nothing."
+    at = percent - 1
+    return (
+        f"The sample has {found.ours_bots} of the {found.full_bots} early bots; a list of them stops "
+        f"{100 * found.ours:.1f} % of the later bot edits, one of all early bots {100 * found.full:.1f} %. Samples of "
+        f"{percent} % stop {100 * found.mean[at]:.1f} % on average, 90 of 100 of them between "
+        f"{100 * found.low[at]:.1f} and {100 * found.high[at]:.1f} %."
+    )
 
 
 def coverage(table: pa.Table, percent: int) -> Coverage:
@@ -340,10 +369,10 @@ def coverage(table: pa.Table, percent: int) -> Coverage:
     any model's list. Each of the 100 rotations of the buckets is a sample that another hash could have drawn.
     """
     frame = table.to_pandas().dropna(subset=["user"])
-    split = _split_hour(frame)
-    first = frame[frame["hour"] < split].groupby(["user", "bucket"])[["edits", "bot_edits"]].sum()
+    split = _split_minute(frame)
+    first = frame[frame["minute"] < split].groupby(["user", "bucket"])[["edits", "bot_edits"]].sum()
     bots = first.index[first["bot_edits"] * 2 > first["edits"]]
-    later = frame[frame["hour"] >= split].groupby(["user", "bucket"])["bot_edits"].sum()
+    later = frame[frame["minute"] >= split].groupby(["user", "bucket"])["bot_edits"].sum()
     stopped = later.reindex(bots, fill_value=0)
     by_bucket = np.zeros(BUCKETS)
     np.add.at(by_bucket, stopped.index.get_level_values("bucket").to_numpy(np.int64), stopped.to_numpy())
@@ -359,17 +388,17 @@ def coverage(table: pa.Table, percent: int) -> Coverage:
         full=float(by_bucket.sum()),
         ours_bots=int(listed.sum()),
         full_bots=len(bots),
-        split_hour=split,
+        split_minute=split,
     )
 
 
-def _split_hour(frame: pd.DataFrame) -> int:
-    """Return the hour that ends the first 60 % of the edits, as near as full hours allow."""
-    hours = frame.groupby("hour")["edits"].sum().sort_index()
-    if hours.empty:
+def _split_minute(frame: pd.DataFrame) -> int:
+    """Return the minute that ends the first 60 % of the edits, as near as whole minutes allow."""
+    minutes = frame.groupby("minute")["edits"].sum().sort_index()
+    if minutes.empty:
         return 0
-    before = (hours.cumsum() - hours) / hours.sum()
-    return int(hours.index.to_numpy()[np.argmin(np.abs(before - FIRST_PART))])
+    before = (minutes.cumsum() - minutes) / minutes.sum()
+    return int(minutes.index.to_numpy()[np.argmin(np.abs(before - FIRST_PART))])
 
 
 def _rotations(by_bucket: np.ndarray) -> np.ndarray:

@@ -62,8 +62,8 @@ class Sample:
     relay_sent : int or None
         Events that the relay says it sent; None when it was interrupted.
     users : pyarrow.Table
-        ``user, bucket, hour, edits, bot_edits``: edits of *all* users that were read, by hour of event time (hours
-        since the epoch), for the audit.
+        ``user, bucket, minute, edits, bot_edits``: edits of *all* users that were read, by minute of event time
+        (since the epoch), for the audit.
     files : list of Path
         The CSV files.
     complete : bool

@@ -17,13 +17,13 @@ from lib.valve import word
 DEAD_LETTERS = "dead_letters.jsonl"
 EDIT, INVALID, CANARY, OTHER, CONTROL = "edit", "invalid", "canary", "other", "control"
 
-HOUR_MS = 3_600_000
-_KEYS = ["user", "bucket", "hour"]
+MINUTE_MS = 60_000
+_KEYS = ["user", "bucket", "minute"]
 _USERS = pa.schema(
     [
         ("user", pa.string()),
         ("bucket", pa.int64()),
-        ("hour", pa.int64()),
+        ("minute", pa.int64()),
         ("edits", pa.int64()),
         ("bot_edits", pa.int64()),
     ]
@@ -47,7 +47,7 @@ class Tally:
     relay_sent : int or None
         How many events it says that it sent.
     users : pyarrow.Table
-        ``user, bucket, hour, edits, bot_edits`` of all users that were read; whole after :meth:`close`.
+        ``user, bucket, minute, edits, bot_edits`` of all users that were read; whole after :meth:`close`.
     """
 
     def __init__(self, folder: Path, percent: int) -> None:
@@ -137,8 +137,8 @@ def _of_kind(batch: pa.Table, kind: str) -> pa.Table:
 
 
 def _by_user(batch: pa.Table) -> pa.Table:
-    hours = pc.floor(pc.divide(batch["timestamp"].cast(pa.float64()), HOUR_MS)).cast(pa.int64())
+    minutes = pc.floor(pc.divide(batch["timestamp"].cast(pa.float64()), MINUTE_MS)).cast(pa.int64())
     bots = pc.fill_null(batch["bot"], False).cast(pa.int64())
-    table = pa.table({"user": batch["user"], "bucket": batch["bucket"], "hour": hours, "bot": bots})
+    table = pa.table({"user": batch["user"], "bucket": batch["bucket"], "minute": minutes, "bot": bots})
     counts = table.group_by(_KEYS).aggregate([("bot", "count"), ("bot", "sum")])
     return counts.rename_columns(_USERS.names)

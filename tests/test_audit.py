@@ -10,11 +10,11 @@ from lib import audit
 
 
 def table(rows):
-    """Make the table of users of a sample: user, bucket, hour, edits, bot edits."""
-    frame = pd.DataFrame(rows, columns=["user", "bucket", "hour", "edits", "bot_edits"])
+    """Make the table of users of a sample: user, bucket, minute, edits, bot edits."""
+    frame = pd.DataFrame(rows, columns=["user", "bucket", "minute", "edits", "bot_edits"])
     return pa.Table.from_pandas(
         frame.astype(
-            {"user": object, "bucket": "int64", "hour": "int64", "edits": "int64", "bot_edits": "int64"}
+            {"user": object, "bucket": "int64", "minute": "int64", "edits": "int64", "bot_edits": "int64"}
         ),
         preserve_index=False,
     )
@@ -30,7 +30,7 @@ def crowd(size, seed=0, bots=0.1):
     return table([(user, bucket, 5, number, flagged) for user, bucket, number, flagged in rows])
 
 
-def test_users_are_summed_over_hours_and_nobody_is_no_user():
+def test_users_are_summed_over_minutes_and_nobody_is_no_user():
     frame = audit.users(
         table([("b", 30, 1, 2, 1), ("b", 30, 2, 1, 1), ("a", 3, 1, 2, 1), (None, 42, 1, 9, 0)]), 20
     )
@@ -81,6 +81,9 @@ def test_a_hash_that_favours_bots_is_found_out():
     assert unfair.table.to_numpy().tolist() == [[180, 720], [80, 20]]
     assert unfair.p < 1e-20
     assert unfair.low < 16 < unfair.high  # (80 / 20) / (180 / 720)
+    even = audit.Uniformity(np.full(100, 10), 100, 0.0, 1.0)
+    assert audit.blindness(fair, even).startswith("Bots are kept as humans are: odds ratio 1.00")
+    assert audit.blindness(unfair, even).startswith("Bots are NOT kept as humans are: odds ratio 15.9")
 
 
 def test_without_bots_there_is_nothing_to_test():
@@ -95,6 +98,10 @@ def test_a_lopsided_hash_is_found_out():
     assert (even.groups, even.chi2, even.p) == (100, 0.0, 1.0)
     assert lopsided.chi2 == 1000
     assert lopsided.p < 1e-100
+    humans = audit.independence(audit.users(crowd(50, bots=0), 20))
+    assert audit.blindness(humans, lopsided).endswith(
+        "The buckets are NOT even: χ² = 1000.0 over 100 groups, p = 0.00."
+    )
 
 
 def test_few_users_are_tested_in_fewer_groups():
@@ -115,7 +122,7 @@ def test_the_wrong_ways_are_wrong(spark):
     assert edits["whole"] < 0.1
 
 
-def test_coverage_counts_what_a_list_from_the_first_hours_stops_later():
+def test_coverage_counts_what_a_list_from_the_first_minutes_stops_later():
     rows = [
         ("bot 10", 10, 1, 30, 30),
         ("bot 50", 50, 1, 20, 20),
@@ -126,9 +133,13 @@ def test_coverage_counts_what_a_list_from_the_first_hours_stops_later():
         ("new bot 12", 12, 2, 4, 4),
     ]
     found = audit.coverage(table(rows), 20)
-    assert found.split_hour == 2
+    assert found.split_minute == 2
     assert (found.full_bots, found.ours_bots) == (2, 1)
     assert (found.full, found.ours) == (pytest.approx(8 / 20), pytest.approx(6 / 20))
+    assert audit.worth(found, 20).startswith(
+        "The sample has 1 of the 2 early bots; a list of them stops 30.0 % of the later bot edits, one of all early "
+        "bots 40.0 %."
+    )
     assert found.mean == pytest.approx(8 / 20 * found.percents / 100)
     assert found.high[19] == pytest.approx(6 / 20)
     assert found.high[99] == pytest.approx(found.low[99]) == pytest.approx(found.full)
@@ -141,4 +152,7 @@ def test_the_smallest_samples_break_nothing(spark, rows):
     assert audit.independence(frame).p == 1.0
     assert audit.uniformity(frame).p == 1.0
     assert audit.wrong_ways(spark, frame, 20, seed=0).to_numpy().max() <= 1
-    assert audit.coverage(table(rows), 20).full == 0
+    assert audit.blindness(audit.independence(frame), audit.uniformity(frame)).startswith(
+        "There are too few users"
+    )
+    assert audit.worth(audit.coverage(table(rows), 20), 20).startswith("No bot")
