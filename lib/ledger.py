@@ -155,7 +155,7 @@ class Ledger:
         path : str or Path
             The file; ":memory:" keeps the ledger in memory.
         must_exist : bool
-            Refuse a missing file instead of making an empty ledger.
+            Refuse a missing or damaged file instead of making an empty ledger.
 
         Returns
         -------
@@ -173,6 +173,8 @@ class Ledger:
             )
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         with _refused(connection, path, close=True):
+            if must_exist:
+                _check_pages(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             ledger = cls(connection)
@@ -430,6 +432,13 @@ def _chunks(items: Iterable[_T]) -> Iterator[list[_T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    """Let SQLite look at every page; it opens a damaged file without a word and fails somewhere later."""
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
 
 
 @contextmanager

@@ -165,6 +165,27 @@ def test_foreign_file_is_refused_and_left_as_it_is(tmp_path):
     assert path.read_bytes().startswith(b"not a database")
 
 
+def test_damaged_page_is_refused(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.add(listed(f"bot {number}") for number in range(500))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+    with pytest.raises(LedgerError, match="must be a sound SQLite file"):
+        Ledger.open(path, must_exist=True)
+
+
+def test_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.add(listed(f"bot {number}") for number in range(500))
+    path.write_bytes(path.read_bytes()[:-8192])
+    with pytest.raises(LedgerError, match="must be a sound SQLite file"):
+        Ledger.open(path, must_exist=True)
+
+
 def test_other_format_is_refused(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as ledger:
