@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import hashlib
+import math
 import os
 import queue
 import random
@@ -220,19 +221,19 @@ def _retry_after(text: str | None) -> float | None:
 
     Examples
     --------
-    >>> _retry_after("2"), _retry_after("soon")
-    (2.0, None)
+    >>> _retry_after("2"), _retry_after("soon"), _retry_after("inf")
+    (2.0, None, None)
     """
     if text is None:
         return None
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 class Connection:

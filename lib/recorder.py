@@ -19,7 +19,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -32,6 +33,7 @@ STATE = "state.json"
 DEAD_LETTERS = "dead_letters.jsonl"
 SEGMENT_EVENTS = 10_000
 LOCK_SECONDS = 10.0
+SAY_SECONDS = 15.0
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 
 
@@ -190,6 +192,8 @@ class Recorder:
         self._earliest: tuple[int, bytes] | None = None
         self._latest: tuple[int, bytes] | None = None
         self._begun = self._committed = time.monotonic()
+        self._say: Callable[[str], None] | None = None
+        self._said = (0.0, 0)
         self.state = self._open()
         self.went_on = self.state.counts.get("events", 0)
 
@@ -199,7 +203,14 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def run(self, *, max_events: int = 0, max_seconds: float = 0, seed: int = 0) -> dict[str, Any]:
+    def run(
+        self,
+        *,
+        max_events: int = 0,
+        max_seconds: float = 0,
+        seed: int = 0,
+        say: Callable[[str], None] | None = None,
+    ) -> dict[str, Any]:
         """Record until the stream ends, a limit is reached, or the user interrupts.
 
         Parameters
@@ -210,12 +221,15 @@ class Recorder:
             Seconds of this run; 0 is no limit.
         seed : int, default 0
             Seed of the jitter of reconnects.
+        say : callable, optional
+            Called with a line of progress every 15 seconds.
 
         Returns
         -------
         dict
             The manifest.
         """
+        self._say = say
         if not self.state.complete:
             self._record(max_events, max_seconds, seed)
         return self._write_manifest(max_events, max_seconds)
@@ -250,6 +264,7 @@ class Recorder:
     def _take(self, stream: Stream) -> None:
         """Take every item; close a segment when it is large or old enough."""
         pending = self._pending
+        self._said = time.monotonic(), stream.counts.events
         for item in stream:
             if item is None or item.event is None:
                 self._take_other(item)
@@ -260,8 +275,21 @@ class Recorder:
                     self._latest = (moment, item.raw)
                 if self._earliest is None or moment < self._earliest[0]:
                     self._earliest = (moment, item.raw)
-            if len(pending) >= self.segment_events or time.monotonic() >= self._next_commit():
+            now = time.monotonic()
+            if len(pending) >= self.segment_events or now >= self._next_commit():
                 self._commit(stream)
+            if self._say is not None and now - self._said[0] >= SAY_SECONDS:
+                self._say_progress(now, stream.counts)
+
+    def _say_progress(self, now: float, counts: Counts) -> None:
+        since, before = self._said
+        self._said = now, counts.events
+        rate = (counts.events - before) / (now - since)
+        if self._say is not None:
+            self._say(
+                f"{datetime.now(UTC):%H:%M:%S} UTC: {counts.events:,} events, {rate:,.0f} per second, "
+                f"{counts.reconnects} reconnect(s)"
+            )
 
     def _take_other(self, item: Item | None) -> None:
         if item is not None:

@@ -3,13 +3,13 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from streams import END, ID, OK, START, Script, event, events, message, reset, silence, status
 
 from lib import edits, eventstreams, faults, paths, replay
 from lib.eventstreams import Seen, Stream, StreamRefused, StreamUnavailable
 from lib.replay import Server
-from streams import END, ID, OK, START, Script, event, events, message, reset, silence, status
 
 COUNT = 300
 OVER = "the server said that the stream is over"
@@ -116,6 +116,59 @@ def test_every_event_once_whatever_goes_wrong(name, lines):
     assert counts.received == sum(parts)
     assert found.count(None) == counts.invalid == sum(counts.reasons.values())
     assert counts.reconnects or not counts.repeated
+
+
+SHARE = st.fixed_dictionaries({"share": st.sampled_from([0.0, 0.03, 0.2])})
+FEW = st.fixed_dictionaries({"at": st.lists(st.integers(0, 119), max_size=3)})
+ANY_PLAN = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 999),
+        "canaries": SHARE,
+        "malformed": SHARE,
+        "duplicates": SHARE,
+        "switch": FEW,
+        "cuts": st.fixed_dictionaries(
+            {"at": st.lists(st.integers(0, 119), max_size=3), "where": st.sampled_from(["after", "middle"])}
+        ),
+        "gaps": st.fixed_dictionaries(
+            {"at": st.lists(st.integers(0, 119), max_size=2), "events": st.integers(1, 60)}
+        ),
+        "errors": FEW,
+        "comments": FEW,
+        "empty": st.lists(st.integers(2, 3), max_size=1),
+        "gzip": st.booleans(),
+        "chunk": st.sampled_from([0, 1, (1, 64), (500, 3000)]),
+        "line_end": st.sampled_from(["lf", "crlf", "cr"]),
+        "id_unit": st.sampled_from(["milliseconds", "seconds"]),
+        "id_order": st.sampled_from(["fixed", "reversed", "shuffled"]),
+        "multiline": st.booleans(),
+    }
+)
+
+
+def check_any_plan(content, late):
+    lines = [event(n, at=START + 1000 * n + (n * 7919 % 13) * late) for n in range(120)]
+    plan = faults.load(content)
+    numbers, canaries, invalid, duplicates = truth(plan, lines)
+    with Server(lines, plan, canary_seconds=0) as server:
+        stream = Stream(server.url)
+        found = [number for number in run(stream) if number is not None]
+    assert found == numbers
+    counts = stream.counts
+    assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, invalid, duplicates)
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+@given(ANY_PLAN, st.sampled_from([0, 400, 3000]))
+def test_every_event_once_under_any_plan(content, late):
+    check_any_plan(content, late)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@given(ANY_PLAN, st.sampled_from([0, 400, 3000]))
+def test_every_event_once_under_many_plans(content, late):
+    check_any_plan(content, late)
 
 
 # --- what ends a run --------------------------------------------------------------------------------------------------

@@ -222,6 +222,14 @@ def test_an_interrupt_ends_a_recording_cleanly(tmp_path, monkeypatch):
     assert (made["events"], made["ended"], made["complete"]) == (120, "interrupted", False)
 
 
+def test_progress_is_said_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
+    said = []
+    with Server(events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
+        making.run(say=said.append)
+    assert said[-1].endswith("reconnect(s)") and " UTC: 3 events, " in said[-1]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
