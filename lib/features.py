@@ -22,6 +22,7 @@ import pyarrow.csv
 import scipy.sparse as sp
 
 from lib import edits, paths, text
+from lib.default_day import namespace_number
 from lib.text import Lexicon, compiled, inner
 
 #: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
@@ -943,7 +944,7 @@ def _check_columns(path: Path, present: set[str]) -> None:
         )
     if missing:
         warnings.warn(
-            f"{paths.show(path)} has no column {', '.join(missing)}: filled in (row numbers, unknown, edit).",
+            f"{paths.show(path)} has no column {', '.join(missing)}: filled in (row number, from the title, edit).",
             stacklevel=4,
         )
 
@@ -953,7 +954,7 @@ def _typed(raw: pa.Table, path: Path) -> pa.Table:
     n = raw.num_rows
     filled = {
         "meta_id": pa.array([f"{path.name}:{row}" for row in range(1, n + 1)], pa.string()),
-        "namespace": pa.nulls(n, pa.string()),
+        "namespace": _namespaces(raw),
         "type": pa.array(["edit"] * n, pa.string()),
     }
     values = {name: raw.column(name) if name in raw.column_names else filled[name] for name in edits.COLUMNS}
@@ -963,6 +964,16 @@ def _typed(raw: pa.Table, path: Path) -> pa.Table:
     for name in ("namespace", "delta"):
         values[name] = _integers(values[name], name, path)
     return pa.table([values[name] for name in edits.COLUMNS], schema=edits.ARROW_SCHEMA)
+
+
+def _namespaces(raw: pa.Table) -> pa.Array:
+    """Read the namespace from the title: what is before the colon, where the wiki has such a namespace; else 0."""
+    numbers = []
+    for wiki, title in zip(raw.column("wiki").to_pylist(), raw.column("title").to_pylist(), strict=True):
+        name, colon, _ = (title or "").replace("_", " ").partition(":")
+        number = namespace_number((wiki or "").removesuffix("wiki"), name) if colon else 0
+        numbers.append(str(number or 0))
+    return pa.array(numbers, pa.string())
 
 
 def _times(column: pa.ChunkedArray, path: Path) -> pa.Array:

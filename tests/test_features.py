@@ -264,12 +264,13 @@ def test_csv_is_read_to_the_byte(tmp_path):
 
 def test_three_columns_are_filled_in_with_a_warning(tmp_path):
     with gzip.open(tmp_path / "old.csv.gz", "wt") as file:
-        file.write(
-            "id,title,user,bot,delta,wiki,timestamp,minor,comment\n7,x,Ada,False,1,enwiki,2024-11-11 18:53:21,True,\n"
-        )
+        file.write("id,title,user,bot,delta,wiki,timestamp,minor,comment\n")
+        for title in ("x", "User talk:Ada", "GO: a film"):
+            file.write(f"7,{title},Ada,False,1,enwiki,2024-11-11 18:53:21,True,\n")
     with pytest.warns(UserWarning, match="no column meta_id, namespace, type"):
-        (row,) = features.read_edits(tmp_path).to_pylist()
-    assert (row["meta_id"], row["namespace"], row["type"]) == ("old.csv.gz:1", None, "edit")
+        rows = features.read_edits(tmp_path).to_pylist()
+    assert (rows[0]["meta_id"], rows[0]["type"]) == ("old.csv.gz:1", "edit")
+    assert [row["namespace"] for row in rows] == [0, 3, 0]
 
 
 @pytest.mark.parametrize(
