@@ -32,7 +32,7 @@ test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, t
 	@$(PY) -m pytest --nbval tests lib notebooks
 
 test-quick: setup ## Run the tests that take less than five seconds each
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -m "not slow and not cluster and not soak"
 
 soak: setup ## Kill stage 4 ten times at random moments (the seed is printed) and see whether anything is lost or doubled
 	@$(PY) -m tests.soak

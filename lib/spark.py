@@ -23,6 +23,7 @@ from lib import jars, java, paths
 LOOPBACK = "127.0.0.1"
 TRIES = 4  # a Python worker that dies takes its task with it; on a cluster Spark tries four times, and so do we here
 LOGS = paths.DATA / "logs"
+SCRATCH = "wikisieve-spark-"
 
 # Logs go to a file: what the JVM prints would end up in the notebooks' outputs.
 LOG4J = """status = error
@@ -78,7 +79,8 @@ def session(
         )
     _reach(master)
     _end_jvm()
-    scratch = Path(tempfile.mkdtemp(prefix="wikisieve-spark-"))
+    _sweep(Path(tempfile.gettempdir()))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
     settings = _settings(name, master, kafka, hours, scratch) | {
         _dotted(key): _text(value) for key, value in conf.items()
     }
@@ -157,6 +159,17 @@ def log_file(name: str) -> Path:
 
 
 _scratch: Path | None = None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the scratch folders of processes that were killed and could not do it themselves."""
+    for path in folder.glob(f"{SCRATCH}*"):
+        try:
+            os.kill(int(path.name.removeprefix(SCRATCH).partition("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
 
 
 def _usable_cores() -> int:

@@ -85,3 +85,10 @@ def test_condas_java_is_new_enough():
 
 def test_pyspark_is_pinned_to_the_connectors_version():
     assert str(locked()["pyspark"][0][0]) == jars.lock("connector")[0].version == "4.2.0"
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+    assert "Apache License" in (paths.ROOT / "LICENSE").read_text(encoding="utf-8")

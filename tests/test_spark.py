@@ -96,3 +96,13 @@ def test_what_a_worker_needs_is_in_the_package_that_is_sent(tmp_path):
     assert "lib/__init__.py" in names
     assert "lib/edits.py" in names
     assert all(name.endswith(".py") for name in names)
+
+
+def test_the_scratch_of_a_process_that_was_killed_is_swept_away(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (ended.pid, os.getpid(), "x"):
+        (tmp_path / f"{spark.SCRATCH}{name}-abc").mkdir()
+    spark._sweep(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [f"{spark.SCRATCH}{os.getpid()}-abc", f"{spark.SCRATCH}x-abc"]
