@@ -23,6 +23,7 @@ from lib.model import CrossValidation, Model, Population, Stack
 RESAMPLES = 1000
 FPR_OF_RECALL = 0.005
 FORWARD_AT = 0.6
+FEWEST_FOLDS = 3  # with a pair of them left out there must still be one to learn from
 DECISION = 0.5  # of a score that is a probability
 _CHUNK = 50
 
@@ -315,6 +316,7 @@ def forward(
     first, last = int(people.times[0]), int(people.times[-1])
     moment = first + int(at * (last - first))
     before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
+    folds = min(folds, max(FEWEST_FOLDS, int(before.bots.sum())))
     model.check(before, folds)
     stack = Stack(before, model.deal(before, folds, seed), seed)
     fold_of = dict(zip(before.names, stack.fold, strict=True))
