@@ -57,8 +57,8 @@ class Judges(Protocol):
     def score(self, x: np.ndarray) -> np.ndarray:
         """Give the score of each row of features, shape (n,)."""
 
-    def explain(self, state: np.ndarray) -> list[tuple[str, float]]:
-        """Give the features that made the score of a summary, each with its share."""
+    def explain_all(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Give for each summary the features that made its score, each with its share, largest first."""
 
 
 class Outcome(NamedTuple):
@@ -218,10 +218,7 @@ class Judge:
 
         flagged = np.flatnonzero(crossing >= 0)
         states = self._at_crossing(flagged, crossing, before.state, user, times, evidence, is_open)
-        entries = [
-            self._entry(names[u], table, int(crossing[u]), state_then, float(shown[crossing[u]]))
-            for u, state_then in zip(flagged.tolist(), states, strict=True)
-        ]
+        entries = self._entries(names, flagged, crossing, states, shown, table)
         kept = np.flatnonzero((opens < len(user)) & (crossing < 0) & _any(user, is_open, len(names)))
         summaries = Summaries(state[kept], last[kept], _latest(user, times, before.last_ms)[kept])
         self._remember_listed(entries, expired)
@@ -356,21 +353,37 @@ class Judge:
         at = np.flatnonzero(is_open & (place[user] >= 0) & (np.arange(len(user)) <= until))
         return features.fold(state[flagged], place[user[at]], times[at], evidence[at])[0]
 
-    def _entry(self, user: str, table: pa.Table, row: int, state: np.ndarray, score: float) -> Entry:
+    def _entries(
+        self,
+        names: Sequence[str],
+        flagged: np.ndarray,
+        crossing: np.ndarray,
+        states: np.ndarray,
+        shown: np.ndarray,
+        table: pa.Table,
+    ) -> list[Entry]:
         """Write down why: the edit, and what the model made of everything up to it."""
-        x = features.describe(state[np.newaxis])[0]
-        evidence: dict[str, Any] = {
-            "edit": {name: table.column(name)[row].as_py() for name in _SHOWN},
-            "threshold": self.model.threshold,
-            "edits": round(float(np.exp(x[_EDITS]))),
-            "contributions": self.model.explain(state),
-            "features": dict(zip(features.FEATURES, x.tolist(), strict=True)),
-        }
-        return Entry(
-            user, REASON, table.column("timestamp")[row].as_py(), evidence, score, self.model.version
-        )
+        if not len(flagged):
+            return []
+        rows = crossing[flagged]
+        edits = table.select(_SHOWN).take(pa.array(rows)).to_pylist()
+        x = features.describe(states)
+        entries = []
+        for u, edit, numbers, score, reasons in zip(
+            flagged.tolist(), edits, x, shown[rows].tolist(), self.model.explain_all(states), strict=True
+        ):
+            evidence: dict[str, Any] = {
+                "edit": edit,
+                "threshold": self.model.threshold,
+                "edits": round(float(np.exp(numbers[_EDITS]))),
+                "contributions": reasons[:_REASONS],
+                "features": dict(zip(features.FEATURES, numbers.tolist(), strict=True)),
+            }
+            entries.append(Entry(names[u], REASON, edit["timestamp"], evidence, score, self.model.version))
+        return entries
 
 
+_REASONS = 20  # contributions that are kept
 _EDITS = features.FEATURES.index("number of edits")
 _SHOWN = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
 _LOOKED_AT = list(features.LOOKED_AT)

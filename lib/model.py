@@ -592,13 +592,31 @@ class Model:
         list of (str, float)
             Features in words with their share of the score's log-odds against the average training user, largest first.
         """
-        x = visible(features.describe(np.atleast_2d(state)), self.with_name)
-        scaled = self.judge[:-1].transform(x)[0]
-        shares = scaled * self.judge[-1].coef_[0]
+        return self.explain_all(np.atleast_2d(state))[0]
+
+    def explain_all(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Say it of many users at once; see :meth:`explain`.
+
+        Parameters
+        ----------
+        states : ndarray of float, shape (n, STATE)
+
+        Returns
+        -------
+        list of list of (str, float)
+            One list per user.
+        """
+        if not len(states):
+            return []
+        x = visible(features.describe(states), self.with_name)
+        shares = self.judge[:-1].transform(x) * self.judge[-1].coef_[0]
         names = np.array(features.FEATURES, object)
         names = names if self.with_name else names[~features.OF_THE_NAME]
-        order = np.argsort(-np.abs(shares), kind="stable")
-        return [(str(names[i]), float(shares[i])) for i in order if shares[i]]
+        orders = np.argsort(-np.abs(shares), axis=1, kind="stable")
+        return [
+            [(name, share) for name, share in zip(names[order], row[order].tolist(), strict=True) if share]
+            for order, row in zip(orders, shares, strict=True)
+        ]
 
     # --- file ---------------------------------------------------------------------------------------------------------
 
