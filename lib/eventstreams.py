@@ -19,41 +19,27 @@ live source is waited for, unless ``until`` has passed. `Stream.ended` says whic
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
 import hashlib
-import math
-import os
 import queue
 import random
 import re
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from ipaddress import ip_address
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import requests
-import sseclient
-
-from lib import cursor, edits, sse
+from lib import connection, cursor, edits, sse
+from lib.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamRefused
 from lib.cursor import Cursor
 from lib.edits import Event
 
-LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
-CONTACT = "WIKISIEVE_CONTACT"
-CONNECT_SECONDS = 10.0
 READ_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 LIVE_LAG_MS = 15 * 60_000
 SLACK_MS = 60_000
 SLACK_SECONDS = 10.0
 LONGEST_WAIT = 10.0
-CHUNK_BYTES = 1 << 16
 SEEN = 200_000
 REMEMBERED = 4_096
 REASONS = 50
@@ -61,10 +47,6 @@ WARN_MS = 60_000
 TRY_AGAIN = frozenset({408, 425, 429})
 PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
-
-
-class StreamRefused(ConnectionError):
-    """The server will not serve this request; the message says what to change."""
 
 
 class StreamUnavailable(ConnectionError):
@@ -140,159 +122,6 @@ class Seen:
             self._old, self._new = self._new, set()
         self._new.add(number)
         return True
-
-
-def user_agent(url: str) -> str:
-    """Name us to the server, with the contact that Wikimedia asks for.
-
-    Parameters
-    ----------
-    url : str
-        The stream's address.
-
-    Raises
-    ------
-    StreamRefused
-        If the stream is Wikimedia's and WIKISIEVE_CONTACT is not set.
-    """
-    contact = os.environ.get(CONTACT, "").strip()
-    host = urlsplit(url).hostname or ""
-    if not contact and host.endswith((".wikimedia.org", ".wikipedia.org")):
-        raise StreamRefused(
-            f"Wikimedia asks every client for a contact. {CONTACT} is not set. Set that environment variable to an "
-            "e-mail address, a user page or a URL, and start again."
-        )
-    contact = re.sub(r"[^\x20-\x7e]", "?", contact) or "contact not set"
-    return f"wikisieve/{version('wikisieve')} ({contact})"
-
-
-class Answer(NamedTuple):
-    """The head of a server's answer."""
-
-    status: int
-    kind: str  #: Content-Type
-    retry_after: float | None
-    detail: str  #: beginning of the body, unless it is a stream
-
-
-class SafeClient(sseclient.SSEClient):
-    """sseclient, driven safely: one connection, decoded bytes, our own reading of lines.
-
-    sseclient 0.0.27 reads below chunked and gzip encoding, gives out events that were cut, splits lines at U+2028 and
-    reconnects without asking. So its reading, its parser and its reconnect are replaced; its request is kept.
-    """
-
-    def __init__(self, url: str, headers: dict[str, str], timeout: tuple[float, float]) -> None:
-        session = requests.Session()
-        if _is_loopback(url):
-            session.trust_env = False  # no proxy stands between us and this machine
-        super().__init__(url, session=session, chunk_size=CHUNK_BYTES, headers=dict(headers), timeout=timeout)
-
-    def _connect(self) -> None:
-        self.resp = self.session.get(self.url, stream=True, **self.requests_kwargs)
-        self.resp_iterator = self.iter_content()
-
-    def iter_content(self) -> Iterator[bytes]:
-        """Bytes of the body as soon as they are there, without chunk marks and unpacked."""
-        while chunk := self.resp.raw.read1(self.chunk_size, decode_content=True):
-            yield chunk
-
-    def answer(self) -> Answer:
-        """Status and headers; of an error also the beginning of what the server says."""
-        status, headers = self.resp.status_code, self.resp.headers
-        detail = (
-            "" if status == 200 else self.resp.raw.read(500, decode_content=True).decode(errors="replace")
-        )
-        return Answer(
-            status, headers.get("Content-Type", ""), _retry_after(headers.get("Retry-After")), detail.strip()
-        )
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds that a server asks us to wait: a number or an HTTP date.
-
-    Examples
-    --------
-    >>> _retry_after("2"), _retry_after("soon"), _retry_after("inf")
-    (2.0, None, None)
-    """
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-class Connection:
-    """One connection, read in a thread of its own, so that silence never holds up the reader.
-
-    Parameters
-    ----------
-    open_client : callable
-        Connects and returns the client; called in the thread.
-    """
-
-    def __init__(self, open_client: Callable[[], SafeClient]) -> None:
-        self._open = open_client
-        self._queue: queue.Queue[Answer | bytes | Exception | None] = queue.Queue(maxsize=32)
-        self._stop = threading.Event()
-        self._client: SafeClient | None = None
-        self._thread = threading.Thread(target=self._run, name="eventstreams", daemon=True)
-        self._thread.start()
-
-    def get(self, seconds: float) -> Answer | bytes | Exception | None:
-        """Next thing that happened: the answer, then chunks, then None or what went wrong.
-
-        Raises
-        ------
-        queue.Empty
-            If nothing happens for that long.
-        """
-        return self._queue.get(timeout=seconds)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._stop.set()
-        if self._client is not None:
-            with contextlib.suppress(Exception):
-                self._client.resp.raw.shutdown()  # wakes the thread if it waits for bytes
-
-    def _run(self) -> None:
-        try:
-            client = self._client = self._open()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader decides
-            self._put(error)
-            return
-        try:
-            going = self._put(client.answer())
-            while going and (chunk := next(client.resp_iterator, None)) is not None:
-                going = self._put(chunk)
-            self._put(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader decides
-            self._put(error)
-        finally:
-            client.resp.close()
-            client.session.close()
-
-    def _put(self, what: Answer | bytes | Exception | None) -> bool:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(what, timeout=0.2)
-                return True
-        return False
 
 
 class Stream:
@@ -428,14 +257,14 @@ class Stream:
             If it cannot be reached and nothing was ever received.
         """
         self._begun = self._fresh = time.monotonic()
-        agent = user_agent(self.url)
+        agent = connection.user_agent(self.url)
         self._check_limits()
         while not self.ended:
-            connection = Connection(self._opener(agent))
+            current = Connection(self._opener(agent))
             try:
-                yield from self._read(connection)
+                yield from self._read(current)
             finally:
-                connection.close()
+                current.close()
             if not self.ended:
                 yield from self._pause()
 
@@ -450,17 +279,17 @@ class Stream:
         self._went_back = self._resumed or self.counts.received > 0
         self._caught_up.clear()
         self._times_here.clear()
-        url = self.url if since is None else _with_since(self.url, since)
+        url = self.url if since is None else connection.with_since(self.url, since)
         return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
 
-    def _read(self, connection: Connection) -> Iterator[Item | None]:
+    def _read(self, current: Connection) -> Iterator[Item | None]:
         """Items of one connection; returns when it is over."""
         decoder = sse.Decoder()
         heard = time.monotonic()
         self._failures += 1
         while not self.ended:
             try:
-                what = connection.get(self._next_look(heard))
+                what = current.get(self._next_look(heard))
             except queue.Empty:
                 if time.monotonic() - heard >= self.read_seconds:
                     self._problem = f"no byte for {self.read_seconds:g} seconds"
@@ -676,7 +505,7 @@ class Stream:
             self._answered, self._problem = True, ""
             return True
         elif status < 500 and status not in TRY_AGAIN:
-            raise StreamRefused(_refusal(self.url, answer))
+            raise StreamRefused(connection.refusal(self.url, answer))
         return False
 
     def _pause(self) -> Iterator[None]:
@@ -698,7 +527,7 @@ class Stream:
         """Look at what is no chunk: whether the connection goes on."""
         if isinstance(what, Answer):
             return self._is_served(what)
-        self._problem = "the server closed the connection" if what is None else _in_words(what)
+        self._problem = "the server closed the connection" if what is None else connection.in_words(what)
         return False
 
     def _next_look(self, heard: float) -> float:
@@ -708,37 +537,3 @@ class Stream:
         if self.max_seconds:
             moments.append(self._begun + self.max_seconds)
         return max(0.01, min(moments) - now)
-
-
-def _in_words(error: BaseException) -> str:
-    """What went wrong on a connection: the innermost cause, for requests wraps it three times."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return f"{error}"[:200] or type(error).__name__
-
-
-def _with_since(url: str, since: int) -> str:
-    """The address with another ``since``; the rest of the query stays.
-
-    Examples
-    --------
-    >>> _with_since("http://localhost/v2/stream/recentchange?since=0&x=1", 5)
-    'http://localhost/v2/stream/recentchange?x=1&since=5'
-    """
-    parts = urlsplit(url)
-    query = [(name, value) for name, value in parse_qsl(parts.query, True) if name != "since"]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("since", since)])))
-
-
-def _refusal(url: str, answer: Answer) -> str:
-    """What is wrong and what to change."""
-    advice = {
-        200: "STREAM_URL must be the address of an event stream, such as " + LIVE_URL + ". Got a web page.",
-        400: "It does not understand SINCE or the position that was kept. Check SINCE, or choose another OUT_DIR.",
-        401: "It wants a login. Choose another STREAM_URL.",
-        403: f"It refuses our User-Agent or address. Set {CONTACT} to your contact; wait if you were blocked.",
-        404: "There is no such stream. Check the last part of STREAM_URL; recentchange is one.",
-    }
-    detail = f" It says: {answer.detail[:300]}" if answer.detail and answer.status != 200 else ""
-    hint = advice.get(answer.status, "Check STREAM_URL.")
-    return f"{url} must serve the stream. Got status {answer.status}. {hint}{detail}"

@@ -80,6 +80,8 @@ class Script:
 
     def __exit__(self, *_):
         self.over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
         self._listener.close()
 
     def _accept(self):

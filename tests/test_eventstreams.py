@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from streams import END, ID, OK, START, Script, event, events, message, reset, silence, status
 
-from lib import edits, eventstreams, faults, paths, replay
+from lib import connection, edits, eventstreams, faults, paths, replay
 from lib.eventstreams import Seen, Stream, StreamRefused, StreamUnavailable
 from lib.replay import Server
 
@@ -311,15 +311,15 @@ def test_a_server_that_is_not_there():
 
 
 def test_wikimedia_gets_a_contact(monkeypatch):
-    monkeypatch.delenv(eventstreams.CONTACT, raising=False)
+    monkeypatch.delenv(connection.CONTACT, raising=False)
     with pytest.raises(StreamRefused, match="WIKISIEVE_CONTACT is not set"):
-        next(iter(Stream(eventstreams.LIVE_URL)))
-    monkeypatch.setenv(eventstreams.CONTACT, "ada@example.org")
-    assert eventstreams.user_agent(eventstreams.LIVE_URL).endswith(" (ada@example.org)")
+        next(iter(Stream(connection.LIVE_URL)))
+    monkeypatch.setenv(connection.CONTACT, "ada@example.org")
+    assert connection.user_agent(connection.LIVE_URL).endswith(" (ada@example.org)")
 
 
 def test_every_request_says_who_we_are(monkeypatch):
-    monkeypatch.setenv(eventstreams.CONTACT, "ada@example.org\r\nX-Evil: 1")
+    monkeypatch.setenv(connection.CONTACT, "ada@example.org\r\nX-Evil: 1")
     with Script(OK + message(0), OK + END) as server:
         run(Stream(server.url))
     for head in server.heads:
