@@ -15,11 +15,12 @@ from pyarrow import compute as pc
 from pyarrow import csv as pa_csv
 
 from lib import edits, paths
+from lib.default_day import namespace_number
 
 _BLOCK_BYTES = 64 << 20
 _FILLED_IN = {
     "meta_id": "numbered from 0",
-    "namespace": "left unknown",
+    "namespace": "read from the titles",
     "type": "taken for edit",
 }
 _ZONE = r"(Z|[+-]\d\d(:?\d\d)?)$"
@@ -117,10 +118,7 @@ def _read_text(path: Path) -> pa.Table:
 
 def _typed(path: Path, name: str, text: pa.Table) -> pa.Array:
     if name not in text.column_names:
-        return pa.array(
-            ["edit" if name == "type" else None] * text.num_rows,
-            edits.ARROW_SCHEMA.field(name).type,
-        )
+        return _filled_in(name, text)
     try:
         column = text[name]
         if name == "timestamp":
@@ -132,6 +130,22 @@ def _typed(path: Path, name: str, text: pa.Table) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
         raise SampleError(f"The column {name} of {path.name} cannot be read. Got: {error}.") from None
     return column.combine_chunks()
+
+
+def _filled_in(name: str, text: pa.Table) -> pa.Array:
+    if name == "namespace":
+        pairs = zip(text["wiki"].to_pylist(), text["title"].to_pylist(), strict=True)
+        return pa.array([_namespace(wiki, title) for wiki, title in pairs], pa.int64())
+    return pa.array(["edit" if name == "type" else None] * text.num_rows, pa.string())
+
+
+def _namespace(wiki: str | None, title: str | None) -> int | None:
+    """Read the namespace from a title: what is before the colon, where the wiki has such a namespace; else 0."""
+    if title is None:
+        return None
+    name, colon, _ = title.replace("_", " ").partition(":")
+    number = namespace_number((wiki or "").removesuffix("wiki"), name) if colon else 0
+    return number or 0
 
 
 def _milliseconds(column: pa.ChunkedArray) -> pa.Array:

@@ -75,12 +75,31 @@ def test_three_columns_can_be_filled_in_with_a_warning(tmp_path):
     sample = samples.read(tmp_path)
     assert sample.edits["meta_id"].to_pylist() == ["row 0", "row 1"]
     assert sample.edits["type"].to_pylist() == ["edit", "edit"]
-    assert sample.edits["namespace"].null_count == 2
+    assert sample.edits["namespace"].to_pylist() == [0, 0]
     assert [warning.split(":")[0] for warning in sample.warnings] == [
         "edits-00000.csv has no column meta_id",
         "edits-00000.csv has no column namespace",
         "edits-00000.csv has no column type",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wiki", "title", "number"),
+    [
+        ("enwiki", "User talk:Ada", 3),
+        ("enwiki", "User_talk:Ada", 3),
+        ("dewiki", "Benutzer:Ada", 2),
+        ("dewiki", "User:Ada", 2),
+        ("enwiki", "Star Trek: Picard", 0),
+        ("enwiki", "Ada", 0),
+        ("", "Talk:Ada", 1),
+        ("enwiki", "", None),
+    ],
+)
+def test_missing_namespace_is_read_from_the_title(tmp_path, wiki, title, number):
+    header = [name for name in HEADER if name != "namespace"]
+    write(tmp_path, [{**ROW, "wiki": wiki, "title": title}], header=header)
+    assert samples.read(tmp_path).edits["namespace"].to_pylist() == [number]
 
 
 def test_any_other_missing_column_is_an_error(tmp_path):
