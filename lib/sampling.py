@@ -300,17 +300,20 @@ def take(
         When ``percent`` is not from 1 to 100.
     """
     troubles: list[str] = []
-    while True:
-        tally = Tally(_fresh(out_dir / STAGING), percent)
-        try:
-            _read(spark, socket, tally, out_dir / STAGING, patience)
-        except KeyboardInterrupt:
-            say(f"Interrupted after {tally.events:,} events: the sample is of these.")
-        except RelayLost as error:
-            troubles.append(str(error))
-            _give_up_or_wait(socket, troubles, attempts, say)
-            continue
-        return _publish(tally, out_dir, troubles, about)
+    try:
+        while True:
+            tally = Tally(_fresh(out_dir / STAGING), percent)
+            try:
+                _read(spark, socket, tally, out_dir / STAGING, patience)
+            except KeyboardInterrupt:
+                say(f"Interrupted after {tally.events:,} events: the sample is of these.")
+            except RelayLost as error:
+                troubles.append(str(error))
+                _give_up_or_wait(socket, troubles, attempts, say)
+                continue
+            return _publish(tally, out_dir, troubles, about)
+    finally:
+        shutil.rmtree(out_dir / STAGING, ignore_errors=True)
 
 
 def _fresh(folder: Path) -> Path:
@@ -394,7 +397,7 @@ def _give_up_or_wait(socket: str, troubles: list[str], attempts: int, say: Calla
         raise RelayLost(
             f"The relay at {socket} must be read until its end line. Got, after {failed} attempts: {troubles[-1]}. "
             "Start the relay (notebooks/01_stream.ipynb), or leave SOCKET empty to read the files of IN_DIR."
-        )
+        ) from None
     say(
         f"Reading the relay at {socket} broke off: {troubles[-1]}. Attempt {failed + 1} of {attempts} begins anew."
     )
@@ -407,7 +410,6 @@ def _publish(tally: Tally, out_dir: Path, troubles: list[str], about: Mapping[st
     for old in [out_dir / manifest.NAME, *out_dir.glob("edits-*.csv")]:
         old.unlink(missing_ok=True)
     files = [path.replace(out_dir / path.name) for path in grown]
-    shutil.rmtree(out_dir / STAGING, ignore_errors=True)
     sample = Sample(tally.counts(), tally.relay_sent, tally.users, files[:-1], tally.over, tuple(troubles))
     content: dict[str, Any] = {
         "percent": tally.percent,

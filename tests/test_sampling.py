@@ -280,6 +280,7 @@ def test_a_relay_that_never_answers_ends_in_one_sentence_and_an_older_sample_sta
     ):
         sampling.take(spark, "127.0.0.1:9", 20, tmp_path, attempts=1)
     assert (tmp_path / "edits-00000.csv").read_text() == "older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edits-00000.csv", "manifest.json"]
 
 
 @pytest.mark.slow
