@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +37,9 @@ def read(path: Path) -> pd.DataFrame:
         ``time`` (datetime64, UTC), ``wiki`` and ``type`` (categories), ``kind``: ``bot``, ``human``, or missing where
         the event has no flag. About 20 bytes per event.
     """
-    times: list[int] = []
+    times, bots = array("q"), array("b")
     codes: dict[str, dict[str, int]] = {"wiki": {}, "type": {}}
-    columns: dict[str, list[int]] = {"wiki": [], "type": []}
-    bots: list[int] = []
+    columns = {"wiki": array("i"), "type": array("i")}
     for line in recording.lines(path):
         event = edits.decode(line)
         times.append(event.time_ms)

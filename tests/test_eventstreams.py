@@ -165,7 +165,7 @@ def test_every_event_once_under_any_plan(content, late):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@settings(max_examples=25, deadline=None, phases=[Phase.generate])
 @given(ANY_PLAN, st.sampled_from([0, 400, 3000]))
 def test_every_event_once_under_many_plans(content, late):
     check_any_plan(content, late)
@@ -443,8 +443,8 @@ def test_the_memory_of_keys_is_bounded_and_knows_the_last_ones(keys, size):
         assert len(seen._new) + len(seen._old) <= 2 * size
 
 
-def test_thirty_thousand_events_per_second_in_flat_memory(tmp_path):
-    """Measured with four times as many as the machine must do, in processor time: a busy machine is no slow client."""
+def test_thirty_thousand_events_per_second(tmp_path):
+    """In processor time, for a busy machine is no slow client; measured on 2 cores: four times as many."""
     lines = [
         event(n, meta={"request_id": "r" * 36, "uri": "u" * 60}, parsedcomment="p" * 300) for n in range(3600)
     ]
