@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import msgspec
+
 from lib import connection, cursor, edits, sse
 from lib.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamRefused
 from lib.cursor import Cursor
@@ -464,6 +466,8 @@ class Stream:
     def _note_special(self, message: sse.Message) -> None:
         if message.event == b"end":
             self.ended = "the server said that the stream is over"
+            if warning := _warning(message.data):
+                self.warnings.append(warning)
         elif message.event == b"error":
             self._problem = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
 
@@ -537,3 +541,15 @@ class Stream:
         if self.max_seconds:
             moments.append(self._begun + self.max_seconds)
         return max(0.01, min(moments) - now)
+
+
+class _End(msgspec.Struct):
+    warning: str | None = None
+
+
+def _warning(data: bytes) -> str | None:
+    """What the local replay says of its recording with its last message."""
+    try:
+        return msgspec.json.decode(data, type=_End).warning
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -255,7 +255,8 @@ class Recorder:
             except KeyboardInterrupt:
                 self._commit(stream, ended="interrupted")
             except BaseException:
-                self._commit(stream)
+                with contextlib.suppress(RecorderError):  # what went wrong first is what counts
+                    self._commit(stream)
                 raise
             else:
                 silent = stream.ended.startswith(eventstreams.SILENCE)
@@ -302,6 +303,15 @@ class Recorder:
         return self._committed + min(max(age, SHORTEST_SECONDS), LONGEST_SECONDS)
 
     def _commit(self, stream: Stream, ended: str = "", *, complete: bool = False) -> None:
+        try:
+            self._write(stream, ended, complete=complete)
+        except OSError as error:
+            raise RecorderError(
+                f"OUT_DIR must have room and be writable. Got: {error.strerror or error}. What was committed before is "
+                f"safe in {paths.show(self.folder)}. Make room and run again: it goes on."
+            ) from error
+
+    def _write(self, stream: Stream, ended: str, *, complete: bool) -> None:
         """Put what was received on the disk, together with where to go on."""
         after = State(
             segments=self.state.segments + bool(self._pending),

@@ -172,6 +172,8 @@ class Server(ThreadingHTTPServer):
         self.timeline = Timeline(with_hourly_canaries(given, canary_seconds), self.plan)
         self.speed, self.cut_seconds, self.connections = speed, cut_seconds, connections
         self.closed = threading.Event()
+        #: What the last message says; under ``warning`` what a reader should know of the recording.
+        self.end: dict[str, str] = {"message": "the recording is over"}
         self.head = 0
         self.served = 0  #: stream requests so far
         self._lock = threading.Lock()
@@ -353,7 +355,7 @@ class Delivery:
             if hang_up:
                 return False
         if not self.codec.json_lines:
-            self.body.write(self.codec.special("event: end", 'data: "the recording is over"'))
+            self.body.write(self.codec.special("event: end", f"data: {json.dumps(self.server.end)}"))
         return True
 
     def _wait(self, place: int) -> int | None:
@@ -494,9 +496,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--while-stdin", action="store_true", help="stop when standard input closes")
     given = parser.parse_args(arguments)
+    damage: list[str] = []
     try:
         server = Server(
-            _readable(given.recording),
+            _readable(given.recording, damage),
             faults.load(given.faults) if given.faults else None,
             given.host,
             given.port,
@@ -508,6 +511,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    if damage:
+        server.end["warning"] = damage[0]
+        print(damage[0], file=sys.stderr, flush=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         print(server.url, flush=True)
         if given.while_stdin:
@@ -517,8 +523,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _readable(source: Path) -> Iterator[bytes]:
-    """Lines of a recording; of a damaged one those that can be read, and a word about the rest."""
+def _readable(source: Path, damage: list[str]) -> Iterator[bytes]:
+    """Lines of a recording; of a damaged one those that can be read, and a word about the rest into `damage`."""
     served = 0
     try:
         for line in recording.lines(source):
@@ -527,7 +533,7 @@ def _readable(source: Path) -> Iterator[bytes]:
     except recording.RecordingError as error:
         if not served:
             raise
-        print(error, file=sys.stderr, flush=True)
+        damage.append(str(error))
 
 
 if __name__ == "__main__":

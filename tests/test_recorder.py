@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import random
@@ -301,6 +302,35 @@ def test_a_recording_is_replayed_just_as_it_is(tmp_path):
     made = make(tmp_path / "out", source("", recording=day))
     assert (made["events"], made["canaries"]) == (20, 0)
     assert made["source"]["sha256"] == manifest.sha256(day)
+
+
+def test_of_a_damaged_recording_what_can_be_read_is_kept_and_the_rest_is_a_warning(tmp_path):
+    day = tmp_path / "day.jsonl.gz"
+    recording.write_segment(day, [event(n, comment=f"{n * n:x}" * 50) for n in range(2000)])
+    day.write_bytes(day.read_bytes()[:-2000])
+    made = make(tmp_path / "out", source("", recording=day))
+    assert 1000 < made["events"] < 2000
+    assert len(made["warnings"]) == 1 and "breaks off after" in made["warnings"][0]
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, monkeypatch):
+    write, left = recording.write_segment, iter([True, True])
+
+    def filling(path, texts):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, texts)
+
+    with Server(events(120)) as server:
+        monkeypatch.setattr(recording, "write_segment", filling)
+        with pytest.raises(
+            RecorderError, match=r"No space left on device\. What was committed before is safe"
+        ):
+            make(tmp_path, source(server.url))
+        monkeypatch.undo()
+        assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
+        make(tmp_path, source(server.url))
+    assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
 
 
 # --- kill -9 ----------------------------------------------------------------------------------------------------------

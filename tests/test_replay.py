@@ -8,10 +8,10 @@ import zlib
 from urllib.parse import quote, urlsplit
 
 import pytest
+from streams import ID, START, event, events
 
 from lib import faults, paths, recording, replay, sse
 from lib.replay import Server
-from streams import ID, START, event, events
 
 AGENT = {"User-Agent": "tests/1 (tests)"}
 QUIET = {"canary_seconds": 0}
@@ -54,7 +54,7 @@ def test_a_stream_begins_with_ok_and_ends_with_end():
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert body.startswith(b":ok\n\nevent: message\nid: [")
-    assert body.endswith(b'event: end\ndata: "the recording is over"\n\n')
+    assert body.endswith(b'event: end\ndata: {"message": "the recording is over"}\n\n')
 
 
 def test_ids_are_kafkas_timestamps_plus_one_and_minus_one_for_silence():
