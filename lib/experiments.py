@@ -113,7 +113,7 @@ class Calibrated(ClassifierMixin, BaseEstimator):
 #: Features by family, for leaving one out; names are prefixes of ``features.FEATURES``.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "texts": ("texts:",),
-    "timing": ("pauses", "time from", "edits per", "longest run", "hours"),
+    "timing": ("pauses", "time from", "edits per", "longest run", "longest burst", "hours"),
     "repetition": ("different", "comment repeats", "comments repeated", "page of", "changes of the same"),
     "sizes": ("change of size", "changes of the same", "comment length", "size "),
     "what edits are": features.FLAGS,

@@ -538,10 +538,13 @@ _TITLES = _TEMPLATES + 2
 _GAPS = _HOURS + 1
 GAP_EDGES_S = (2.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
 _N_GAPS = len(GAP_EDGES_S) + 1
-(_G_SUM, _G_SQUARES, _RUN, _LONGEST_RUN, _SERIES) = range(_GAPS + _N_GAPS, _GAPS + _N_GAPS + 5)
+(_G_SUM, _G_SQUARES, _RUN, _LONGEST_RUN, _SERIES, _BURST, _LONGEST_BURST) = range(
+    _GAPS + _N_GAPS, _GAPS + _N_GAPS + 7
+)
 #: Numbers in a user's summary. All zero: nothing seen yet.
-STATE = _SERIES + 1
+STATE = _LONGEST_BURST + 1
 _RUN_GAP_S = 600.0
+_BURST_GAP_S = 5.0
 _RECENT_SHARE = 0.2
 _SKETCH = 48
 
@@ -600,6 +603,8 @@ def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
         s[_G_SQUARES] += log * log
         s[_RUN] = s[_RUN] + 1 if gap <= _RUN_GAP_S else 0.0
         s[_LONGEST_RUN] = max(s[_LONGEST_RUN], s[_RUN])
+        s[_BURST] = s[_BURST] + 1 if gap <= _BURST_GAP_S else 0.0
+        s[_LONGEST_BURST] = max(s[_LONGEST_BURST], s[_BURST])
         s[_LAST] = max(s[_LAST], time)
         s[_REPEATS] += e[TEMPLATE] == s[_RING]
         again = e[TEMPLATE] == s[_RING] or e[TEMPLATE] == s[_RING + 1] or e[TEMPLATE] == s[_RING + 2]
@@ -677,6 +682,7 @@ FEATURES = (
     "comments repeated from page to page: share",
     "comments repeated from page to page: number",
     "changes of the same size: number",
+    "longest burst without a pause of 5 s",
     *FLAGS,
     "name: evidence",
     *NAME_HINTS,
@@ -734,8 +740,10 @@ def _describe(s: np.ndarray, x: np.ndarray) -> None:
     x[31] = s[_L_SUM] / n
     x[32] = _spread(s[_L_SUM], s[_L_SQUARES], n)
     x[33] = s[_SERIES] / gaps
-    x[34] = np.log1p(s[_SERIES])
+    # Powers of the logarithm: the further a number is beyond what people do, the more it must count.
+    x[34] = np.log1p(s[_SERIES]) ** 2
     x[35] = np.log1p(s[_D_SAME])
+    x[36] = np.log1p(s[_LONGEST_BURST]) ** 3
     for i in range(_N_FLAGS):
         x[_FLAG_FEATURES + i] = s[_COUNTS + i] / n
     x[_NAME_FEATURES] = s[_LOGIT]

@@ -35,7 +35,7 @@ FOLDS = 5
 EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more say the same again
 TEXT_C, NAME_C, JUDGE_C = 30.0, 30.0, 0.02
 CONFIDENCE = 0.95
-LEAST_SCORE = 0.1  # a margin: nobody is flagged whom the model calls less than 10 % likely to be a bot
+LEAST_SCORE = 0.04  # a margin: nobody is flagged whom the model calls less than 4 % likely to be a bot
 MAX_HUMAN_FPR = 0.01
 
 FORMAT = "wikisieve-model 1"
