@@ -23,7 +23,6 @@ import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 from pyspark import Broadcast
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from lib import (
     bloom,
@@ -34,6 +33,7 @@ from lib import (
     judging,
     manifest,
     paths,
+    publisher,
     query,
     sieve,
     spark,
@@ -187,6 +187,9 @@ class Stage:
         self.events_topic, self.verdicts_topic = topics["events"], topics["verdicts"]
         self.partitions = self.books.note("partitions")
         self._make_topics()
+        self._publisher = self._open.enter_context(
+            publisher.Publisher(self.bootstrap, self.verdicts_topic, self.partitions, self.properties)
+        )
         self._warm()
 
     # --- one run ---
@@ -289,19 +292,8 @@ class Stage:
         self.committed = outcome.offsets
 
     def _publish(self, table: pa.Table) -> None:
-        if table.num_rows == 0:
-            return
-        frame = self.spark.createDataFrame(table)
-        value = F.to_json(F.struct(*judging.SCHEMA.names), _JSON)
-        (
-            frame.select(F.col("meta_id").alias("key"), value.alias("value"))
-            .write.format("kafka")
-            .options(**clients.for_spark(self.properties))
-            .option("kafka.bootstrap.servers", self.bootstrap)
-            .option("kafka.compression.type", "lz4")
-            .option("topic", self.verdicts_topic)
-            .save()
-        )
+        if table.num_rows:
+            self._publisher.send(table.column("meta_id").combine_chunks(), verdicts.as_json(table))
 
     def _teach(self, added: list[str], rebuilt: bool) -> None:
         """Teach the filter who is new on the list, and now and then the executors."""
@@ -472,7 +464,6 @@ SPARK: dict[str, int] = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": 20_000,
     "spark.sql.streaming.minBatchesToRetain": 2,
 }
-_JSON = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSS'Z'", "ignoreNullFields": "false"}
 
 
 def prepare(out_dir: Path, model_dir: Path, model: Model, partitions: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from lib.recording import sync_folder
 
 FOLDER = "verdicts"
 STOPPED = ("dropped", "flagged")
+_SPECIAL = r'["\\\x00-\x1f]'  # what JSON does not take as it is
 LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time
 
 
@@ -60,6 +63,54 @@ def tidy(folder: Path, epochs: Iterable[int]) -> None:
     for path in here.iterdir():
         if path.suffix in (".parquet", ".tmp") and path.name not in known:
             path.unlink()
+
+
+def as_json(table: pa.Table) -> pa.Array:
+    """Write verdicts as JSON objects, for the topic.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        :data:`lib.judging.SCHEMA`.
+
+    Returns
+    -------
+    pyarrow.Array of string, shape (n,)
+
+    Examples
+    --------
+    >>> row = {"meta_id": "a", "timestamp": 0, "user": 'say "hi"', "bot": True, "verdict": "kept"}
+    >>> json.loads(as_json(pa.Table.from_pylist([row], SCHEMA))[0].as_py())["user"]
+    'say "hi"'
+    """
+    written = {
+        "meta_id": _quoted(table.column("meta_id")),
+        "timestamp": pc.binary_join_element_wise(
+            '"', pc.strftime(table.column("timestamp"), format="%Y-%m-%dT%H:%M:%S"), 'Z"', ""
+        ),
+        "wiki": _quoted(table.column("wiki")),
+        "user": _quoted(table.column("user")),
+        "bot": pc.fill_null(table.column("bot").cast(pa.string()), "null"),
+        "verdict": _quoted(table.column("verdict")),
+        "score": pc.fill_null(table.column("score").cast(pa.string()), "null"),
+    }
+    parts: list[Any] = []
+    for name, column in written.items():
+        parts += [f'{"," if parts else "{"}"{name}":', column]
+    lines = pc.binary_join_element_wise(*parts, "}", "")
+    return lines.combine_chunks() if isinstance(lines, pa.ChunkedArray) else lines
+
+
+def _quoted(column: pa.ChunkedArray) -> pa.Array:
+    """Write texts as JSON strings; each different text once where texts repeat."""
+    codes = column.combine_chunks().dictionary_encode()
+    codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    words = codes.dictionary
+    if pc.any(pc.match_substring_regex(words, _SPECIAL)).as_py():
+        words = pa.array([json.dumps(word, ensure_ascii=False) for word in words.to_pylist()], pa.string())
+    else:
+        words = pc.binary_join_element_wise('"', words, '"', "")
+    return pc.fill_null(words.take(codes.indices), "null")
 
 
 def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
