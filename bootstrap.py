@@ -31,6 +31,9 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 DONE = VENV / ".wikisieve"
 LOG = ROOT / ".setup" / "setup.log"
+SCRATCH = (
+    ROOT / ".setup" / "tmp"
+)  # /tmp may be small, or in memory; Spark's package alone is unpacked to 1 GB
 LOCK = ROOT / "requirements.lock"
 ROOM = 4 * 2**30  # bytes: the environment takes 1.7 GB, and packages are unpacked beside it
 
@@ -150,6 +153,8 @@ def step(name: str, what: str, command: list[str]) -> None:
 def run(command: list[str], name: str) -> None:
     """Run an installer, show that it lives, and turn its failure into one sentence."""
     begun = time.monotonic()
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    SCRATCH.mkdir(parents=True)
     with open(LOG, "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_clean())
         try:
@@ -160,6 +165,7 @@ def run(command: list[str], name: str) -> None:
             process.wait()
             raise
     show(None, "")
+    shutil.rmtree(SCRATCH, ignore_errors=True)
     if process.returncode:
         raise SetupError(explain(LOG.read_text("utf-8", "replace"), name))
     say(f"  done in {time.monotonic() - begun:.0f} s")
@@ -276,7 +282,7 @@ def _installer() -> list[str]:
 
 
 def _clean() -> dict[str, str]:
-    """Return the environment without what would send packages elsewhere than into .venv."""
+    """Return the environment without what would send packages elsewhere than into .venv, with room to unpack."""
     dropped = (
         "PYTHONPATH",
         "PYTHONHOME",
@@ -286,7 +292,8 @@ def _clean() -> dict[str, str]:
         "PIP_REQUIRE_VIRTUALENV",
         "VIRTUAL_ENV",
     )
-    return {name: value for name, value in os.environ.items() if name not in dropped}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"TMPDIR": str(SCRATCH)}
 
 
 def _room() -> None:
