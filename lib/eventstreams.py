@@ -206,8 +206,9 @@ class Stream:
         self.warnings: list[str] = []
         self._chance = random.Random(seed)
         self._seen = Seen()
-        self._cursor = Cursor.from_json(position["cursor"]) if position else Cursor(base=since)
-        self._remembered: deque[str] = deque(position.get("remembered", ()) if position else (), REMEMBERED)
+        given = position or {}
+        self._cursor = Cursor.from_json(given["cursor"]) if given else Cursor(base=since)
+        self._remembered: deque[str] = deque(given.get("remembered", ()), REMEMBERED)
         for key in (*seen, *self._remembered):
             self._seen.add(key)
         self._resumed = position is not None
@@ -216,16 +217,16 @@ class Stream:
         self._last_time = self._cursor.time
         self._last_topic: str | None = None
         self._place: cursor.Place | None = None  # of the last message without ``meta.id``
-        self._topics: set[str | None] = set()
+        self._topics: set[str | None] = set(given.get("topics", ()))
         self._past: set[str | None] = set()
         self._held = 0.0  # since an event was past `until`: when one from before it came last
         self._answered = False  # whether a connection was ever accepted
         self._went_back = False  # whether this connection began before the end of the last
         self._caught_up: set[str | None] = set()  # topics that have given something new on this connection
-        self._times: dict[str, int] = (
-            dict(position.get("times", {})) if position else {}
-        )  # how often a key has come, of those that came more than once
-        self._times_here: dict[str, int] = {}  # of those that came again on this connection
+        self._times: dict[str, int] = dict(
+            given.get("times", {})
+        )  # of keys that came more than once: how often
+        self._times_here: dict[str, int] = {}  # the same, on this connection
         self._failures = 0  # connections without anything new, in a row
         self._problem = ""
         self._retry_after: float | None = None
@@ -242,6 +243,7 @@ class Stream:
             "cursor": self._cursor.to_json(),
             "remembered": [*self._remembered],
             "times": dict(self._times),
+            "topics": [*self._topics],
         }
 
     def _note_position(self) -> None:
@@ -320,6 +322,7 @@ class Stream:
                 return
         self._retry_ms = decoder.retry
         if decoder.dropped > dropped:
+            self.counts.received += 1
             self._count_invalid(f"longer than {decoder.longest} bytes")
         if self._progress:
             self._note_progress()
@@ -328,7 +331,7 @@ class Stream:
         self._progress = False
         self._failures = 0
         self._fresh = time.monotonic()
-        if self._last_time is not None:
+        if self._last_time is not None:  # how old the newest event was when it came
             self._lag_ms = time.time() * 1000 - self._last_time
 
     def _item(self, message: sse.Message) -> Item | None:
@@ -454,7 +457,7 @@ class Stream:
         self._held = self._held or now
         if by >= SLACK_MS + self._cursor.late:
             self._past.add(topic)
-        if self._past >= self._topics or now - self._held >= SLACK_SECONDS:
+        if (self._past and self._past >= self._topics) or now - self._held >= SLACK_SECONDS:
             self.ended = PAST_UNTIL
 
     def _name(self, message: sse.Message) -> str:
@@ -517,7 +520,7 @@ class Stream:
         asked = 0.0 if self._retry_after is None else self._retry_after
         self._retry_after = None
         usual = min((self._retry_ms or 0) / 1000, LONGEST_WAIT)
-        growing = min(LONGEST_WAIT, 0.25 * 2**self._failures) if self._failures else 0.1
+        growing = min(LONGEST_WAIT, 0.25 * 2 ** min(self._failures, 10)) if self._failures else 0.1
         wait = max(asked, usual, growing * self._chance.uniform(0.5, 1.0))
         self._fresh += asked
         end = time.monotonic() + wait

@@ -185,6 +185,27 @@ def test_until_leaves_out_what_is_not_before_it_and_waits_for_what_is_late():
     )  # up to the one that is late by a minute and by the greatest delay so far
 
 
+@pytest.mark.parametrize("read", [0, 1, 3])
+def test_until_waits_for_what_is_late_also_after_a_new_start(read):
+    lines = [event(n) for n in (0, 1, 2, 6, 3, 90)]
+    lines[1] = event(1, centre="codfw")
+    with Server(lines, canary_seconds=0) as server:
+        first = Stream(server.url, until=START + 5000)
+        items = iter(first)
+        before = [next(items).event.meta.id for _ in range(read)]
+        items.close()
+        second = Stream(
+            server.url, until=START + 5000, position=first.position() if read else None, seen=before
+        )
+        assert [*before, *(item.event.meta.id for item in second)] == ["id-0", "id-1", "id-2", "id-3"]
+
+
+def test_the_wait_between_connections_is_bounded_however_long_an_outage_lasts():
+    stream = Stream("http://localhost/", max_seconds=0.05)
+    stream._failures, stream._begun, stream._fresh = 5000, time.monotonic(), time.monotonic()
+    assert list(stream._pause()) == [] and "MAX_SECONDS" in stream.ended
+
+
 def test_until_waits_for_every_topic():
     lines = [event(0), event(1, centre="codfw"), event(90), event(91), event(2, centre="codfw")]
     with Server([*lines, event(200, centre="codfw"), event(201)], canary_seconds=0) as server:
@@ -411,7 +432,7 @@ def test_a_message_that_is_too_long_is_dropped_and_counted(monkeypatch):
     with Server([event(0), event(1, comment="x" * 9000), event(2)]) as server:
         stream = Stream(server.url)
         assert run(stream) == [0, 2]
-    assert stream.counts.invalid == 1
+    assert stream.counts.invalid == 1 and stream.counts.received == 3
 
 
 def test_wikis_are_chosen_after_reading():
