@@ -7,7 +7,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-quick lint bench soak cluster-test lock clean
+.PHONY: help setup run live lab test test-quick lint bench experiments soak cluster-test lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ lint: setup ## Check style (notebooks too) and types
 
 bench: setup ## Run the benchmarks and print a table
 	@$(PY) -m benchmarks
+
+experiments: setup ## Try every other model and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
+	@$(PY) -m lib.experiments $(CAPTURES)
 
 lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
 	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }
