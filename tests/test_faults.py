@@ -4,9 +4,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import event, events
 
 from lib import edits, faults, sse
-from streams import event, events
 
 
 def kinds(plan, lines):
