@@ -27,7 +27,7 @@ from lib.text import Lexicon, compiled, inner
 
 #: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
 #: the line must change with text.py (a test tells when).
-TEXT_SOURCE = "2d6f9f422e81"
+TEXT_SOURCE = "140339377959"
 
 # --- evidence of one edit ---------------------------------------------------------------------------------------------
 

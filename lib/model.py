@@ -28,6 +28,7 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lib import features, manifest, paths, text
 
@@ -173,7 +174,7 @@ def _linear(
     matrix: sp.csr_matrix, label: np.ndarray, weight: np.ndarray, c: float, seed: int
 ) -> LogisticRegression:
     """Fit on the columns that occur, then spread the weights over all: zero where nothing was seen."""
-    used = np.unique(matrix.indices)
+    used = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
     model = LogisticRegression(C=c, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed)
     model.fit(matrix[:, used], label, sample_weight=weight)
     spread = np.zeros((1, matrix.shape[1]))
@@ -269,9 +270,12 @@ def fit_judge(people: Population, rows: Rows, with_name: bool, seed: int) -> Pip
     """Train the upper level; the rows of a user weigh one together."""
     weight = 1.0 / np.bincount(rows.user, minlength=len(people))[rows.user]
     judge = new_judge(with_name, seed)
-    judge.fit(
-        visible(rows.x, with_name), people.bots[rows.user], **{f"{judge.steps[-1][0]}__sample_weight": weight}
-    )
+    with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
+        judge.fit(
+            visible(rows.x, with_name),
+            people.bots[rows.user],
+            **{f"{judge.steps[-1][0]}__sample_weight": weight},
+        )
     return judge
 
 

@@ -297,15 +297,12 @@ class Lexicon:
         back = [0] * len(tree)
         queue = [0]
         for state in queue:
-            for byte in range(256):
-                falls_to = int(self.steps[back[state], byte]) if state else 0
-                child = tree[state].get(byte)
-                if child is None:
-                    self.steps[state, byte] = falls_to
-                    continue
+            if state:
+                self.steps[state] = self.steps[back[state]]
+            for byte, child in tree[state].items():
+                back[child] = int(self.steps[state, byte])
+                self.found[child] |= self.found[back[child]]
                 self.steps[state, byte] = child
-                back[child] = falls_to
-                self.found[child] |= self.found[falls_to]
                 queue.append(child)
 
     def look(self, text: str) -> list[str]:
