@@ -206,6 +206,17 @@ def _lies_before(position: dict[str, Any], again: list[dict[str, Any]], latest: 
 # --- sending ----------------------------------------------------------------------------------------------------------
 
 
+def partition_of(key: bytes | None, raw: bytes, partitions: int) -> int:
+    """Choose a message's partition: by Kafka's own rule for keys, by the text's checksum where there is none.
+
+    Examples
+    --------
+    >>> partition_of(b"AnyBot", b"", 2), partition_of(None, b"not JSON", 2)
+    (0, 0)
+    """
+    return (zlib.crc32(raw) if key is None else murmur2(key) & 0x7FFFFFFF) % partitions
+
+
 class KeyedStream(Stream):
     """A stream that tells the identity of the last item, also of one without ``meta.id``."""
 
@@ -319,16 +330,15 @@ class Producer:
         return json.dumps(content, separators=(",", ":")).encode()
 
     def _place(self, item: Item) -> tuple[bytes | None, int]:
-        """Give a message's key and partition: Kafka's own rule for keys, the bytes' checksum where there is none."""
+        """Give a message's key and partition."""
         user = item.event.user if item.event is not None else None
         if user is None:
-            return None, zlib.crc32(item.raw) % self.order.partitions
-        partition = self._partition.get(user)
-        key = user.encode()
+            return None, partition_of(None, item.raw, self.order.partitions)
+        key, partition = user.encode(), self._partition.get(user)
         if partition is None:
             if len(self._partition) >= USERS:
                 self._partition.clear()
-            partition = self._partition[user] = (murmur2(key) & 0x7FFFFFFF) % self.order.partitions
+            partition = self._partition[user] = partition_of(key, item.raw, self.order.partitions)
         return key, partition
 
     def _fail(self, error: BaseException) -> None:
