@@ -1,0 +1,69 @@
+"""The load: a real slice of the firehose, laid end to end; users, ids and two of five comments are new in each tile."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from kafka import KafkaProducer
+
+from lib import edits, model, paths
+from lib.producer import partition_of
+
+FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
+FILE = FOLDER / "firehose-2021-10-08.jsonl.gz"
+DISTINCT = 0.4  # share of the comments that are made distinct in each tile
+_MARK = "\u0001"  # stands where a tile's number goes
+
+
+def there() -> bool:
+    """Whether the slice is on this machine."""
+    return FILE.exists()
+
+
+def events() -> list[bytes]:
+    """The slice as it is."""
+    with gzip.open(FILE, "rb") as file:
+        return [line.rstrip(b"\n") for line in file]
+
+
+def tiles(n: int) -> Iterator[tuple[bytes | None, bytes]]:
+    """Give `n` events, each with its key: the slice again and again, each time by other users."""
+    moulds = [_mould(number, raw) for number, raw in enumerate(events())]
+    made = tile = 0
+    while made < n:
+        number = b"%d" % tile
+        for user, raw in moulds[: n - made]:
+            yield (None if user is None else user.replace(b"\x01", number)), raw.replace(b"\\u0001", number)
+        made += len(moulds)
+        tile += 1
+
+
+def _mould(number: int, raw: bytes) -> tuple[bytes | None, bytes]:
+    event = json.loads(raw)
+    event["meta"]["id"] = f"{event['meta']['id']}-{_MARK}"
+    user = event.get("user")
+    if user is not None:
+        event["user"] = user = f"{user} {_MARK}"
+    if (number * 2654435761 % 2**32) / 2**32 < DISTINCT and event.get("comment"):
+        event["comment"] += f" {_MARK}"
+    return (None if user is None else user.encode()), json.dumps(event).encode()
+
+
+def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
+    """Put `n` events into a topic as the producer does."""
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap, compression_type="lz4", linger_ms=20, batch_size=1 << 19, acks="all"
+    )
+    for key, raw in tiles(n):
+        producer.send(topic, raw, key=key, partition=partition_of(key, raw, partitions))
+    producer.flush()
+    producer.close()
+
+
+def train() -> model.Model:
+    """A model of the slice's own users: as good as any to measure what judging costs."""
+    return model.Model.fit(model.Population.of(edits.parse(events()).edits), 0, 0.05)

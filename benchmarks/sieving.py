@@ -1,0 +1,208 @@
+"""How fast stage 4 is, beside the same query that only parses; how long a verdict takes; what more costs."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import psutil
+from kafka import KafkaProducer
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from benchmarks import firehose
+from lib import blacklist, broker, clients, online, paths, query, spark
+
+#: What a usual query takes from an event.
+FIELDS = (
+    "meta struct<id: string, dt: string, domain: string>, id bigint, type string, namespace int, title string, "
+    "comment string, timestamp bigint, user string, bot boolean, minor boolean, "
+    "length struct<old: bigint, new: bigint>, wiki string, server_name string"
+)
+
+
+class Filled:
+    """A sender that has nothing more to send."""
+
+    done = True
+    duplicates = 0
+
+    def check(self) -> None:
+        """Nothing can go wrong."""
+
+
+@contextmanager
+def world(n: int, partitions: int, cores: int) -> Iterator[tuple[str, str, SparkSession, Path]]:
+    """Start a broker with a topic of `n` events, and Spark."""
+    with tempfile.TemporaryDirectory(prefix="wikisieve-bench-") as name:
+        folder = Path(name)
+        judge = firehose.train()
+        judge.save(folder / "model" / "model.skops")
+        blacklist.write(folder / "model", [])
+        with (
+            broker.Broker(folder / "kafka", heap="1g") as kafka,
+            spark.running(
+                "benchmark", f"local[{cores}]", kafka=True, **{"spark.driver.memory": "4g"}
+            ) as session,
+        ):
+            topic = f"firehose-{n}"
+            clients.make_topics(kafka.bootstrap, [topic], partitions, {})
+            firehose.fill(kafka.bootstrap, topic, n, partitions)
+            yield kafka.bootstrap, topic, session, folder
+
+
+def parse_only(bootstrap: str, topic: str, session: SparkSession, most: int = query.MOST) -> float:
+    """Read the topic, parse it with from_json, and throw it away; give the events per second."""
+    stream = (
+        session.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", bootstrap)
+        .option("subscribe", topic)
+        .option("startingOffsets", "earliest")
+        .option("maxOffsetsPerTrigger", most)
+        .load()
+        .select(F.from_json(F.col("value").cast("string"), FIELDS).alias("event"))
+        .select("event.*")
+    )
+    with tempfile.TemporaryDirectory() as checkpoint:
+        begin = time.perf_counter()
+        running = (
+            stream.writeStream.format("noop")
+            .option("checkpointLocation", checkpoint)
+            .trigger(availableNow=True)
+            .start()
+        )
+        running.awaitTermination()
+        seconds = time.perf_counter() - begin
+        read = sum(progress.numInputRows for progress in running.recentProgress)
+    return read / seconds
+
+
+def judged(
+    bootstrap: str, topic: str, session: SparkSession, folder: Path, partitions: int, most: int = query.MOST
+) -> dict[str, Any]:
+    """Judge the topic, all writes included; give what was measured."""
+    with tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out:
+        options: dict[str, Any] = {
+            "kafka": bootstrap,
+            "session": session,
+            "partitions": partitions,
+            "most": most,
+        }
+        with online.Stage(Path(out), folder / "model", say=lambda text: None, **options) as stage:
+            stage.events_topic = topic
+            gc.collect()
+            begin = time.perf_counter()
+            run = stage.sieve(Filled())
+            seconds = time.perf_counter() - begin
+            return {
+                "events": run.counts["read"],
+                "events per second": run.counts["read"] / seconds,
+                "members": run.members_end,
+                "memory (MB)": psutil.Process().memory_info().rss / 2**20,
+                "latency": stage.metrics()["latency_seconds"],
+            }
+
+
+def throughput(n: int = 1_500_000, partitions: int = 2, cores: int = 2, rounds: int = 2) -> pd.DataFrame:
+    """Compare, side by side in one run: the same events, only parsed and judged."""
+    with world(n, partitions, cores) as (bootstrap, topic, session, folder):
+        rows = []
+        for _ in range(rounds):
+            rows.append(("parse only (from_json)", parse_only(bootstrap, topic, session)))
+            rows.append(
+                (
+                    "stage 4, all writes",
+                    judged(bootstrap, topic, session, folder, partitions)["events per second"],
+                )
+            )
+    best = pd.DataFrame(rows, columns=["query", "events per second"]).groupby("query", sort=False).max()
+    best["ratio"] = best["events per second"] / best["events per second"].iloc[0]
+    return best.reset_index()
+
+
+def cores(n: int = 400_000) -> pd.DataFrame:
+    """Compare two partitions and two cores with one of each."""
+    rows = []
+    for number in (1, 2):
+        with world(n, number, number) as (bootstrap, topic, session, folder):
+            judged(bootstrap, topic, session, folder, number)
+            rows.append((number, judged(bootstrap, topic, session, folder, number)["events per second"]))
+    table = pd.DataFrame(rows, columns=["partitions and cores", "events per second"])
+    return table.assign(ratio=table["events per second"] / table["events per second"].iloc[0])
+
+
+def flatness(sizes: tuple[int, ...] = (100_000, 1_500_000)) -> pd.DataFrame:
+    """Compare the cost of an event among few and among many."""
+    rows = []
+    for n in sizes:
+        with world(n, 2, 2) as (bootstrap, topic, session, folder):
+            rows.append(judged(bootstrap, topic, session, folder, 2))
+    table = pd.DataFrame(rows).drop(columns="latency")
+    return table.assign(microseconds=1e6 / table["events per second"])
+
+
+def latency(rate: int = 500, seconds: int = 30) -> pd.DataFrame:
+    """Send so many events a second and look when each verdict can be read."""
+    with world(20_000, 2, 2) as (bootstrap, topic, session, folder):
+        judged(bootstrap, topic, session, folder, 2)  # everything is warm
+        with tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out:
+            options: dict[str, Any] = {"kafka": bootstrap, "session": session, "partitions": 2}
+            with online.Stage(Path(out), folder / "model", say=lambda text: None, **options) as stage:
+                with Paced(bootstrap, stage.events_topic, rate, seconds) as sender:
+                    stage.sieve(sender)
+                found = stage.metrics()["latency_seconds"]
+    return pd.DataFrame([{"events per second": rate, "p50 (s)": found["p50"], "p99 (s)": found["p99"]}])
+
+
+class Paced:
+    """A sender of so many events a second, in a process of its own."""
+
+    duplicates = 0
+
+    def __init__(self, bootstrap: str, topic: str, rate: int, seconds: int):
+        self.arguments = [bootstrap, topic, str(rate), str(seconds)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.sieving", *self.arguments], cwd=paths.ROOT
+        )
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was sent."""
+        return self._process.poll() is not None
+
+    def check(self) -> None:
+        """Raise when the process failed."""
+        if self._process.poll():
+            raise RuntimeError("The paced sender failed.")
+
+
+def pace(bootstrap: str, topic: str, rate: int, seconds: int) -> None:
+    """Send events evenly."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type="lz4", linger_ms=5, acks="all")
+    begin = time.perf_counter()
+    for number, (key, raw) in enumerate(firehose.tiles(rate * seconds)):
+        early = begin + number / rate - time.perf_counter()
+        if early > 0.002:
+            time.sleep(early)
+        producer.send(topic, raw, key=key, partition=firehose.partition_of(key, raw, 2))
+    producer.flush()
+    producer.close()
+
+
+if __name__ == "__main__":
+    pace(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
