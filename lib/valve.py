@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from lib import relay
 
-WINDOW_LINES = 20_000  # a batch of so many takes Spark longer to compute than to walk through
+WINDOW_LINES = 10_000  # a batch of so many takes Spark longer to compute than to walk through
 WINDOW_BYTES = 64 << 20
 _BLOCK = 1 << 16
 
@@ -54,7 +54,7 @@ class Valve:
         Its port.
     patience : float
         Seconds of silence after which the relay counts as lost; an idle relay says every second that it is alive.
-    most_lines : int, default 20,000
+    most_lines : int, default 10,000
         Lines that may be under way: passed on and not yet reported as done.
     most_bytes : int, default 64 MiB
         The same in bytes.
