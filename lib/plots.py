@@ -79,7 +79,7 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     False
     """
     plain = isinstance(frame.index, pd.RangeIndex)
-    shown = frame if plain else frame.rename_axis(frame.index.name or "").reset_index()
+    shown = frame if plain else frame.rename_axis(str(frame.index.name or "")).reset_index()
     sides = ["left" if _is_text(shown.iloc[:, i]) else "right" for i in range(shown.shape[1])]
     head = _row("th", shown.columns, sides)
     body = "".join(_row("td", cells, sides) for cells in shown.itertuples(index=False, name=None))
