@@ -319,7 +319,9 @@ def _rhythm_sentence(known: pd.DataFrame, counts: pd.DataFrame, moment: pd.Serie
     whole = (
         counts.iloc[1:-1] if len(counts) > 4 else counts
     )  # the sample's ends cut off the first and the last
-    change = {kind: float(whole[kind].std(ddof=0) / whole[kind].mean()) for kind in KINDS if whole[kind].sum()}
+    change = {
+        kind: float(whole[kind].std(ddof=0) / whole[kind].mean()) for kind in KINDS if whole[kind].sum()
+    }
     spread = " and ".join(f"{100 * value:.0f} % of their mean for {kind}s" for kind, value in change.items())
     told = f"The number of edits in {_span(minutes)} varies by {spread} (standard deviation)"
     if not counts["bot"].sum():
