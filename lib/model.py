@@ -509,6 +509,17 @@ def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
 # --- the model that is used -------------------------------------------------------------------------------------------
 
 
+@text.compiled
+def _probabilities(x: np.ndarray, mean: np.ndarray, weight: np.ndarray, constant: float) -> np.ndarray:
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        odds = constant
+        for j in range(len(mean)):
+            odds += (x[i, j] - mean[j]) * weight[j]
+        out[i] = 1.0 / (1.0 + np.exp(-odds))
+    return out
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained model with its threshold.
@@ -580,8 +591,25 @@ class Model:
         return features.evidence(table, self.lower.weights)
 
     def score(self, x: np.ndarray) -> np.ndarray:
-        """Score the features of users (:func:`lib.features.fold`): the probability of a bot, shape (m,)."""
-        return decide(self.judge, x, self.with_name)
+        """Score the features of users (:func:`lib.features.fold`).
+
+        Parameters
+        ----------
+        x : ndarray of float, shape (m, len(FEATURES))
+
+        Returns
+        -------
+        ndarray of float, shape (m,)
+            The probability of a bot: the judge's, but added up row by row in one fixed order. A product of matrices
+            may differ in the last bit with the number of rows, and a verdict must not hang on how edits were cut.
+        """
+        return _probabilities(np.array(visible(x, self.with_name), np.float64, order="C"), *self._plain)
+
+    @cached_property
+    def _plain(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """The judge as plain numbers: mean, weight per unit, constant."""
+        scaler, linear = self.judge.steps[0][1], self.judge.steps[-1][1]
+        return scaler.mean_.copy(), linear.coef_[0] / scaler.scale_, float(linear.intercept_[0])
 
     def explain(self, state: np.ndarray) -> list[tuple[str, float]]:
         """Say what made the score of one user.

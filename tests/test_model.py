@@ -170,6 +170,15 @@ def test_the_score_of_the_stream_is_that_of_training(people, fitted):
     assert fitted.score(x[:0]).shape == (0,)
 
 
+def test_a_score_is_the_judges_and_does_not_depend_on_the_rows_around_it(people, fitted):
+    x = model.summarise(people, model.lower_logits(people, fitted.lower)).x
+    whole = fitted.score(x)
+    np.testing.assert_allclose(whole, fitted.judge.predict_proba(x)[:, 1], rtol=1e-9)
+    np.testing.assert_array_equal(whole, [fitted.score(row[None])[0] for row in x])
+    np.testing.assert_array_equal(whole[3:50], fitted.score(x[3:50]))
+    assert np.isfinite(fitted.score(np.full((1, x.shape[1]), 1e300))).all()
+
+
 def test_training_is_repeatable(people, fitted):
     assert Model.fit(people, max_human_fpr=0.02).version == fitted.version
 
