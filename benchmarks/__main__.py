@@ -26,6 +26,10 @@ ALL = {
 }
 
 
+def _short(number: float) -> str:
+    return f"{number:,.3g}" if number < 100 else f"{number:,.0f}"
+
+
 def main() -> int:
     """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
