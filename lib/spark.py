@@ -56,7 +56,9 @@ def session(
     kafka : bool, default False
         Whether the session reads or writes Kafka topics (adds the connector's jars).
     hours : bool, default False
-        Whether the session is to run for hours or for millions of events: then the JVM takes its time to compile well.
+        Whether the JVM shall take its time to compile well. It pays after about a million events, and only for work
+        that Spark does in Java (measured: from_json 9 µs of CPU per event instead of 17; through Arrow to Python 9
+        instead of 7).
     **conf
         More of Spark's settings, a dot in a name written as two underscores
         (``spark__sql__shuffle__partitions=4``) or through ``**{"spark.sql.shuffle.partitions": 4}``.
