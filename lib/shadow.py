@@ -69,6 +69,6 @@ def report(out_dir: Path, data: pd.DataFrame, threshold: float) -> Report:
         f"{all_:,} dropped edits of {len(users):,} users were scored in the shadow; {right:,} of them carry the flag: "
         f"the precision of dropping is {100 * right / max(all_, 1):.1f} % "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %). "
-        f"{len(release)} users look human there and are proposed for release."
+        f"Proposed for release because they look human there: {len(release)}."
     )
     return Report(table, sentence, release)
