@@ -203,7 +203,7 @@ def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, 
         ]
     )
     named = int(says_bot([entry.user for entry in humans]).sum())
-    return table, f"{named} of the {len(humans)} listed users without the flag have “bot” in their name."
+    return table, f"{named} of the {len(humans)} listed users who count as human have “bot” in their name."
 
 
 def write(folder: Path, listed: Iterable[Entry]) -> None:

@@ -102,7 +102,7 @@ def test_listed_humans_are_shown_with_what_listed_them(trained):
     table, told = blacklist.wronged(people, blacklist.entries(people, cross, lenient))
     assert len(table) == 3
     assert set(table["user"]) <= set(people.names[~people.bots])
-    assert told == "0 of the 3 listed users without the flag have “bot” in their name."
+    assert told == "0 of the 3 listed users who count as human have “bot” in their name."
 
 
 def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
