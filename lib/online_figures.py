@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib import plots, verdicts
+from lib import cards, plots, verdicts
 from lib.evaluation import says_bot
 from lib.judging import VERDICTS
 
@@ -21,8 +21,8 @@ BINS = 60  # steps of a picture over time
 _LINES = {
     "wikisieve": (plots.BOT, "-"),
     "“bot” in the name": (plots.PURPLE, "--"),
-    "the morning's list alone": (plots.GREY, "-"),
-    "a perfect list of the morning": (plots.GREEN, "-."),
+    "stage 3's list alone": (plots.GREY, "-"),
+    "a perfect list of all before": (plots.GREEN, "-."),
 }
 
 
@@ -111,9 +111,9 @@ def comparison(
     """
     user = data["user"].fillna("")
     ways = {"wikisieve": data["stopped"], "“bot” in the name": _of(user, says_bot)}
-    ways["the morning's list alone"] = user.isin(set(listed))
+    ways["stage 3's list alone"] = user.isin(set(listed))
     if perfect is not None:
-        ways["a perfect list of the morning"] = user.isin(set(perfect))
+        ways["a perfect list of all before"] = user.isin(set(perfect))
     figure, axes = plt.subplots()
     bots = data["is_bot"].to_numpy()
     times = data["timestamp"][bots]
@@ -135,9 +135,9 @@ def comparison(
     ours, name_rule = best.loc["wikisieve"], best.loc["“bot” in the name"]
     return (
         figure,
-        f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit {ours['humans hit']} humans; "
+        f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit {cards.plural(ours['humans hit'], 'human')}; "
         f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; "
-        f"the morning's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
+        f"stage 3's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
         + (
             f", a perfect one {best.loc[list(ways)[3]]['bot edits stopped']}." if perfect is not None else "."
         ),
