@@ -23,7 +23,9 @@ from lib.model import CrossValidation, Model, Population, Stack
 RESAMPLES = 1000
 FPR_OF_RECALL = 0.005
 FORWARD_AT = 0.6
-FEWEST_FOLDS = 3  # with a pair of them left out there must still be one to learn from
+FEWEST_FOLDS = (
+    4  # one tested, one for the threshold, one for the evidence of the lower level, one learnt from
+)
 DECISION = 0.5  # of a score that is a probability
 _CHUNK = 50
 

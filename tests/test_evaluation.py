@@ -137,6 +137,16 @@ def test_forward_in_time_only_later_edits_are_judged(ahead):
     assert ahead.at_ms == first + int(0.3 * (last - first))
 
 
+def test_forward_with_too_few_people_for_the_promise_is_strict(people):
+    few = evaluation.forward(people, max_human_fpr=0.001, at=0.3)
+    assert few.facts["human_user_fpr"] <= 0.01
+
+
+def test_forward_with_few_bots_takes_fewer_folds():
+    few = evaluation.forward(Population.of(made_up.sample(300, 4)), max_human_fpr=0.02, at=0.5)
+    assert len(few.verdicts) == few.facts["edits"]
+
+
 def test_the_forward_test_judges_each_fold_by_others_only(ahead):
     """Turning around the flags of later edits changes nothing that was decided: they are truth, not input."""
     sample = made_up.sample(500, 30, seed=1)
