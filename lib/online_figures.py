@@ -135,7 +135,8 @@ def comparison(
     ours, name_rule = best.loc["wikisieve"], best.loc["“bot” in the name"]
     return (
         figure,
-        f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit {cards.plural(ours['humans hit'], 'human')}; "
+        f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit "
+        f"{cards.plural(int(str(ours['humans hit'])), 'human')}; "
         f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; "
         f"stage 3's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
         + (

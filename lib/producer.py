@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import zlib
+from collections.abc import Iterable
 from typing import IO, Any, NamedTuple, Self
 
 import msgspec
@@ -217,10 +218,38 @@ def partition_of(key: bytes | None, raw: bytes, partitions: int) -> int:
     return (zlib.crc32(raw) if key is None else murmur2(key) & 0x7FFFFFFF) % partitions
 
 
+class _Known(eventstreams.Seen):
+    """Keys that are in the topic; each may come once more because we went back, which is no duplicate."""
+
+    def __init__(self, keys: Iterable[str]):
+        super().__init__()
+        self._expected = {hash(key) for key in keys}
+        self.again = 0
+
+    def add(self, key: str) -> bool:
+        number = hash(key)
+        if number not in self._expected:
+            return super().add(key)
+        self._expected.remove(number)
+        super().add(key)
+        self.again += 1
+        return False
+
+
 class KeyedStream(Stream):
     """A stream that tells the identity of the last item, also of one without ``meta.id``."""
 
     name = ""
+
+    def know(self, keys: Iterable[str]) -> None:
+        """Leave out what is in the topic already."""
+        self._seen = self._known = _Known(keys)
+
+    @property
+    def duplicates(self) -> int:
+        """Events that the server sent more than once, without those that came again because we went back."""
+        counts = self.counts
+        return min(counts.duplicates, counts.duplicates + counts.repeated - self._known.again)
 
     def _name(self, message: sse.Message) -> str:
         self.name = super()._name(message)
@@ -265,10 +294,10 @@ class Producer:
             max_events=order.max_events,
             max_seconds=order.max_seconds,
             position={"cursor": tail.position["cursor"]} if tail.position else None,
-            seen=tail.keys,
             ticks=True,
             seed=order.seed,
         )
+        stream.know(tail.keys)
         before = tail.position["sent"] if tail.position else 0
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
@@ -287,7 +316,7 @@ class Producer:
         counts = stream.counts
         return Report(
             self.sent,
-            counts.duplicates,
+            stream.duplicates,
             counts.canaries,
             counts.reconnects,
             stream.ended,

@@ -1,5 +1,6 @@
 """The producer: killed and started again it neither skips nor repeats an event."""
 
+import zlib
 from collections import Counter
 
 import msgspec
@@ -61,6 +62,19 @@ def test_a_producer_that_ends_anywhere_is_followed_by_one_that_goes_on(kafka, to
             report = producer.Producer(order(kafka, topic, server.url, max_events=most)).run()
     assert report.resumed
     assert in_topic(kafka, topic) == unlike(raws)
+
+
+def test_what_comes_again_because_we_went_back_is_no_duplicate(kafka, topic, raws, monkeypatch):
+    monkeypatch.setattr(producer, "STEP", 50)
+    wikis = [raw.replace(b'"enwiki"', b'"dewiki"') if zlib.crc32(raw) % 3 else raw for raw in raws]
+    with replay.Server(wikis, canary_seconds=0) as server:
+        reports = [
+            producer.Producer(order(kafka, topic, server.url, max_events=most, wikis=("enwiki",))).run()
+            for most in (100, 100, 0)
+        ]
+    once = unlike([raw for raw in wikis if b"dewiki" not in raw])
+    assert in_topic(kafka, topic) == once
+    assert sum(report.duplicates for report in reports) <= len(wikis) - unlike(wikis).total()
 
 
 def test_one_that_dies_in_the_middle_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch):
