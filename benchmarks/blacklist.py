@@ -9,8 +9,8 @@ from time import perf_counter
 import pandas as pd
 from pybloom_live import BloomFilter
 
-from lib.bloom import ERROR_RATE, Filter
-from lib.ledger import Entry, Ledger
+from lib.blacklist.bloom import ERROR_RATE, Filter
+from lib.blacklist.ledger import Entry, Ledger
 
 RUNS = 5
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
-from lib import edits, model, paths
-from lib.producer import partition_of
+from lib import edits, paths
+from lib.online.producer import partition_of
+from lib.train import model
 
 FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
 FILE = FOLDER / "firehose-2021-10-08.jsonl.gz"

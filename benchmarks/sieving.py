@@ -19,7 +19,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks import firehose
-from lib import blacklist, broker, clients, online, paths, query, spark
+from lib import paths
+from lib.online import online, query
+from lib.runtime import broker, clients, spark
+from lib.train import blacklist
 
 #: What a usual query takes from an event.
 FIELDS = (

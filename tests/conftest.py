@@ -3,8 +3,9 @@
 import nbformat
 import pytest
 
-from lib import broker, paths
-from lib import spark as spark_session
+from lib import paths
+from lib.runtime import broker
+from lib.runtime import spark as spark_session
 
 
 @pytest.fixture(scope="session")

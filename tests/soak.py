@@ -25,7 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import world
 
-from lib import books, broker, edits, online, paths, producer, replay
+from lib import edits, paths
+from lib.online import books, online, producer
+from lib.replay import server as replay
+from lib.runtime import broker
 
 SECONDS = 5.0  # that the recording takes
 VICTIMS = ("driver", "broker", "worker", "producer", "jvm")
@@ -94,7 +97,7 @@ class Trial:
             "broker": lambda command: "kafka.Kafka" in command,
             "jvm": lambda command: "SparkSubmit" in command,
             "worker": lambda command: "pyspark.daemon" in command or "pyspark.worker" in command,
-            "producer": lambda command: "lib.producer" in command,
+            "producer": lambda command: "lib.online.producer" in command,
         }[victim]
         found = []
         for one in family:

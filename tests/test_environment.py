@@ -10,7 +10,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lib import jars, java, paths
+from lib import paths
+from lib.runtime import jars, java
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ASKED = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]

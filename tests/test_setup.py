@@ -14,9 +14,15 @@ import pytest
 import bootstrap
 from lib import paths
 
-LIB = {"java.py": "print('java')", "jars.py": "print('jars')", "__init__.py": ""}
+LIB = {
+    "__init__.py": "",
+    "runtime/__init__.py": "",
+    "runtime/java.py": "print('java')",
+    "runtime/jars.py": "print('jars')",
+}
 PYPROJECT = '[project]\nname = "small"\nversion = "1"\n[build-system]\nrequires = ["setuptools"]\n' + (
-    'build-backend = "setuptools.build_meta"\n[tool.setuptools]\npackages = ["lib"]\npackage-dir = { "" = "." }\n'
+    'build-backend = "setuptools.build_meta"\n[tool.setuptools]\n'
+    'packages = ["lib", "lib.runtime"]\npackage-dir = { "" = "." }\n'
 )
 
 
@@ -27,7 +33,7 @@ def small(tmp_path):
     block = re.search(r"^six==.*\n(?:    .*\n)+", lock, re.MULTILINE)
     (tmp_path / "requirements.lock").write_text(block[0])
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
-    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "runtime").mkdir(parents=True)
     for name, text in LIB.items():
         (tmp_path / "lib" / name).write_text(text)
     for name in ("bootstrap.py", "Makefile"):

@@ -8,7 +8,10 @@ from pathlib import Path
 import made_up
 from kafka import KafkaConsumer, TopicPartition
 
-from lib import blacklist, edits, model, online, producer, replay, verdicts
+from lib import edits
+from lib.online import online, producer, verdicts
+from lib.replay import server as replay
+from lib.train import blacklist, model
 
 JUNK = [
     b"not JSON",

@@ -1,0 +1,1 @@
+"""Stage 4: every edit of a Kafka topic gets exactly one verdict."""

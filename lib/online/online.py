@@ -1,0 +1,532 @@
+"""Stage 4: the stream goes into Kafka, Spark looks at it, every edit gets its verdict, and the blacklist grows.
+
+:class:`Stage` holds what lives longer than one run (the broker, Spark, the books); :meth:`Stage.sieve` is one run. What
+is killed at whatever moment goes on with ``resume=True``: the books say where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+from kafka import KafkaConsumer, TopicPartition
+from pyspark import Broadcast
+from pyspark.sql import SparkSession
+
+from lib import manifest, paths
+from lib.blacklist import bloom
+from lib.blacklist.ledger import Ledger
+from lib.online import books, judging, publisher, query, sieve, verdicts
+from lib.online.books import Books
+from lib.runtime import broker, clients, spark
+from lib.train import features
+from lib.train.model import Model
+
+MADE_BY = "notebooks/03_eda_train.ipynb"
+PARTITIONS = 2
+RESTARTS = 5  # of the query or of the producer, one after the other, without an epoch in between
+NEWS = 32  # members that the executors' filter may lack before they are sent a new one
+MINE = ("verdicts", "seen", "kafka", "dead_letters.jsonl", "blacklist.bloom", "metrics.json", books.NAME)
+#: Upper edges of the latency's bins in seconds: 2 ms to 3 hours, 5 % apart.
+LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
+
+
+class OnlineError(RuntimeError):
+    """Stage 4 cannot go on; the message says why and what to do."""
+
+
+class Sender(Protocol):
+    """Whoever fills the topic."""
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did and cannot be mended."""
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is in the topic."""
+
+    @property
+    def duplicates(self) -> int:
+        """How many events the stream gave again, which are in the topic once."""
+
+
+class Run(NamedTuple):
+    """What one run did."""
+
+    number: int
+    counts: dict[str, int]
+    members_start: int
+    members_end: int
+    seconds: float
+
+
+class Stage:
+    """The broker, Spark and the books of stage 4, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where everything is written. Without `resume` an earlier run's files are removed, and nothing else.
+    model_dir : Path
+        From stage 3.
+    kafka : str, default ""
+        Bootstrap servers; empty: a broker of its own.
+    properties : mapping
+        Kafka client properties, for both clients.
+    spark_master : str, default "local[*]"
+    resume : bool, default False
+        Go on with the ledger, the offsets, the verdicts and the topics in `out_dir`; begin anew if there are none.
+    partitions : int, default 2
+        Of new topics.
+    most : int
+        Events of one epoch at most.
+    shadow_share : float, default 0.02
+        Share of the dropped edits that are scored all the same.
+    session : SparkSession, optional
+        One that runs already, made with ``kafka=True``; it is left running.
+    say : callable
+        Told in one sentence what happens that is out of the ordinary.
+
+    Raises
+    ------
+    MissingInput
+        When stage 3 has not run.
+    OnlineError
+        When another run uses the folder, or its topics are gone.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        model_dir: Path,
+        *,
+        kafka: str = "",
+        properties: Mapping[str, str] | None = None,
+        spark_master: str = "local[*]",
+        resume: bool = False,
+        partitions: int = PARTITIONS,
+        most: int = query.MOST,
+        shadow_share: float = sieve.SHADOW_SHARE,
+        session: SparkSession | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        self.out_dir = out_dir
+        self.model_dir = model_dir
+        self.resume = resume
+        self.properties = dict(properties or {})
+        self.shadow_share = shadow_share
+        self.most = most
+        self.say = say
+        self._kafka = kafka
+        self._master = spark_master
+        self._session = session
+        self._partitions = partitions
+        self._open = contextlib.ExitStack()
+        self.broker: broker.Broker | None = None
+        self.committed: dict[int, int] = {}
+        self.filter: bloom.Filter
+        self._latency = np.zeros(len(LATENCY_EDGES) + 1, np.int64)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._open.close()
+
+    def _start(self) -> None:
+        manifest.require(self.model_dir / "model.skops", MADE_BY)
+        manifest.require(self.model_dir / books.NAME, MADE_BY)
+        self.model = Model.load(self.model_dir / "model.skops")
+        self._open.enter_context(_only_one(self.out_dir))
+        going_on = self.resume and (self.out_dir / books.NAME).exists()
+        if not going_on:
+            prepare(self.out_dir, self.model_dir, self.model, self._partitions)
+        with ThreadPoolExecutor(1) as beside:
+            started = beside.submit(self._start_broker)
+            try:
+                self.spark = self._session or self._open.enter_context(
+                    spark.running("04_online", self._master, kafka=True)
+                )
+            finally:
+                self.bootstrap = started.result()
+        for name, value in SPARK.items():
+            self.spark.conf.set(name, value)
+        self._eyes = self.spark.sparkContext.broadcast(query.Eyes(self.model.lower.weights))
+        self._blacklist: Broadcast[bytes] | None = None
+        self._books: Books | None = None
+        self._open.callback(self._close_books)
+        self._open_books()
+        self._check_model()
+        topics = self.books.note("topics")
+        self.events_topic, self.verdicts_topic = topics["events"], topics["verdicts"]
+        self.partitions = self.books.note("partitions")
+        self._make_topics()
+        self._publisher = self._open.enter_context(
+            publisher.Publisher(self.bootstrap, self.verdicts_topic, self.partitions, self.properties)
+        )
+        self._warm()
+
+    # --- one run ---
+
+    def sieve(self, sender: Sender) -> Run:
+        """Judge everything that a sender puts into the topic, until it is done.
+
+        Parameters
+        ----------
+        sender : Sender
+            Fills :attr:`events_topic`.
+
+        Returns
+        -------
+        Run
+        """
+        with self.books.transaction():
+            self.number = self.books.note("run", 0) + 1
+            self.books.write_note("run", self.number)
+        members = len(self.books.ledger)
+        self._seconds, failures, before = 0.0, 0, self.committed
+        while True:
+            try:
+                self._sieve_once(sender)
+                break
+            except (OnlineError, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                failures = 1 if self.committed != before else failures + 1
+                before = self.committed
+                if failures > RESTARTS:
+                    raise
+                self.say(
+                    f"The query ended ({_first_line(error)}). It goes on from the last epoch in the books."
+                )
+                self._open_books()
+        run = Run(self.number, self.books.totals(self.number), members, len(self.books.ledger), self._seconds)
+        with self.books.transaction():
+            self.books.write_note(
+                "stream_duplicates", self.books.note("stream_duplicates", 0) + sender.duplicates
+            )
+            grown = {"members_start": members, "members_end": run.members_end}
+            self.books.write_note("runs", {**self.books.note("runs", {}), str(self.number): grown})
+        self.export()
+        return run
+
+    def _sieve_once(self, sender: Sender) -> None:
+        self._keep_broker()
+        running = query.Query(
+            self.spark,
+            self.bootstrap,
+            self.events_topic,
+            self.partitions,
+            self.committed,
+            self._look,
+            self._sit,
+            self.properties,
+            self.most,
+        )
+        self._mark = time.monotonic()
+        try:
+            ends: dict[int, int] | None = None
+            while ends is None or any(self.committed.get(part, 0) < end for part, end in ends.items()):
+                running.check()
+                self._keep_broker()
+                _check(sender)
+                if ends is None and sender.done:
+                    ends = self._ends()
+                time.sleep(0.02)
+        finally:
+            running.stop()
+
+    def _look(self) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        assert self._blacklist is not None
+        return query.examine(self._eyes, self._blacklist, self.shadow_share)
+
+    def _sit(self, packed: list[bytes]) -> None:
+        """Judge one epoch and keep everything of it: Parquet, topic, books, in this order."""
+        outcome = self.judge.judge(sieve.unpack(packed))
+        epoch = self.books.epoch + 1
+        verdicts.write(self.out_dir, epoch, outcome.verdicts)
+        self._publish(outcome.verdicts)
+        now = time.time()
+        latency = self._latency + _binned(now - outcome.kafka_ms / 1000)
+        seconds = time.monotonic() - self._mark
+        with self.books.transaction():
+            self.judge.write(outcome)
+            self.books.seen.remember(epoch, outcome.ids)
+            self.books.write_epoch(
+                epoch, self.number, outcome.verdicts.num_rows, outcome.counts, outcome.offsets
+            )
+            self.books.write_note("latency", latency.tolist())
+            self.books.write_note("seconds", self.books.note("seconds", 0.0) + seconds)
+        self._latency = latency
+        self._seconds += seconds
+        self._mark += seconds
+        if outcome.invalid.num_rows:
+            self._append_dead_letters(outcome.invalid)
+        self._teach([entry.user for entry in outcome.entries], bool(outcome.expired))
+        self.committed = outcome.offsets
+
+    def _publish(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self._publisher.send(table.column("meta_id").combine_chunks(), verdicts.as_json(table))
+
+    def _teach(self, added: list[str], rebuilt: bool) -> None:
+        """Teach the filter who is new on the list, and now and then the executors."""
+        if rebuilt:
+            self.filter = bloom.Filter.build(self.books.ledger.members(), error_rate=self.filter.error_rate)
+        elif added:
+            self.filter = bloom.keep_up(self.filter, self.books.ledger, added)
+        if rebuilt or self.judge.unknown_to_filter >= max(NEWS, len(self.filter) // 20):
+            self._send_filter()
+
+    def _send_filter(self) -> None:
+        old, self._blacklist = self._blacklist, self.spark.sparkContext.broadcast(self.filter.to_bytes())
+        self.judge.filter_sent()
+        if old is not None:
+            old.unpersist()
+
+    # --- files ---
+
+    def export(self) -> None:
+        """Write what is derived from the books: the filter, the dead letters and the metrics."""
+        self.filter.save(self.out_dir / "blacklist.bloom")
+        self._write_dead_letters()
+        manifest.write_json(self.out_dir / "metrics.json", self.metrics())
+
+    def metrics(self) -> dict[str, Any]:
+        """Give the contract's metrics of everything in `out_dir`, and what lies behind them."""
+        totals = self.books.totals()
+        seconds = self.books.note("seconds", 0.0)
+        read = totals.get("read", 0)
+        recounted = verdicts.metrics(self.out_dir)
+        named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
+        return {
+            **{name: totals.get(name, 0) for name in named},
+            "duplicates": totals.get("duplicates", 0) + self.books.note("stream_duplicates", 0),
+            **{name: value for name, value in recounted.items() if name not in named},
+            "blacklist_members_start": self.books.note("members_start"),
+            "blacklist_members_end": len(self.books.ledger),
+            "hash_collisions": self.books.collisions(),
+            "events_per_second": read / seconds if seconds else 0.0,
+            "seconds": seconds,
+            "latency_seconds": {"p50": _quantile(self._latency, 0.5), "p99": _quantile(self._latency, 0.99)},
+            "canaries": totals.get("canaries", 0),
+            "without_user": totals.get("without_user", 0),
+            "shadow_scored": totals.get("shadow_scored", 0),
+            "runs": [self._run_metrics(number) for number in range(1, self.books.note("run", 0) + 1)],
+            "model": self.model.version,
+            "threshold": self.model.threshold,
+            "topics": {"events": self.events_topic, "verdicts": self.verdicts_topic},
+        }
+
+    def _run_metrics(self, number: int) -> dict[str, int]:
+        totals = self.books.totals(number)
+        named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
+        grown = self.books.note("runs", {}).get(str(number), {})  # nothing of a run that was killed
+        return {"run": number, **{name: totals.get(name, 0) for name in named}, **grown}
+
+    def _append_dead_letters(self, invalid: pa.Table) -> None:
+        with open(self.out_dir / "dead_letters.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(_dead_letter(row["raw"], row["reason"]) for row in invalid.to_pylist())
+
+    def _write_dead_letters(self) -> None:
+        """Write the file anew: what a killed run appended may be more or less than what is in the books."""
+        temporary = self.out_dir / ".dead_letters.jsonl.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(_dead_letter(raw, reason) for raw, reason in self.books.dead_letters())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.out_dir / "dead_letters.jsonl")
+
+    # --- what lives longer than a run ---
+
+    @property
+    def books(self) -> Books:
+        """The books; opened anew after a failure."""
+        assert self._books is not None
+        return self._books
+
+    def _open_books(self) -> None:
+        """Read everything from the file: what was only in memory may be ahead of it."""
+        self._close_books()
+        self._books = Books(self.out_dir)
+        verdicts.tidy(self.out_dir, self.books.parts())
+        self._write_dead_letters()
+        self.judge = judging.Judge(self.model, self.books, self.shadow_share)
+        here = self.out_dir / "blacklist.bloom"
+        self.filter, _ = bloom.load_or_rebuild(
+            here if here.exists() else self.model_dir / here.name, self.books.ledger
+        )
+        self._latency = np.array(self.books.note("latency", self._latency.tolist()))
+        self.committed = self.books.offsets()
+        self._send_filter()
+
+    def _close_books(self) -> None:
+        if self._books is not None:
+            self._books.close()
+            self._books = None
+
+    def _check_model(self) -> None:
+        """Evidence of another model cannot be added up with this one's: summaries begin anew, the ledger stays."""
+        with self.books.transaction():
+            if self.books.note("model") != self.model.version:
+                self.say(f"The model is another one ({self.model.version}): users' summaries begin anew.")
+                self.books.forget_silent(np.iinfo(np.int64).max)
+                self.books.write_note("model", self.model.version)
+            newest = self.books.newest()
+            if newest is not None:
+                self.books.forget_silent(newest - judging.FORGET * features.SILENCE_DAYS * 86_400_000)
+
+    def _start_broker(self) -> str:
+        if self._kafka:
+            return broker.external(self._kafka) if not self.properties else self._kafka
+        self.broker = self._open.enter_context(broker.Broker(self.out_dir / "kafka"))
+        return self.broker.bootstrap
+
+    def _keep_broker(self) -> None:
+        if self.broker is not None and self.broker.ensure():
+            self.say("The broker had ended. It was started again, with its topics.")
+
+    def _make_topics(self) -> None:
+        names = [self.events_topic, self.verdicts_topic]
+        if self.committed:
+            with self._consumer() as consumer:
+                if self.events_topic not in consumer.topics():
+                    raise OnlineError(
+                        f"RESUME goes on with the topic {self.events_topic}. Got {self.bootstrap}, which has none. "
+                        "Give the same KAFKA as before, or begin anew with RESUME=False."
+                    )
+        clients.make_topics(self.bootstrap, names, self.partitions, self.properties)
+
+    @contextlib.contextmanager
+    def _consumer(self) -> Iterator[KafkaConsumer]:
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, **clients.for_python(self.properties))
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def messages(self, most: int) -> Iterator[bytes]:
+        """Give the raw events of the topic, at most so many of each partition, the last ones."""
+        with self._consumer() as consumer:
+            places = [TopicPartition(self.events_topic, number) for number in range(self.partitions)]
+            consumer.assign(places)
+            begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            for place in places:
+                consumer.seek(place, max(begins[place], ends[place] - most))
+            while any(consumer.position(place) < ends[place] for place in places):
+                for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
+                    yield from (record.value or b"" for record in records)
+
+    def _ends(self) -> dict[int, int]:
+        """Give the offset after the last message of each partition."""
+        with self._consumer() as consumer:
+            places = [TopicPartition(self.events_topic, number) for number in range(self.partitions)]
+            return {place.partition: end for place, end in consumer.end_offsets(places).items()}
+
+    def _warm(self) -> None:
+        """Start the Python workers and compile, before anybody waits for a verdict."""
+        look = self._look()
+        tasks = self.spark.sparkContext.defaultParallelism
+        columns = "CAST('{}' AS BINARY) AS value, 0 AS partition, id AS offset, id AS kafka_ms"
+        self.spark.range(tasks, numPartitions=tasks).selectExpr(
+            columns.split(", ")[0], *columns.split(", ")[1:]
+        ).mapInArrow(look, "packed binary").collect()
+
+
+#: Settings of Spark that suit short epochs.
+SPARK: dict[str, int] = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": 20_000,
+    "spark.sql.streaming.minBatchesToRetain": 2,
+}
+
+
+def prepare(out_dir: Path, model_dir: Path, model: Model, partitions: int) -> None:
+    """Begin anew: remove what an earlier run left, and open books that begin with the ledger of stage 3.
+
+    The books appear at the end and whole: a run that is killed in here has left nothing to go on with.
+    """
+    for name in MINE:
+        path = out_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        for file in (path, *(path.with_name(name + ending) for ending in ("-wal", "-shm"))):
+            file.unlink(missing_ok=True)
+    beside = out_dir / ".beginning"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    with Ledger.open(model_dir / books.NAME, must_exist=True) as ledger:
+        ledger.copy_to(beside / books.NAME)
+    run = secrets.token_hex(4)
+    with Books(beside) as new:
+        with new.transaction():
+            new.write_note("topics", {kind: f"wikisieve-{run}-{kind}" for kind in ("events", "verdicts")})
+            new.write_note("partitions", partitions)
+            new.write_note("members_start", len(new.ledger))
+            new.write_note("model", model.version)
+        new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.replace(beside / books.NAME, out_dir / books.NAME)
+    shutil.rmtree(beside)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Let one run at a time use a folder; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OnlineError(
+                f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at work. "
+                "Wait for it, or give another OUT_DIR."
+            ) from None
+        yield
+
+
+def _check(sender: Sender) -> None:
+    """See how the sender is; what it cannot mend, another query cannot mend either."""
+    try:
+        sender.check()
+    except Exception as error:
+        raise OnlineError(str(error)) from error
+
+
+def _dead_letter(raw: bytes, reason: str) -> str:
+    """Write an invalid event as a line of JSON; bytes that are not UTF-8 are shown as ``\\xff``, and it is said."""
+    try:
+        letter: dict[str, str | bool] = {"raw": raw.decode(), "reason": reason}
+    except UnicodeDecodeError:
+        letter = {"raw": raw.decode(errors="backslashreplace"), "reason": reason, "not_utf8": True}
+    return json.dumps(letter, ensure_ascii=False) + "\n"
+
+
+def _binned(seconds: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(LATENCY_EDGES, seconds), minlength=len(LATENCY_EDGES) + 1)
+
+
+def _quantile(counts: np.ndarray, share: float) -> float:
+    """Give a quantile of binned latencies: the upper edge of its bin, at most 5 % too much."""
+    if not counts.sum():
+        return 0.0
+    place = int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
+    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,193 @@
+"""The Spark query of stage 4: Kafka in, one value of bytes per batch out, and nothing that Spark must remember.
+
+Kafka's offsets are kept in the books, in the transaction that keeps everything else, and not in Spark's checkpoint: a
+query that is started again begins where the books end. So Spark may run ahead of the judge by an epoch, may fail, and
+may be killed, and all that is lost is work.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark import Broadcast
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from lib.blacklist.bloom import Filter
+from lib.online import sieve
+from lib.runtime.clients import for_spark
+from lib.train import features
+
+MOST = 100_000  # events of one epoch
+_PACKED = "packed binary"
+
+
+class Eyes:
+    """The part of the model that the executors need: small enough to send to each of them."""
+
+    def __init__(self, weights: features.Weights):
+        self.weights = weights
+
+    def evidence(self, table: pa.Table) -> np.ndarray:
+        """Say what each edit shows by itself."""
+        return features.evidence(table, self.weights)
+
+
+def examine(
+    eyes: Broadcast[Any], blacklist: Broadcast[bytes], shadow_share: float
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Make the function that the executors run on Kafka's messages.
+
+    Parameters
+    ----------
+    eyes : Broadcast
+        Of :class:`Eyes`.
+    blacklist : Broadcast
+        Of the filter's bytes.
+    shadow_share : float
+        See :func:`lib.online.sieve.examine`.
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            found = sieve.examine(
+                batch.column("value").to_pylist(),
+                batch.column("partition")[0].as_py(),
+                batch.column("offset").to_numpy(),
+                batch.column("kafka_ms").to_numpy(),
+                eyes.value,
+                _filter(blacklist.value),
+                shadow_share,
+            )
+            yield pa.record_batch([pa.array([sieve.pack(found)], pa.binary())], names=["packed"])
+
+    return run
+
+
+@lru_cache(maxsize=2)
+def _filter(data: bytes) -> Filter:
+    return Filter.from_bytes(data)
+
+
+def starting_offsets(topic: str, partitions: int, offsets: Mapping[int, int]) -> str:
+    """Say where a query begins, as Spark wants it; a partition that was never read begins at its first message.
+
+    Examples
+    --------
+    >>> starting_offsets("events", 2, {0: 7})
+    '{"events": {"0": 7, "1": -2}}'
+    """
+    return json.dumps(
+        {topic: {str(partition): offsets.get(partition, -2) for partition in range(partitions)}}
+    )
+
+
+class Query:
+    """A running query that hands every epoch to one thread, which judges it while Spark works on the next.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    bootstrap, topic : str
+        Where the events are.
+    partitions : int
+        Of the topic.
+    offsets : mapping
+        Where to begin.
+    look : callable
+        Makes the executors' function; asked anew for every epoch.
+    judge : callable
+        Called in the judge's thread with a list of packed findings.
+    properties : mapping
+        Kafka client properties.
+    most : int
+        Events of one epoch at most.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        bootstrap: str,
+        topic: str,
+        partitions: int,
+        offsets: Mapping[int, int],
+        look: Callable[[], Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]],
+        judge: Callable[[list[bytes]], None],
+        properties: Mapping[str, str] = {},
+        most: int = MOST,
+    ):
+        self._look = look
+        self._judge = judge
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self._sitting: Future[None] | None = None
+        self._lock = threading.Lock()
+        self._checkpoint = Path(tempfile.mkdtemp(prefix="wikisieve-checkpoint-"))
+        source = (
+            spark.readStream.format("kafka")
+            .options(**for_spark(properties))
+            .option("kafka.bootstrap.servers", bootstrap)
+            .option("assign", json.dumps({topic: list(range(partitions))}))
+            .option("startingOffsets", starting_offsets(topic, partitions, offsets))
+            .option("maxOffsetsPerTrigger", most)
+            .option("failOnDataLoss", "true")
+            .load()
+            .selectExpr("value", "partition", "offset", "unix_millis(timestamp) AS kafka_ms")
+        )
+        try:
+            self._query: StreamingQuery = (
+                source.writeStream.foreachBatch(self._epoch)
+                .option("checkpointLocation", self._checkpoint.as_uri())
+                .start()
+            )
+        except BaseException:
+            self._clean()
+            raise
+
+    def _epoch(self, batch: DataFrame, epoch: int) -> None:
+        rows = batch.mapInArrow(self._look(), _PACKED).collect()
+        if not rows:
+            return
+        packed = [bytes(row[0]) for row in rows]
+        with self._lock:
+            before = self._sitting
+        if before is not None:
+            before.result()
+        with self._lock:
+            self._sitting = self._thread.submit(self._judge, packed)
+
+    def check(self) -> None:
+        """Raise what went wrong in the query or in the judge's thread, if anything did."""
+        with self._lock:
+            sitting = self._sitting
+        if sitting is not None and sitting.done():
+            sitting.result()
+        if not self._query.isActive:
+            error = self._query.exception()
+            raise (
+                error
+                if error is not None
+                else RuntimeError("The query ended although nobody had stopped it.")
+            )
+
+    def stop(self) -> None:
+        """Stop the query; an epoch that is being judged is judged to its end."""
+        try:
+            self._query.stop()
+        finally:
+            self._clean()
+
+    def _clean(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        shutil.rmtree(self._checkpoint, ignore_errors=True)

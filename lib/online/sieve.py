@@ -1,0 +1,266 @@
+"""What is done to raw events before anyone is judged: read them, ask the filter, look at the edits.
+
+Runs in Spark's executors, on one Arrow batch of one Kafka partition at a time, and needs no memory of what came before.
+What it finds travels to the driver as one value of bytes, so that Spark moves one row per batch and not one per event.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib import edits
+from lib.blacklist.bloom import Filter
+from lib.online import seen
+
+SHADOW_SHARE = 0.02  # of the edits of blacklisted users: looked at although they are dropped
+
+_PLACE = [("partition", pa.int32()), ("offset", pa.int64())]
+_EVENTS = pa.schema([*_PLACE, ("kafka_ms", pa.int64()), ("id", pa.uint64()), ("named", pa.bool_())])
+_INVALID = pa.schema([*_PLACE, ("raw", pa.binary()), ("reason", pa.string())])
+_ENDS = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("first", pa.int64()),
+        ("last", pa.int64()),
+        ("read", pa.int64()),
+        ("canaries", pa.int64()),
+    ]
+)
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_REPEATED = ("wiki", "type", "user")  # columns whose texts travel once per batch
+
+
+class Looks(Protocol):
+    """The part of a model that works on single edits."""
+
+    def evidence(self, table: pa.Table) -> np.ndarray:
+        """Give the evidence of each edit, shape (n, E); a row depends on its own edit alone."""
+
+
+class Findings(NamedTuple):
+    """What is in some raw events, in the order of their Kafka partitions and offsets."""
+
+    #: Valid events: ``partition``, ``offset``, ``kafka_ms``, ``id`` (the hash of the event's identity) and ``named``
+    #: (has a ``meta.id``: only then can it be a duplicate).
+    events: pa.Table
+    #: The edits among them: the columns of ``edits.ARROW_SCHEMA`` (``meta_id`` is never null: see ``edits.identity``),
+    #: ``event`` (row of `events`), ``maybe_listed`` (the filter said yes), ``looked_at`` (has a row of `evidence`).
+    edits: pa.Table
+    #: One row per edit that was looked at.
+    evidence: np.ndarray
+    #: The others: ``partition``, ``offset``, ``raw`` and ``reason``.
+    invalid: pa.Table
+    #: Per batch: ``partition``, ``first`` and ``last`` offset, how many were ``read`` and how many were ``canaries``.
+    ends: pa.Table
+
+
+class _Read(NamedTuple):
+    places: list[int]
+    identities: list[str]
+    named: list[bool]
+    edit_events: list[int]
+    edit_rows: list[tuple]
+    invalid: list[tuple[int, bytes, str]]
+    canaries: int
+
+
+def examine(
+    values: Sequence[bytes | None],
+    partition: int,
+    offsets: np.ndarray,
+    kafka_ms: np.ndarray,
+    model: Looks,
+    blacklist: Filter,
+    shadow_share: float = SHADOW_SHARE,
+) -> Findings:
+    """Read a batch of raw events and look at its edits.
+
+    Parameters
+    ----------
+    values : sequence of bytes or None
+        One event each, as received. None (a Kafka message without a value) is as invalid as an empty text.
+    partition : int
+        The Kafka partition that all of them come from.
+    offsets, kafka_ms : ndarray of int64, shape (n,)
+        Kafka's offset and timestamp (milliseconds) of each.
+    model : Looks
+        Looks at the edits of everyone who is not on the blacklist, and at a share of the others'.
+    blacklist : Filter
+        Who may be listed. A yes can be a collision; the driver asks the ledger and looks at the edit itself then.
+    shadow_share : float
+        Share of the edits of listed users that are looked at all the same, chosen by the hash of their identity.
+
+    Returns
+    -------
+    Findings
+
+    Examples
+    --------
+    >>> class Blind:
+    ...     def evidence(self, table):
+    ...         return np.zeros((table.num_rows, 1))
+    >>> raws = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "1"}, "type": "edit", "user": "AnyBot"}', b"not JSON"]
+    >>> found = examine(raws, 0, np.arange(2), np.zeros(2, int), Blind(), Filter.build(["AnyBot"]), shadow_share=0)
+    >>> found.edits.column("maybe_listed").to_pylist(), found.evidence.shape, found.invalid.num_rows
+    ([True], (0, 1), 1)
+    """
+    read = _read(values)
+    places = np.array(read.places, np.int64)
+    identities = pa.array(read.identities, pa.string())
+    ids = seen.hashes(identities)
+    events = pa.table(
+        [np.full(len(ids), partition, np.int32), offsets[places], kafka_ms[places], ids, read.named],
+        schema=_EVENTS,
+    )
+    event = np.array(read.edit_events, np.int64)
+    table = edits.table(read.edit_rows).set_column(0, "meta_id", identities.take(pa.array(event)))
+    table = table.append_column("event", pa.array(event))
+    users = table.column("user")
+    maybe = blacklist.contains(users.combine_chunks())
+    look = pc.is_valid(users).to_numpy() & (~maybe | seen.chosen(ids[event], shadow_share))
+    evidence = model.evidence(table.filter(pa.array(look)))
+    table = table.append_column("maybe_listed", pa.array(maybe)).append_column("looked_at", pa.array(look))
+    return Findings(
+        events,
+        _compact(table),
+        evidence,
+        _dead(read.invalid, partition, offsets),
+        pa.table([[partition], offsets[:1], offsets[-1:], [len(offsets)], [read.canaries]], schema=_ENDS),
+    )
+
+
+def _read(values: Sequence[bytes | None]) -> _Read:
+    """Decode one by one. Many small objects are made and dropped, so no cycles are looked for meanwhile."""
+    read = _Read([], [], [], [], [], [], 0)
+    canaries = 0
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for place, raw in enumerate(values):
+            try:
+                event = edits.decode(raw or b"")
+            except edits.InvalidEvent as error:
+                read.invalid.append((place, raw or b"", str(error)))
+                continue
+            if event.is_canary:
+                canaries += 1
+                continue
+            if event.is_edit:
+                read.edit_events.append(len(read.places))
+                read.edit_rows.append(edits.edit_row(event))
+            read.places.append(place)
+            read.named.append(bool(event.meta.id))
+            read.identities.append(event.meta.id or edits.identity(raw or b"", None))
+    finally:
+        if collects:
+            gc.enable()
+    return read._replace(canaries=canaries)
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    for name in _REPEATED:
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table.column(name).cast(_TEXT))
+    return table
+
+
+def _dead(invalid: list[tuple[int, bytes, str]], partition: int, offsets: np.ndarray) -> pa.Table:
+    return pa.table(
+        [
+            pa.array([partition] * len(invalid), pa.int32()),
+            pa.array([int(offsets[place]) for place, _, _ in invalid], pa.int64()),
+            pa.array([raw for _, raw, _ in invalid], pa.binary()),
+            pa.array([reason for _, _, reason in invalid], pa.string()),
+        ],
+        schema=_INVALID,
+    )
+
+
+def pack(findings: Findings) -> bytes:
+    """Write findings as bytes: five Arrow streams, one behind the other."""
+    sink = pa.BufferOutputStream()
+    width = findings.evidence.shape[1]
+    flat = pa.array(np.ascontiguousarray(findings.evidence, np.float64).ravel())
+    evidence = pa.table({"evidence": pa.FixedSizeListArray.from_arrays(flat, width)})
+    for table in (findings.events, findings.edits, evidence, findings.invalid, findings.ends):
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def unpack(packed: Iterable[bytes]) -> Findings:
+    """Read what several batches found, and put it in the order of their partitions and offsets.
+
+    Parameters
+    ----------
+    packed : iterable of bytes
+        From :func:`pack`; at least one.
+
+    Returns
+    -------
+    Findings
+        As if all had been examined at once.
+    """
+    parts = sorted((_unpack_one(data) for data in packed), key=_first_place)
+    starts = np.cumsum([0, *(part.events.num_rows for part in parts)])
+    tables = []
+    for start, part in zip(starts, parts, strict=False):
+        place = part.edits.schema.get_field_index("event")
+        moved = pc.add(part.edits.column("event"), pa.scalar(int(start), pa.int64()))
+        tables.append(part.edits.set_column(place, "event", moved))
+    return Findings(
+        pa.concat_tables([part.events for part in parts]).combine_chunks(),
+        pa.concat_tables(tables).unify_dictionaries().combine_chunks(),
+        np.concatenate([part.evidence for part in parts]),
+        pa.concat_tables([part.invalid for part in parts]).combine_chunks(),
+        pa.concat_tables([part.ends for part in parts]).combine_chunks(),
+    )
+
+
+def next_offsets(ends: pa.Table, before: Mapping[int, int]) -> dict[int, int]:
+    """Say where each partition is to be read on.
+
+    Parameters
+    ----------
+    ends : pyarrow.Table
+        Of :class:`Findings`.
+    before : mapping
+        Where it was to be read on before these batches.
+
+    Returns
+    -------
+    dict of int to int
+
+    Raises
+    ------
+    ValueError
+        When the batches go back behind that or overlap: an event would be judged twice.
+    """
+    offsets = dict(before)
+    for end in ends.to_pylist():
+        expected = offsets.get(end["partition"], 0)
+        if end["first"] < expected:
+            raise ValueError(
+                f"Partition {end['partition']} must be read from offset {expected} on. Got {end['first']}."
+            )
+        offsets[end["partition"]] = end["last"] + 1
+    return offsets
+
+
+def _unpack_one(data: bytes) -> Findings:
+    source = pa.BufferReader(data)
+    events, table, evidence, invalid, ends = (pa.ipc.open_stream(source).read_all() for _ in Findings._fields)
+    column = evidence.column(0)
+    flat = [chunk.values.to_numpy() for chunk in column.chunks]
+    whole = np.concatenate(flat) if flat else np.empty(0)
+    return Findings(events, table, whole.reshape(-1, column.type.list_size), invalid, ends)
+
+
+def _first_place(part: Findings) -> tuple[int, int]:
+    return part.ends.column("partition")[0].as_py(), part.ends.column("first")[0].as_py()

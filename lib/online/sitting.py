@@ -1,0 +1,173 @@
+"""Stage 4 from the notebook's parameters: source, broker, Spark and producer together, in as many runs as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lib import edits, manifest, parameters
+from lib.online import cards, online, producer
+from lib.runtime import clients
+from lib.stream import default_day, recording
+from lib.stream.recorder import Source, source_of
+
+RUNS = 5  # a recording is judged in so many runs, each resuming the one before
+_LONGEST_LOOK = 200_000  # messages that are looked through for the texts of flagged users
+
+
+def source(settings: Any) -> Source:
+    """Read the source from the parameters of 04_online.
+
+    Without STREAM_URL and RECORDING it is the default day from 14:00 on: what stages 1 to 3 have not seen.
+
+    Parameters
+    ----------
+    settings : namespace
+        What `lib.parameters.check` gave.
+    """
+    if settings.stream_url or settings.recording:
+        return source_of(settings)
+    cut = parameters.parse_time(default_day.CUT)
+    since = (
+        cut if settings.since is None and (settings.until is None or settings.until > cut) else settings.since
+    )
+    given = {**vars(settings), "recording": default_day.ensure(), "since": since}
+    return source_of(type(settings)(**given))
+
+
+def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Judge a stream as the parameters say, and leave everything in OUT_DIR.
+
+    Parameters
+    ----------
+    settings : namespace
+        What `lib.parameters.check` gave for 04_online.
+    runs : int, default 5
+        A recording is cut into so many runs of as many events each. Every run ends its producer and its query and the
+        next begins from what is in Kafka and in the books, as ``RESUME=True`` would. A stream that is not a recording,
+        or that is resumed, is judged in one run.
+    say : callable
+        Told what happens.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
+    """
+    stream = source(settings)
+    properties = clients.read_properties(settings.kafka_properties)
+    wanted = _share(stream, settings, runs)
+    with (
+        stream.url() as url,
+        online.Stage(
+            settings.out_dir,
+            settings.model_dir,
+            kafka=settings.kafka,
+            properties=properties,
+            spark_master=settings.spark_master,
+            resume=settings.resume,
+            say=say,
+        ) as stage,
+    ):
+        for number, most in enumerate(wanted, 1):
+            order = producer.Order(
+                stage.bootstrap,
+                stage.events_topic,
+                stage.partitions,
+                url,
+                _name(stream),
+                stream.since,
+                stream.until,
+                tuple(sorted(stream.wikis)),
+                most,
+                settings.max_seconds,
+                properties,
+                settings.seed,
+            )
+            with producer.Sender(order) as sender:
+                run = stage.sieve(sender)
+            say(_line(number, len(wanted), run))
+        cards.write(settings.out_dir, stage.books, stage.model, _texts(stage))
+    return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
+
+
+def _share(stream: Source, settings: Any, runs: int) -> list[int]:
+    """Cut a recording into runs: how many events each may take, 0 for no limit."""
+    if stream.recording is None or settings.resume or settings.max_seconds or runs < 2:
+        return [settings.max_events]
+    there = sum(1 for _ in events(stream))
+    there = min(there, settings.max_events) if settings.max_events else there
+    each = -(-there // runs)
+    if each == 0:
+        return [settings.max_events]
+    rest = settings.max_events and there - each * (runs - 1)
+    return [each] * (runs - 1) + [max(rest, 1) if settings.max_events else 0]
+
+
+def events(stream: Source) -> Iterator[edits.Event]:
+    """Give the events of a recording that are asked for."""
+    for event in _decoded(stream):
+        if stream.since is not None and event.time_ms < stream.since:
+            continue
+        if stream.until is not None and event.time_ms >= stream.until:
+            continue
+        if not stream.wikis or event.wiki in stream.wikis:
+            yield event
+
+
+def bots_before(stream: Source) -> frozenset[str] | None:
+    """The bots of a recording before SINCE, by the flag: what a perfect list would know; None if there is none."""
+    if stream.recording is None or stream.since is None:
+        return None
+    balance: dict[str, int] = {}
+    for event in _decoded(stream):
+        if event.is_edit and event.user is not None and event.time_ms < stream.since:
+            balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
+    return frozenset(user for user, more in balance.items() if more > 0) or None
+
+
+def _decoded(stream: Source) -> Iterator[edits.Event]:
+    assert stream.recording is not None
+    for raw in recording.lines(stream.recording):
+        try:
+            event = edits.decode(raw)
+        except edits.InvalidEvent:
+            continue
+        if not event.is_canary:
+            yield event
+
+
+def _name(stream: Source) -> str:
+    """Name the stream for the producer: the address, or the recording's content, whatever its address is today."""
+    described = stream.describe()
+    return described["stream_url"] or f"sha256:{described['sha256']}"
+
+
+def _line(number: int, runs: int, run: online.Run) -> str:
+    counts = run.counts
+    return (
+        f"run {number} of {runs}: {counts.get('edits', 0):,} edits, {counts.get('dropped', 0):,} dropped, "
+        f"{counts.get('flagged', 0):,} flagged, {counts.get('kept', 0):,} kept; "
+        f"blacklist {run.members_start:,} → {run.members_end:,}"
+    )
+
+
+def _texts(stage: online.Stage) -> Callable[[frozenset[str]], dict[str, dict[str, Any]]]:
+    """Make a look-up of edits' texts by their ids, in what is left of the topic."""
+
+    def look_up(wanted: frozenset[str]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for raw in stage.messages(_LONGEST_LOOK):
+            try:
+                event = edits.decode(raw)
+            except edits.InvalidEvent:
+                continue
+            if event.meta.id in wanted:
+                found[event.meta.id] = {
+                    "title": event.title,
+                    "comment": event.comment,
+                    "delta": edits.delta(event),
+                }
+        return found
+
+    return look_up

@@ -1,0 +1,1 @@
+"""What the stages run on: Java, jars, Spark, a Kafka broker, and a cluster of them."""

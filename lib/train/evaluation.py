@@ -1,0 +1,596 @@
+"""How good the model is: users kept apart, forward in time, with an interval on every share.
+
+Everything here is judged on users that the model in question has not learnt from. A user is a *bot* when more than half
+of their edits carry the flag, else *human*. The flag is the only truth there is, and it has noise: :func:`label_noise`
+lists where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sklearn.linear_model import LogisticRegression
+
+from lib.intervals import clopper_pearson, upper_bound
+from lib.train import features, model
+from lib.train.model import CrossValidation, Model, Population, Stack
+
+RESAMPLES = 1000
+FPR_OF_RECALL = 0.005
+FORWARD_AT = 0.6
+FEWEST_FOLDS = (
+    4  # one tested, one for the threshold, one for the evidence of the lower level, one learnt from
+)
+DECISION = 0.5  # of a score that is a probability
+_CHUNK = 50
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order from the highest score down, and where each group of equal scores begins."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    return order, np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+
+
+def average_precision(
+    bots: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray | float:
+    """Average precision, for many weightings of the users at once.
+
+    Parameters
+    ----------
+    bots : ndarray of bool, shape (n,)
+    scores : ndarray of float, shape (n,)
+    weights : ndarray, shape (resamples, n), optional
+        How often each user counts in each resample; without: once, and a single number is given.
+
+    Returns
+    -------
+    float or ndarray of shape (resamples,)
+        ``sum over thresholds of (step in recall) * precision``, equal scores taken together, as scikit-learn does it;
+        NaN where there is no bot.
+
+    Examples
+    --------
+    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1]))
+    0.8333333333333333
+    """
+    w = np.ones((1, len(bots))) if weights is None else np.asarray(weights, float)
+    order, starts = _groups(scores)
+    w = w[:, order]
+    positive = np.add.reduceat(w * bots[order], starts, axis=1)
+    everyone = np.cumsum(np.add.reduceat(w, starts, axis=1), axis=1)
+    found = np.cumsum(positive, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(everyone > 0, found / everyone, 0.0)
+        result = (positive * precision).sum(axis=1) / found[:, -1]
+    return float(result[0]) if weights is None else result
+
+
+def recall_at_fpr(
+    bots: np.ndarray, scores: np.ndarray, fpr: float = FPR_OF_RECALL, weights: np.ndarray | None = None
+) -> np.ndarray | float:
+    """Give the highest recall of a threshold at which at most a share `fpr` of the humans is flagged.
+
+    Parameters and shapes as in :func:`average_precision`.
+
+    Examples
+    --------
+    >>> recall_at_fpr(np.array([True, True, False, False]), np.array([0.9, 0.4, 0.5, 0.1]), fpr=0.0)
+    0.5
+    """
+    w = np.ones((1, len(bots))) if weights is None else np.asarray(weights, float)
+    order, starts = _groups(scores)
+    w = w[:, order]
+    found = np.cumsum(np.add.reduceat(w * bots[order], starts, axis=1), axis=1)
+    wrong = np.cumsum(np.add.reduceat(w * ~bots[order], starts, axis=1), axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        allowed = wrong <= fpr * wrong[:, -1:]
+        result = (found * allowed).max(axis=1) / found[:, -1]
+    return float(result[0]) if weights is None else result
+
+
+def bootstrap(
+    measure: Callable[..., Any],
+    bots: np.ndarray,
+    scores: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+    **options: Any,
+) -> tuple[float, float]:
+    """Interval of a measure by resampling users (percentile bootstrap).
+
+    Parameters
+    ----------
+    measure : callable
+        :func:`average_precision` or :func:`recall_at_fpr`.
+    bots, scores : ndarray of shape (n,)
+    resamples : int, default 1000
+    seed : int, default 0
+    confidence : float, default 0.95
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
+
+    References
+    ----------
+    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    random = np.random.default_rng(seed)
+    n, values = len(bots), []
+    for start in range(0, resamples, _CHUNK):
+        picks = random.integers(n, size=(min(_CHUNK, resamples - start), n))
+        weights = np.stack([np.bincount(pick, minlength=n) for pick in picks])
+        values.append(measure(bots, scores, weights=weights, **options))
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def measure(bots: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Give the two measures of user scores that the contract asks for, the first with its interval."""
+    return {
+        "average_precision": average_precision(bots, scores),
+        "interval": list(bootstrap(average_precision, bots, scores, seed=seed)),
+        "recall_at_half_percent_fpr": recall_at_fpr(bots, scores),
+    }
+
+
+def rates(truth: np.ndarray, said: np.ndarray, weight: np.ndarray | None = None) -> dict[str, float]:
+    """Precision, recall and F1 of a yes-or-no answer; each 0 where it has no meaning."""
+    w = np.ones(len(truth)) if weight is None else weight
+    hit, told, there = float(w[truth & said].sum()), float(w[said].sum()), float(w[truth].sum())
+    return {
+        "precision": hit / told if told else 0.0,
+        "recall": hit / there if there else 0.0,
+        "f1": 2 * hit / (told + there) if told + there else 0.0,
+    }
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+def says_bot(names: Collection[str]) -> np.ndarray:
+    """The name rule: "bot" somewhere in the name, capitals or not.
+
+    Examples
+    --------
+    >>> says_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
+    [True, True, False]
+    """
+    return np.array(["bot" in name.lower() for name in names], bool)
+
+
+def known_bots(people: Population, fold: np.ndarray) -> np.ndarray:
+    """A perfect list of the bots among the other folds' users: it knows none of the fold that is asked."""
+    return np.zeros(len(people), bool)
+
+
+def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
+    """The model of the re-implemented system, with its users kept apart: a bag of the comment's words, edit by edit.
+
+    Returns
+    -------
+    ndarray of float, shape (edits,)
+        Probability of the flag for each edit, by a model that has not seen its user.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    comments = people.table.column("comment").fill_null("").to_pylist()
+    scores = np.zeros(len(comments))
+    for k in range(int(fold.max()) + 1):
+        test = fold[people.user] == k
+        bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
+        train = bag.fit_transform([c for c, out in zip(comments, test, strict=True) if not out])
+        classifier = LogisticRegression(C=1.0, max_iter=200).fit(train, people.flagged[~test])
+        scores[test] = classifier.predict_proba(
+            bag.transform([c for c, out in zip(comments, test, strict=True) if out])
+        )[:, 1]
+    return scores
+
+
+def per_user(people: Population, edit_scores: np.ndarray) -> np.ndarray:
+    """Average edit scores over each user."""
+    return np.bincount(people.user, edit_scores, len(people)) / people.edits
+
+
+# --- in the stream ----------------------------------------------------------------------------------------------------
+
+KEPT, FLAGGED, DROPPED = 0, 1, 2
+
+
+def simulate(
+    user: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    listed: np.ndarray | None = None,
+    users: int = 0,
+) -> np.ndarray:
+    """Judge edits in order as stage 4 does: a user whose score reaches the threshold is flagged, later edits dropped.
+
+    Parameters
+    ----------
+    user : ndarray of int, shape (n,)
+    rows, scores : ndarray of shape (m,)
+        Edits at which a user was judged (:func:`lib.train.features.fold`), and the scores.
+    threshold : float
+    listed : ndarray of bool, shape (users,), optional
+        Who is on the blacklist from the start.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        KEPT, FLAGGED or DROPPED.
+    """
+    users = max(users, int(user.max(initial=-1)) + 1)
+    n = len(user)
+    falls = np.full(users, n)
+    reached = rows[scores >= threshold]
+    np.minimum.at(falls, user[reached], reached)
+    if listed is not None:
+        falls[listed] = -1
+    place = np.arange(n)
+    return np.where(place > falls[user], DROPPED, np.where(place == falls[user], FLAGGED, KEPT))
+
+
+def stopped(people: Population, verdicts: np.ndarray) -> dict[str, Any]:
+    """Count what verdicts did: bot edits stopped, also in the last quarter, and humans flagged, with bounds."""
+    stop = verdicts != KEPT
+    bot_edits = people.flagged
+    last = np.arange(len(stop)) >= len(stop) * 3 // 4
+    humans = int((~people.bots).sum())
+    hit = np.zeros(len(people), bool)
+    hit[people.user[stop]] = True
+    wrong = int((hit & ~people.bots).sum())
+    return {
+        "edits": len(stop),
+        "bot_edits": int(bot_edits.sum()),
+        "bot_edits_stopped": _share(stop & bot_edits, bot_edits),
+        "bot_edits_stopped_last_quarter": _share(stop & bot_edits & last, bot_edits & last),
+        "humans": humans,
+        "humans_flagged": wrong,
+        "human_user_fpr": wrong / humans if humans else 0.0,
+        "human_user_fpr_upper95": upper_bound(wrong, humans),
+    }
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
+    return float(part.sum() / whole.sum()) if whole.any() else 0.0
+
+
+def replay(judge: Model, people: Population, listed: Collection[str] = ()) -> np.ndarray:
+    """Judge a population's edits in order with a model that knows nobody yet; give a verdict per edit."""
+    seen = judge.evidence(people.table)
+    _, rows, x = features.fold(features.empty(len(people)), people.user, people.times, seen)
+    on_list = np.isin(people.names, list(listed)) if len(listed) else None
+    return simulate(people.user, rows, judge.score(x), judge.threshold, on_list, len(people))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A test forward in time with users kept apart: what came later, judged by what was learnt before from others."""
+
+    later: Population
+    verdicts: np.ndarray
+    at_ms: int
+    facts: dict[str, Any]
+
+
+def forward(
+    people: Population,
+    seed: int = 0,
+    max_human_fpr: float = model.MAX_HUMAN_FPR,
+    at: float = FORWARD_AT,
+    folds: int = model.FOLDS,
+    with_name: bool = True,
+) -> Forward:
+    """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
+
+    The users are dealt into folds. For each fold, both levels and the threshold are learnt from the earlier edits of
+    the others; then the later edits of the fold's users are judged one by one, beginning with nothing known of anybody.
+    Where too few humans came before to promise `max_human_fpr`, the threshold lies above all of their scores.
+
+    Parameters
+    ----------
+    people : Population
+    seed : int, default 0
+    max_human_fpr : float, default 0.01
+    at : float, default 0.6
+        The moment, as a share of the time between first and last edit.
+
+    Returns
+    -------
+    Forward
+        ``facts`` has ``bot_edits_stopped``, ``human_user_fpr`` and its 95 % upper bound, and the counts behind them.
+    """
+    first, last = int(people.times[0]), int(people.times[-1])
+    moment = first + int(at * (last - first))
+    before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
+    folds = min(folds, max(FEWEST_FOLDS, int(before.bots.sum())))
+    model.check(before, folds)
+    stack = Stack(before, model.deal(before, folds, seed), seed)
+    fold_of = dict(zip(before.names, stack.fold, strict=True))
+    random = np.random.default_rng(seed)
+    fold = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
+    verdicts = np.zeros(len(later.user), int)
+    for k in range(folds):
+        held = frozenset({k})
+        rows = stack.rows(held)
+        top = model.highest(rows, stack.scores(held, with_name), len(before))
+        threshold = _threshold(top[~before.bots & (stack.fold != k)], max_human_fpr)
+        judge = Model(stack.lower(held), stack.judge(held, with_name), threshold, with_name)
+        mine = fold[later.user] == k
+        verdicts[mine] = replay(judge, later)[mine]
+    return Forward(later, verdicts, moment, stopped(later, verdicts))
+
+
+def _threshold(human_scores: np.ndarray, max_human_fpr: float) -> float:
+    """Choose the threshold; where too few humans came before to promise anything, the strictest: above all of them."""
+    try:
+        return model.working_threshold(human_scores, max_human_fpr)
+    except model.NoHonestThreshold:
+        return max(float(np.nextafter(human_scores.max(initial=0.0), np.inf)), model.LEAST_SCORE)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report(
+    people: Population,
+    seed: int = 0,
+    max_human_fpr: float = model.MAX_HUMAN_FPR,
+    cross: CrossValidation | None = None,
+    ahead: Forward | None = None,
+) -> dict[str, Any]:
+    """Give the parts `users`, `edits` and `forward` of stage 3's metrics.
+
+    Parameters
+    ----------
+    people : Population
+    seed : int, default 0
+    max_human_fpr : float, default 0.01
+    cross, ahead
+        Results of :func:`lib.train.model.cross_validate` and :func:`forward` of the same people, if any.
+
+    Returns
+    -------
+    dict
+        As in the contract. The edits' F1 says "bot" where the edit's user, judged from all their edits by a model that
+        has not learnt from them, scores at least 0.5; the truth is the edit's own flag.
+    """
+    cross = cross or model.cross_validate(people, seed)
+    ahead = ahead or forward(people, seed, max_human_fpr)
+    bots = people.bots
+    rule = says_bot(people.names)
+    return {
+        "users": {
+            "n": len(people),
+            "bots": int(bots.sum()),
+            "with_name": measure(bots, cross.final(True), seed),
+            "without_name": measure(bots, cross.final(False), seed),
+            "name_rule": {
+                "average_precision": average_precision(bots, rule.astype(float)),
+                **{key: rates(bots, rule)[key] for key in ("precision", "recall")},
+            },
+        },
+        "edits": {
+            "with_name": {"f1": edit_f1(people, cross.final(True))},
+            "without_name": {"f1": edit_f1(people, cross.final(False))},
+        },
+        "forward": {
+            key: ahead.facts[key] for key in ("bot_edits_stopped", "human_user_fpr", "human_user_fpr_upper95")
+        },
+    }
+
+
+def edit_f1(people: Population, user_scores: np.ndarray, decision: float = DECISION) -> float:
+    """F1 over edits when every edit is called what its user is called."""
+    return rates(people.flagged, (user_scores >= decision)[people.user])["f1"]
+
+
+# --- looks at the result, one table each ------------------------------------------------------------------------------
+
+
+def precision_recall(bots: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Precision and recall at every threshold, from the highest down: columns threshold, precision, recall, flagged."""
+    order, starts = _groups(scores)
+    ends = np.append(starts[1:], len(order)) - 1
+    found = np.cumsum(bots[order])[ends]
+    flagged = ends + 1
+    return pd.DataFrame(
+        {
+            "threshold": scores[order][starts],
+            "precision": found / flagged,
+            "recall": found / max(int(bots.sum()), 1),
+            "flagged": flagged,
+        }
+    )
+
+
+def confusion(bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Count users by what they are (rows) and what they are called (columns)."""
+    said = scores >= threshold
+    cells = [[int((~truth & ~said).sum()), int((~truth & said).sum())] for truth in (bots, ~bots)]
+    return pd.DataFrame(cells, ["human", "bot"], ["kept", "flagged"])
+
+
+def calibration(bots: np.ndarray, scores: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Compare scores with how often they came true, in bins of equal width, with exact 95 % intervals."""
+    bin_ = np.minimum((scores * bins).astype(int), bins - 1)
+    rows = []
+    for b in range(bins):
+        inside = bin_ == b
+        n, true = int(inside.sum()), int(bots[inside].sum())
+        if n:
+            low, high = clopper_pearson(true, n)
+            rows.append((b / bins, (b + 1) / bins, n, float(scores[inside].mean()), true / n, low, high))
+    return pd.DataFrame(rows, columns=["from", "to", "users", "score", "share of bots", "low", "high"])
+
+
+def recall_by_edits(cross: CrossValidation, threshold: float, with_name: bool = True) -> pd.DataFrame:
+    """How many bots have been found after so many edits, of those that made as many; with exact 95 % intervals.
+
+    Found means that one of the user's scores so far reached the threshold.
+    """
+    rows, scores = cross.rows, cross.scores(with_name)
+    first = np.full(len(cross.people), np.iinfo(np.int64).max)
+    reached = (scores >= threshold) & ~rows.last
+    np.minimum.at(first, rows.user[reached], rows.edits[reached])
+    bots, edits = cross.people.bots, cross.people.edits
+    table = []
+    for n in features.CHECKPOINTS:
+        there, people_there = bots & (edits >= n), ~bots & (edits >= n)
+        if not there.any():
+            break
+        found, wrong = int((there & (first <= n)).sum()), int((people_there & (first <= n)).sum())
+        low, high = clopper_pearson(found, int(there.sum()))
+        table.append(
+            (n, int(there.sum()), found, found / int(there.sum()), low, high, int(people_there.sum()), wrong)
+        )
+    return pd.DataFrame(
+        table, columns=["edits seen", "bots", "found", "recall", "low", "high", "humans", "humans flagged"]
+    )
+
+
+def kind_of(names: Collection[str]) -> np.ndarray:
+    """Tell registered users, IP addresses and temporary accounts by their names.
+
+    Examples
+    --------
+    >>> kind_of(["Ada", "60.225.66.142", "2001:db8::1", "~2026-12345-67"]).tolist()
+    ['registered', 'IP', 'IP', 'temporary account']
+    """
+    users = pa.array(list(names), pa.string())
+    nothing = pa.nulls(len(users), pa.string())
+    columns: dict[str, Any] = dict.fromkeys(("wiki", "type", "title", "comment"), nothing)
+    columns |= {
+        "user": users,
+        "namespace": pa.nulls(len(users), pa.int64()),
+        "delta": pa.nulls(len(users), pa.int64()),
+    }
+    columns["minor"] = pa.nulls(len(users), pa.bool_())
+    zero = np.zeros(model.text.BUCKETS, np.float32)
+    seen = features.evidence(pa.table(columns), features.Weights(zero, 0.0, zero, 0.0))
+    hints = seen[:, features.HINTS].astype(int)
+    return np.where(hints & 64, "IP", np.where(hints & 128, "temporary account", "registered"))
+
+
+def main_wiki(people: Population) -> np.ndarray:
+    """Give the wiki of each user's first edit."""
+    wikis = np.array(people.table.column("wiki").fill_null("unknown").to_pylist(), object)
+    out = np.empty(len(people), object)
+    out[people.user[::-1]] = wikis[::-1]
+    return out
+
+
+def errors_by(group: np.ndarray, bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Count users and errors in each group, the largest first, with exact 95 % intervals of the humans flagged.
+
+    Parameters
+    ----------
+    group : ndarray of str, shape (users,)
+        For example from :func:`kind_of` or :func:`main_wiki`.
+    """
+    said = scores >= threshold
+    table = []
+    for name in pd.unique(group):
+        inside = group == name
+        humans, there = int((inside & ~bots).sum()), int((inside & bots).sum())
+        wrong, missed = int((inside & ~bots & said).sum()), int((inside & bots & ~said).sum())
+        low, high = clopper_pearson(wrong, humans)
+        table.append((name, humans, wrong, wrong / humans if humans else 0.0, low, high, there, missed))
+    frame = pd.DataFrame(
+        table, columns=["group", "humans", "humans flagged", "share", "low", "high", "bots", "bots missed"]
+    )
+    return frame.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
+
+
+def baselines(cross: CrossValidation, seed: int = 0) -> pd.DataFrame:
+    """Compare the model with what is simpler: users, users kept apart, average precision with its interval.
+
+    The list of known bots knows none of the users that it is asked about, as these are kept apart: it is worth the
+    majority here, and something only forward in time.
+    """
+    people = cross.people
+    bots = people.bots
+    candidates = {
+        "model, with the name": cross.final(True),
+        "model, without the name": cross.final(False),
+        "name rule: “bot” in the name": says_bot(people.names).astype(float),
+        "words of the comment (the re-implemented system)": per_user(
+            people, comment_model(people, cross.fold)
+        ),
+        "list of known bots, majority": known_bots(people, cross.fold).astype(float),
+    }
+    table = []
+    for name, scores in candidates.items():
+        low, high = bootstrap(average_precision, bots, scores, seed=seed)
+        edits = rates(people.flagged, (scores >= DECISION)[people.user])
+        table.append(
+            (name, average_precision(bots, scores), low, high, recall_at_fpr(bots, scores), edits["f1"])
+        )
+    return pd.DataFrame(
+        table,
+        columns=[
+            "who says it",
+            "average precision",
+            "low",
+            "high",
+            "recall at 0.5 % humans flagged",
+            "F1 of edits",
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Where the flag is doubtful."""
+
+    both: pd.DataFrame  #: accounts with flagged and unflagged edits
+    named: pd.DataFrame  #: never flagged, but the name ends in "bot"
+    likely: pd.DataFrame  #: the most bot-like unflagged users, with reasons
+
+
+def label_noise(cross: CrossValidation, judge: Model, top: int = 20) -> LabelNoise:
+    """Audit the labels: accounts with both flags, unflagged names in "bot", the most bot-like unflagged users.
+
+    Parameters
+    ----------
+    cross : CrossValidation
+        Its scores come from models that have not learnt from the user.
+    judge : Model
+        Words the reasons.
+    """
+    people = cross.people
+    flagged = np.bincount(people.user, people.flagged, len(people)).astype(int)
+    frame = pd.DataFrame(
+        {"user": people.names, "edits": people.edits, "flagged edits": flagged, "score": cross.final(True)}
+    )
+    both = frame[(flagged > 0) & (flagged < people.edits)].sort_values(
+        ["edits", "user"], ascending=[False, True]
+    )
+    ends = np.array([name.lower().rstrip("0123456789 ").endswith("bot") for name in people.names], bool)
+    named = frame[(flagged == 0) & ends].sort_values(["edits", "user"], ascending=[False, True])
+    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(top)
+    seen = judge.evidence(people.table)
+    state, _, _ = features.fold(features.empty(len(people)), people.user, people.times, seen)
+    reasons = [
+        "; ".join(word for word, share in judge.explain(state[i]) if share > 0)[:200] for i in likely.index
+    ]
+    return LabelNoise(
+        both.reset_index(drop=True),
+        named.reset_index(drop=True),
+        likely.assign(reasons=reasons).reset_index(drop=True),
+    )

@@ -1,0 +1,138 @@
+"""The producer: killed and started again it neither skips nor repeats an event."""
+
+import zlib
+from collections import Counter
+
+import msgspec
+import pytest
+import streams
+import world
+from kafka.admin import KafkaAdminClient
+
+from lib import edits
+from lib.online import producer
+from lib.replay import server as replay
+from lib.runtime import clients
+
+
+@pytest.fixture
+def topic(kafka, request):
+    name = f"events-{abs(hash(request.node.nodeid))}"
+    clients.make_topics(kafka.bootstrap, [name], 3, {})
+    return name
+
+
+@pytest.fixture(scope="module")
+def raws():
+    return world.events()
+
+
+def order(kafka, topic, url, **more):
+    return producer.Order(kafka.bootstrap, topic, 3, url, "a recording", **more)
+
+
+def in_topic(kafka, topic):
+    return Counter(message.value for message in world.messages(kafka.bootstrap, topic))
+
+
+def unlike(raws):
+    """What the stream gives of some events: duplicates by meta.id once."""
+    found, seen = Counter(), set()
+    for raw in raws:
+        try:
+            name = edits.decode(raw).meta.id
+        except edits.InvalidEvent:
+            name = None
+        if name is None or name not in seen:
+            found[raw] += 1
+        seen.add(name)
+    return found
+
+
+def test_everything_is_in_the_topic_once(kafka, topic, raws):
+    with replay.Server(raws, canary_seconds=0) as server:
+        report = producer.Producer(order(kafka, topic, server.url)).run()
+    assert in_topic(kafka, topic) == unlike(raws)
+    assert report.sent == unlike(raws).total() and not report.resumed
+    assert report.duplicates == len(raws) - report.sent
+
+
+@pytest.mark.parametrize("step", [7, 100, 10_000])
+def test_a_producer_that_ends_anywhere_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch, step):
+    monkeypatch.setattr(producer, "STEP", step)
+    with replay.Server(raws, canary_seconds=0) as server:
+        for most in (1, 5, 300, 40, 0):
+            report = producer.Producer(order(kafka, topic, server.url, max_events=most)).run()
+    assert report.resumed
+    assert in_topic(kafka, topic) == unlike(raws)
+
+
+def test_what_comes_again_because_we_went_back_is_no_duplicate(kafka, topic, raws, monkeypatch):
+    monkeypatch.setattr(producer, "STEP", 50)
+    wikis = [raw.replace(b'"enwiki"', b'"dewiki"') if zlib.crc32(raw) % 3 else raw for raw in raws]
+    with replay.Server(wikis, canary_seconds=0) as server:
+        reports = [
+            producer.Producer(order(kafka, topic, server.url, max_events=most, wikis=("enwiki",))).run()
+            for most in (100, 100, 0)
+        ]
+    once = unlike([raw for raw in wikis if b"dewiki" not in raw])
+    assert in_topic(kafka, topic) == once
+    assert sum(report.duplicates for report in reports) <= len(wikis) - unlike(wikis).total()
+
+
+def test_one_that_dies_in_the_middle_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch):
+    place, sent = producer.Producer._place, Counter()
+
+    def dies(self, item):
+        sent["n"] += 1
+        if sent["n"] in (150, 600):
+            raise SystemExit
+        return place(self, item)
+
+    monkeypatch.setattr(producer.Producer, "_place", dies)
+    monkeypatch.setattr(producer, "STEP", 50)
+    with replay.Server(raws, canary_seconds=0) as server:
+        for _ in range(2):
+            with pytest.raises(SystemExit):
+                producer.Producer(order(kafka, topic, server.url)).run()
+        producer.Producer(order(kafka, topic, server.url)).run()
+    assert in_topic(kafka, topic) == unlike(raws)
+
+
+def test_a_user_s_events_are_in_one_partition_and_in_order(kafka, topic, raws):
+    with replay.Server(raws, canary_seconds=0) as server:
+        producer.Producer(order(kafka, topic, server.url)).run()
+    partition, order_of = {}, {}
+    for message in world.messages(kafka.bootstrap, topic):
+        if message.key is not None:
+            assert partition.setdefault(message.key, message.partition) == message.partition
+            order_of.setdefault(message.key, []).append(message.value)
+    place = {raw: number for number, raw in reversed(list(enumerate(raws)))}
+    for values in order_of.values():
+        assert [place[value] for value in values] == sorted(place[value] for value in values)
+
+
+def test_positions_of_another_stream_are_not_gone_on_from(kafka, topic, raws):
+    with replay.Server(raws, canary_seconds=0) as server:
+        producer.Producer(order(kafka, topic, server.url)).run()
+        other = msgspec.structs.replace(order(kafka, topic, server.url), source="another", max_events=3)
+        assert not producer.Producer(other).run().resumed
+
+
+def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
+    with replay.Server(streams.events(20), canary_seconds=0) as server:
+        with producer.Sender(order(kafka, topic, server.url)) as sender:
+            while not sender.done:
+                sender.check()
+        assert sender.report.sent == 20 and "over" in sender.report.ended
+        wrong = order(kafka, topic, server.url.replace("recentchange", "nothing"))
+        with producer.Sender(wrong) as sender, pytest.raises(producer.ProducerError, match="status 404"):
+            while True:
+                sender.check()
+
+
+def test_topics_are_made_once(kafka, topic):
+    clients.make_topics(kafka.bootstrap, [topic], 3, {})
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    assert topic in admin.list_topics()
+    admin.close()

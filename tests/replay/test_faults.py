@@ -1,0 +1,92 @@
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streams import event, events
+
+from lib import edits
+from lib.replay import faults
+from lib.stream import sse
+
+
+def kinds(plan, lines):
+    """What a plan makes of a recording: the kind of every record."""
+    seen, found = set(), []
+    for record in faults.with_content_faults(faults.load(plan), faults.records(lines)):
+        try:
+            read = edits.decode(record.raw)
+        except edits.InvalidEvent:
+            found.append("invalid")
+            continue
+        found.append("canary" if read.is_canary else "again" if read.meta.id in seen else "event")
+        seen.add(read.meta.id)
+    return found
+
+
+def test_the_empty_plan_changes_nothing():
+    assert [
+        record.raw for record in faults.with_content_faults(faults.load(""), faults.records(events(5)))
+    ] == events(5)
+
+
+def test_content_faults_stand_where_the_plan_says():
+    plan = {"canaries": {"at": [1]}, "malformed": {"at": [2]}, "duplicates": {"every": 3}}
+    assert kinds(plan, events(5)) == [
+        "event",
+        "event",
+        "canary",
+        "event",
+        "invalid",
+        "event",
+        "again",
+        "event",
+    ]
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_the_same_seed_draws_the_same(seed, share):
+    first, second = (itertools.islice(faults.Places(share=share).marks(str(seed)), 50) for _ in range(2))
+    assert list(first) == list(second)
+
+
+@given(st.integers(0, 1000))
+def test_every_damaged_event_is_unreadable_and_fits_a_line(seed):
+    plan = {"seed": seed, "malformed": {"every": 1}}
+    for record in faults.with_content_faults(faults.load(plan), faults.records(events(8))):
+        assert b"\n" not in record.raw and b"\r" not in record.raw
+    assert kinds(plan, events(8)).count("invalid") == 7
+
+
+def test_a_switch_moves_every_later_event():
+    moved = list(faults.with_content_faults(faults.load({"switch": {"at": [2]}}), faults.records(events(4))))
+    assert [record.topic.partition(".")[0] for record in moved] == ["eqiad", "eqiad", "codfw", "codfw"]
+    assert [json.loads(record.raw)["meta"]["topic"] for record in moved] == [record.topic for record in moved]
+
+
+def test_what_cannot_be_read_has_the_time_of_its_neighbour():
+    lines = [b"?", event(0), b"[1]", b'{"meta": {"dt": "soon"}}', event(1)]
+    times = [record.time for record in faults.records(lines)]
+    assert times[:4] == [times[1]] * 4
+    assert times[4] == times[1] + 1000
+
+
+@pytest.mark.parametrize(
+    "plan", ["cuts: 3", "cuts: {evry: 3}", "nothing: 1", "[1]", "gzip: maybe", "a: b: c", "line_end: lfcr"]
+)
+def test_a_plan_with_a_mistake_is_refused(plan):
+    with pytest.raises(faults.PlanError, match=r"must follow lib/replay/faults.py\. Got: "):
+        faults.load(plan)
+
+
+def test_the_plan_of_the_manual_can_be_read():
+    manual = faults.__doc__.partition("::\n")[2].rpartition("Places are given")[0]
+    plan = faults.load(manual.replace("\n    ", "\n"))
+    assert plan.cuts.where == "middle" and plan.refusal(3).retry_after == 1 and plan.chunk == (1, 1000)
+
+
+def test_the_decoder_of_damage_is_the_clients():
+    # a line that is cut is no longer JSON, but it is still one SSE message
+    raw = next(faults.records([event(0)])).raw[:-5]
+    assert sse.Decoder().feed(b"data: " + raw + b"\n\n")[0].data == raw

@@ -1,0 +1,436 @@
+import errno
+import gzip
+import json
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from streams import END, OK, START, Script, event, events, message, silence
+
+from lib import edits, manifest, parameters, paths
+from lib.replay import faults
+from lib.replay import server as replay
+from lib.replay.server import Server
+from lib.stream import eventstreams, recorder, recording
+from lib.stream.recorder import Recorder, RecorderError, Source
+
+EVERYTHING = {
+    "seed": 5,
+    "canaries": {"share": 0.03},
+    "malformed": {"share": 0.03},
+    "duplicates": {"share": 0.03},
+    "cuts": {"every": 170, "where": "middle"},
+    "switch": {"at": [333]},
+    "gaps": {"at": [332], "events": 40},
+}
+
+
+def source(url, **changed):
+    return Source(
+        **{
+            "stream_url": url,
+            "recording": None,
+            "since": None,
+            "until": None,
+            "wikis": frozenset(),
+            **changed,
+        }
+    )
+
+
+def make(folder, what, **limits):
+    with Recorder(folder, what, limits.pop("segment_events", 50)) as making:
+        return making.run(**limits)
+
+
+def ids(folder):
+    return [json.loads(line)["meta"]["id"] for line in recording.lines(folder)]
+
+
+def letters(folder):
+    return [json.loads(line) for line in (folder / recorder.DEAD_LETTERS).read_bytes().splitlines()]
+
+
+def truth(plan, lines):
+    """What is on a stream: ids, unreadable texts, canaries and duplicates."""
+    names, broken, canaries, duplicates = [], [], 0, 0
+    for record in faults.with_content_faults(plan, faults.records(lines)):
+        try:
+            read = edits.decode(record.raw)
+        except edits.InvalidEvent:
+            broken.append(record.raw.decode(errors="replace"))
+            continue
+        if read.is_canary:
+            canaries += 1
+        elif read.meta.id in names:
+            duplicates += 1
+        else:
+            names.append(read.meta.id)
+    return names, broken, canaries, duplicates
+
+
+def agree(folder, made, plan, lines):
+    """Whether folder and manifest agree with the truth to the event."""
+    names, broken, canaries, duplicates = truth(plan, lines)
+    assert ids(folder) == names
+    assert [letter["raw"] for letter in letters(folder)] == broken
+    assert all(letter["reason"] for letter in letters(folder))
+    expected = {"events": len(names), "invalid": len(broken), "canaries": canaries, "duplicates": duplicates}
+    assert {name: made[name] for name in expected} == expected
+    parts = ("events", "duplicates", "repeated", "canaries", "invalid", "other_wikis", "outside")
+    assert made["received"] == sum(made[name] for name in parts)
+
+
+def test_a_recording_agrees_with_the_truth_to_the_event(tmp_path):
+    plan, lines = faults.load(EVERYTHING), events(600)
+    with Server(lines, plan, canary_seconds=0) as server:
+        made = make(tmp_path, source(server.url))
+        agree(tmp_path, made, plan, lines)
+        assert made["reconnects"] == server.served - 1
+    assert (made["first_dt"], made["last_dt"]) == ("2015-09-12T00:00:00.000Z", "2015-09-12T00:09:59.000Z")
+    assert made["complete"] and manifest.read(tmp_path, "01_stream")["events"] == 600
+    assert set(made["files"]) == {path.name for path in recording.segments(tmp_path)}
+
+
+def test_texts_are_kept_as_they_came(tmp_path):
+    lines = [
+        event(0, comment="\u2028 \u0085 \x0b é 🤖 \u202e =1+1 <b>"),
+        event(1, title=None, user=..., extra={"deep": [1, 2, {"": None}]}),
+        event(2).replace(b'{"$schema"', b'{  "$schema"'),
+    ]
+    with Server(lines, canary_seconds=0) as server:
+        make(tmp_path, source(server.url))
+    assert list(recording.lines(tmp_path)) == lines
+
+
+def test_an_event_over_several_lines_is_one_line(tmp_path):
+    with Server(events(3), faults.load("multiline: true")) as server:
+        make(tmp_path, source(server.url))
+    assert [json.loads(line) for line in recording.lines(tmp_path)] == [
+        json.loads(line) for line in events(3)
+    ]
+
+
+def test_nothing_at_all(tmp_path):
+    with Server([]) as server:
+        made = make(tmp_path, source(server.url))
+    assert (made["events"], made["first_dt"], made["files"], made["complete"]) == (0, None, {}, True)
+
+
+# --- again in the same folder -----------------------------------------------------------------------------------------
+
+
+def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
+    with Server(events(120)) as server:
+        first = make(tmp_path, source(server.url))
+        second = make(tmp_path, source(server.url))
+    assert first["files"] == second["files"] and first["received"] == second["received"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"since": START + 50_000}, {"until": START + 50_000}, {"wikis": frozenset({"x"})}]
+)
+def test_another_range_is_never_mixed_in(tmp_path, changed):
+    with Server(events(120), faults.load("cuts: {at: [100]}")) as server:
+        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
+            stopping(making, 75)
+        make(tmp_path, source(server.url, **changed))
+    kept = [json.loads(line)["meta"]["id"] for line in recording.lines(tmp_path)]
+    numbers = range(50) if "until" in changed else range(50, 120) if "since" in changed else ()
+    assert kept == [f"id-{number}" for number in numbers]
+
+
+def test_another_stream_is_never_mixed_in(tmp_path):
+    with Script(OK + message(0), silence(OK)) as one, Server([event(7)]) as two:
+        assert not make(tmp_path, source(one.url), max_seconds=0.3)["complete"] or ids(tmp_path) == ["id-0"]
+        make(tmp_path, source(two.url))
+    assert ids(tmp_path) == ["id-7"]
+
+
+def stopping(making, after):
+    """Record until so many events, then fail as a bug would."""
+    take = making._take
+
+    def failing(stream):
+        def some():
+            for number, item in enumerate(stream):
+                yield item
+                if number == after:
+                    raise ZeroDivisionError
+
+        take(some_stream(stream, some()))
+
+    making._take = failing
+    making.run()
+
+
+def some_stream(stream, items):
+    """A stream that gives these items and is the other in everything else."""
+
+    class Some:
+        def __iter__(self):
+            return items
+
+        def __getattr__(self, name):
+            return getattr(stream, name)
+
+    return Some()
+
+
+def test_what_was_received_before_an_error_is_kept_and_gone_on_from(tmp_path):
+    with Server(events(120)) as server:
+        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
+            stopping(making, 75)
+        assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
+        assert not (tmp_path / manifest.NAME).exists()
+        with Recorder(tmp_path, source(server.url), 50) as making:
+            assert making.went_on == 76
+            made = making.run()
+    assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
+    assert made["repeated"] > 0 and made["duplicates"] == 0 and made["reconnects"] == 1
+
+
+def test_max_events_counts_the_whole_recording(tmp_path):
+    with Server(events(120)) as server:
+        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
+            stopping(making, 75)
+        assert make(tmp_path, source(server.url), max_events=100)["events"] == 100
+
+
+def test_silence_leaves_a_recording_that_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(eventstreams, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setitem(eventstreams.Stream.__init__.__kwdefaults__, "patience", 0.4)
+    with Script(OK + message(0), OK, OK, OK + message(0) + message(1) + END) as server:
+        first = make(tmp_path, source(server.url))
+        assert (first["events"], first["complete"]) == (1, False)
+        server.parts = (OK + message(0) + message(1) + END,)
+        assert make(tmp_path, source(server.url))["complete"]
+    assert ids(tmp_path) == ["id-0", "id-1"]
+
+
+def test_an_interrupt_ends_a_recording_cleanly(tmp_path, monkeypatch):
+    with Server(events(120)) as server, Recorder(tmp_path, source(server.url), 50) as making:
+        monkeypatch.setattr(making, "_take_other", lambda item: None)
+        take = making._take
+
+        def interrupted(stream):
+            take(some_stream(stream, (item for number, item in enumerate(stream) if number < 60)))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(making, "_take", interrupted)
+        made = making.run()
+    assert (made["events"], made["ended"], made["complete"]) == (120, "interrupted", False)
+
+
+def test_progress_is_said_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
+    said = []
+    with Server(events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
+        making.run(say=said.append)
+    assert said[-1].endswith("reconnect(s)") and " UTC: 3 events, " in said[-1]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_somebody_elses_segments_is_left_alone(tmp_path):
+    recording.write_segment(tmp_path / recording.segment_name(1), events(3))
+    with pytest.raises(RecorderError, match=r"come from somewhere else\. Choose another folder\."):
+        Recorder(tmp_path, source("http://localhost/"))
+    assert len(ids(tmp_path)) == 3
+
+
+def test_a_recording_is_not_made_into_itself(tmp_path):
+    recording.write_segment(tmp_path / recording.segment_name(1), events(3))
+    with pytest.raises(RecorderError, match="must be another folder than RECORDING"):
+        Recorder(tmp_path, source("", recording=tmp_path))
+
+
+def test_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "LOCK_SECONDS", 0.2)
+    with (
+        Recorder(tmp_path, source("http://localhost/")),
+        pytest.raises(RecorderError, match="Only one run at a time"),
+    ):
+        Recorder(tmp_path, source("http://localhost/"))
+    Recorder(tmp_path, source("http://localhost/"))
+
+
+def test_a_spoilt_state_is_an_error_and_not_a_new_beginning(tmp_path):
+    (tmp_path / recorder.STATE).write_text("{")
+    with pytest.raises(RecorderError, match="must be JSON as 01_stream writes it"):
+        Recorder(tmp_path, source("http://localhost/"))
+
+
+def settings(**changed):
+    usual = {"stream_url": "", "recording": None, "since": None, "until": None, "wikis": frozenset()}
+    return SimpleNamespace(**{**usual, **changed})
+
+
+def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
+    day = tmp_path / "2015-09-12.jsonl.gz"
+    recording.write_segment(day, events(3))
+    monkeypatch.setattr(recorder.default_day, "ensure", lambda: day)
+    two = parameters.parse_time("2015-09-12T14:00:00Z")
+    assert recorder.source_of(settings()) == source("", recording=day, until=two)
+    assert recorder.source_of(settings(until=START + 1)).until == START + 1
+    assert recorder.source_of(settings(since=two)).until is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"stream_url": "http://x/", "recording": Path("/x")}, "Only one of STREAM_URL and RECORDING"),
+        ({"stream_url": "http://x/", "since": START, "until": START}, "UNTIL must be after SINCE"),
+    ],
+)
+def test_parameters_that_contradict_each_other(changed, says):
+    with pytest.raises(parameters.ParameterError, match=says):
+        recorder.source_of(settings(**changed))
+
+
+def test_a_recording_that_is_not_there():
+    with pytest.raises(recording.RecordingError, match="which is not there"):
+        recorder.source_of(settings(recording=Path("nowhere.jsonl")))
+
+
+def test_a_recording_is_replayed_just_as_it_is(tmp_path):
+    hours = [event(n, at=START + 3_000_000 * n) for n in range(20)]
+    day = tmp_path / "day.jsonl.gz"
+    recording.write_segment(day, hours)
+    made = make(tmp_path / "out", source("", recording=day))
+    assert (made["events"], made["canaries"]) == (20, 0)
+    assert made["source"]["sha256"] == manifest.sha256(day)
+
+
+def test_of_a_damaged_recording_what_can_be_read_is_kept_and_the_rest_is_a_warning(tmp_path):
+    day = tmp_path / "day.jsonl.gz"
+    recording.write_segment(day, [event(n, comment=f"{n * n:x}" * 50) for n in range(2000)])
+    day.write_bytes(day.read_bytes()[:-2000])
+    made = make(tmp_path / "out", source("", recording=day))
+    assert 1000 < made["events"] < 2000
+    assert len(made["warnings"]) == 1 and "breaks off after" in made["warnings"][0]
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, monkeypatch):
+    write, left = recording.write_segment, iter([True, True])
+
+    def filling(path, texts):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, texts)
+
+    with Server(events(120)) as server:
+        monkeypatch.setattr(recording, "write_segment", filling)
+        with pytest.raises(
+            RecorderError, match=r"No space left on device\. What was committed before is safe"
+        ):
+            make(tmp_path, source(server.url))
+        monkeypatch.undo()
+        assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
+        make(tmp_path, source(server.url))
+    assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+class Children:
+    """Children that record and die (crashing.py)."""
+
+    def __init__(self):
+        program = Path(__file__).with_name("crashing.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=paths.ROOT,
+        )
+
+    def record(self, folder, url, **where):
+        order = {"folder": str(folder), "url": url, "since": START, "segment": 40, **where}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def children():
+    children = Children()
+    yield children
+    children.close()
+
+
+def whole(folder):
+    """Whether every file that counts is whole."""
+    for path in recording.segments(folder):
+        gzip.decompress(path.read_bytes())
+    if (folder / recorder.STATE).exists():
+        json.loads((folder / recorder.STATE).read_bytes())
+
+
+def kill_until_done(children, folder, url, orders):
+    """Run the orders one after the other, then to the end; return how many children were killed."""
+    killed = 0
+    for order in orders:
+        result = children.record(folder, url, **order)
+        whole(folder)
+        if not result["killed"]:
+            return killed
+        killed += 1
+    assert children.record(folder, url)["complete"]
+    return killed
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "open"])
+def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
+    plan, lines = faults.load({**EVERYTHING, "cuts": {}}), events(150)
+    with Server(lines, plan, canary_seconds=0) as server:
+        for calls in range(1, 10):
+            folder = tmp_path / f"{calls}"
+            killed = kill_until_done(children, folder, server.url, [{"at": [call, calls]}])
+            assert killed == 1
+            agree(folder, manifest.read(folder, "01_stream"), plan, lines)
+
+
+def killed_at_random(children, tmp_path, seed, kills, count):
+    chance = random.Random(seed)
+    plan, lines = faults.load({**EVERYTHING, "seed": seed}), events(count)
+    orders = [
+        {"seconds": chance.uniform(0.02, 0.25), "every": chance.choice([0.0, 0.01, 10])} for _ in range(kills)
+    ]
+    with Server(lines, plan, canary_seconds=0, speed=count / 3) as server:
+        server.start_clock(0)
+        killed = kill_until_done(children, tmp_path, server.url, orders)
+    agree(tmp_path, manifest.read(tmp_path, "01_stream"), plan, lines)
+    return killed
+
+
+def test_killed_at_random_moments(children, tmp_path):
+    assert killed_at_random(children, tmp_path, seed=1, kills=6, count=2000) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_killed_at_many_random_moments(children, tmp_path, seed):
+    assert killed_at_random(children, tmp_path, seed, kills=20, count=4000) > 5
+
+
+def test_the_replay_server_outlives_nobody(tmp_path):
+    """After all of the above no replay server is left behind: each goes with the process that started it."""
+    day = tmp_path / "day.jsonl"
+    day.write_bytes(b"\n".join(events(3)))
+    with replay.serving(day) as server:
+        done = threading.Event()
+        threading.Thread(target=lambda: (server.process.wait(), done.set()), daemon=True).start()
+    assert done.wait(10)

@@ -1,0 +1,84 @@
+import gzip
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streams import events
+
+from lib import manifest
+from lib.stream import recording
+from lib.stream.recording import RecordingError, lines, segment_name, write_segment
+
+TEXTS = st.lists(st.binary(min_size=1).filter(lambda text: not set(text) & set(b"\r\n")), max_size=20)
+
+
+@given(TEXTS)
+def test_a_segment_gives_back_the_bytes(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("segment") / segment_name(1)
+    write_segment(path, texts)
+    assert list(lines(path)) == texts
+
+
+def test_segments_are_read_in_the_order_of_their_numbers(tmp_path):
+    for number in (100_000, 2, 10, 1):
+        write_segment(tmp_path / segment_name(number), [b"%d" % number])
+    (tmp_path / "events-x.jsonl.gz").write_bytes(b"no")
+    (tmp_path / ".events-00003.jsonl.gz.tmp").write_bytes(b"no")
+    assert list(lines(tmp_path)) == [b"1", b"2", b"10", b"100000"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_line_ends_blank_lines_and_a_missing_last_end(tmp_path, packed):
+    text = b'{"a": 1}\r\n\n{"b": "\xe2\x80\xa8"}\n\r\nlast'
+    path = tmp_path / "day.txt"  # gzip is told by its content
+    path.write_bytes(gzip.compress(text) if packed else text)
+    assert list(lines(path)) == [b'{"a": 1}', b'{"b": "\xe2\x80\xa8"}', b"last"]
+
+
+def test_two_gzip_files_in_one(tmp_path):
+    path = tmp_path / "day.jsonl.gz"
+    path.write_bytes(gzip.compress(b"1\n") + gzip.compress(b"2\n"))
+    assert list(lines(path)) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("cut", [3, 40, 1000, -1])
+def test_a_damaged_file_gives_what_can_be_read_then_says_so(tmp_path, cut):
+    path = tmp_path / "day.jsonl.gz"
+    write_segment(path, events(300))
+    path.write_bytes(path.read_bytes()[:cut])
+    found = []
+    with pytest.raises(RecordingError, match=r"which breaks off after [\d,]+ lines"):
+        found.extend(lines(path))
+    assert found == events(300)[: len(found)]
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "day.jsonl.gz"
+    write_segment(path, events(300))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RecordingError):
+        list(lines(path))
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(RecordingError, match="which is not there"):
+        list(lines(tmp_path / "none.jsonl"))
+    with pytest.raises(RecordingError, match=r"must hold events-\*\.jsonl\.gz"):
+        list(lines(tmp_path))
+
+
+def test_a_finished_recording_may_be_empty(tmp_path):
+    manifest.write(tmp_path, events=0)
+    assert list(lines(tmp_path)) == []
+
+
+def test_the_sum_of_a_folder_is_that_of_its_segments(tmp_path):
+    for number in (1, 2):
+        write_segment(tmp_path / segment_name(number), events(number))
+    before = recording.sha256(tmp_path)
+    (tmp_path / "state.json").write_text("anything")
+    assert recording.sha256(tmp_path) == before
+    write_segment(tmp_path / segment_name(2), events(3))
+    assert recording.sha256(tmp_path) != before

@@ -1,0 +1,76 @@
+import matplotlib.pyplot as plt
+import pytest
+from streams import ID, START, event, events
+
+from lib import manifest
+from lib.stream import figures, recording
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(texts):
+        manifest.write(tmp_path, events=len(texts))
+        if texts:
+            recording.write_segment(tmp_path / recording.segment_name(1), texts)
+        return figures.read(tmp_path)
+
+    return read
+
+
+def test_what_is_read(read):
+    frame = read([event(0, bot=True), event(1, bot=False, wiki=None), event(2, type="log", bot=...)])
+    assert list(frame["wiki"]) == ["enwiki", figures.NO_NAME, "enwiki"]
+    assert list(frame["kind"].astype(object)) == ["bot", "human", None] or frame["kind"].isna().sum() == 1
+
+
+def test_rates_are_per_minute_and_minutes_without_events_count(read):
+    found = figures.rates(read([event(n, bot=n == 0) for n in (0, 1, 2, 190)]))
+    assert list(found.per_minute["human"]) == [2, 0, 0, 0] or list(found.per_minute.sum(axis=1)) == [
+        3,
+        0,
+        0,
+        1,
+    ]
+    assert figures.rate_finding(found, 4).startswith(
+        "4 events in 0.1 hours: 1.0 per minute on average, 3 at most"
+    )
+
+
+def test_long_recordings_are_counted_in_wider_steps(read):
+    found = figures.rates(read([event(n, at=START + n * 3_600_000 // 2, bot=False) for n in range(40)]))
+    assert found.step_minutes == 2 and len(found.per_minute) <= figures.BINS
+    assert found.per_minute["human"].max() == 0.5
+
+
+def test_shares_have_counts_and_intervals(read):
+    frame = read([event(n, bot=n < 3, wiki="dewiki" if n < 4 else "enwiki") for n in range(14)])
+    table = figures.shares(frame, "wiki")
+    assert list(table.index) == ["enwiki", "dewiki"]
+    assert table.loc["dewiki", "share"] == 0.75
+    assert table.loc["enwiki", "low"] == 0 < table.loc["enwiki", "high"] < 0.31
+    assert "3 of 14; 95 % interval" in figures.share_finding(frame, table)
+
+
+@pytest.mark.parametrize(
+    "texts", [[], events(3), [event(0, bot=True)], [event(0, type="$x_1$", wiki="<b>", bot=False)]]
+)
+def test_every_recording_can_be_drawn(read, texts):
+    frame = read(texts)
+    for drawn in (
+        figures.rate_figure(figures.rates(frame)),
+        figures.share_figure(figures.shares(frame, "wiki"), "title", "wiki"),
+        figures.share_figure(figures.shares(frame, "type"), "title", "type"),
+    ):
+        drawn.canvas.draw()
+        plt.close(drawn)
+    assert figures.type_finding(frame) and figures.share_finding(frame, figures.shares(frame, "wiki"))
+    assert figures.rate_finding(figures.rates(frame), len(frame))
+
+
+def test_a_position_is_shown_with_what_is_asked_for():
+    topic = {"topic": ID.format("eqiad"), "partition": 0, "timestamp": START + 60_001}
+    silent = {"topic": ID.format("codfw"), "partition": 0, "offset": -1}
+    table = figures.positions({"base": START, "time": START, "topics": [topic, silent]})
+    assert list(table["last event"]) == ["offset -1", f"{START + 60_001} (2015-09-12T00:01:00.001Z)"]
+    assert table["asked for"].iloc[0] == f"{START} (2015-09-12T00:00:00.000Z)"
+    assert figures.positions({"base": None, "time": None, "topics": []}).empty
