@@ -7,7 +7,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-quick lint bench experiments soak cluster-test lock clean
+.PHONY: help setup run live lab test test-quick notebooks lint bench experiments soak cluster-test lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,11 @@ soak: setup ## Kill stage 4 ten times at random moments (the seed is printed) an
 
 cluster-test: setup ## Run the tests that need a whole cluster: a Spark master, two workers, three brokers
 	@$(PY) -m pytest -m cluster
+
+notebooks: setup ## Execute the notebooks where they are and keep their outputs (after a change of code or data)
+	@for notebook in notebooks/0*.ipynb; do \
+	    $(PY) -m jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False $$notebook || exit; \
+	done
 
 lint: setup ## Check style (notebooks too) and types
 	@$(PY) -m ruff check
