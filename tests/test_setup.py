@@ -48,7 +48,7 @@ def base_python():
 
 def make(folder, *arguments, **environment):
     """Run make with this Python."""
-    command = ["make", f"PYTHON={base_python()}", *arguments]
+    command = ["make", "--no-print-directory", f"PYTHON={base_python()}", *arguments]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
     )
