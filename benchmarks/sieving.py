@@ -53,7 +53,7 @@ def world(n: int, partitions: int, cores: int) -> Iterator[tuple[str, str, Spark
         with (
             broker.Broker(folder / "kafka", heap="1g") as kafka,
             spark.running(
-                "benchmark", f"local[{cores}]", kafka=True, **{"spark.driver.memory": "4g"}
+                "benchmark", f"local[{cores}]", kafka=True, hours=True, **{"spark.driver.memory": "4g"}
             ) as session,
         ):
             topic = f"firehose-{n}"

@@ -61,6 +61,8 @@ class Order(msgspec.Struct, frozen=True):
     max_seconds: float = 0
     properties: dict[str, str] = {}
     seed: int = 0
+    #: Where the last producer ended (of its `Report`); what the topic tells is up to `STEP` events older.
+    position: dict[str, Any] | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -72,6 +74,7 @@ class Report(msgspec.Struct, frozen=True):
     reconnects: int
     ended: str  #: why the stream ended
     resumed: bool  #: whether the topic said where to go on
+    position: dict[str, Any] = {}  #: where it ended
 
 
 class ProducerError(RuntimeError):
@@ -244,14 +247,14 @@ class KeyedStream(Stream):
     name = ""
 
     def know(self, keys: Iterable[str]) -> None:
-        """Leave out what is in the topic already."""
-        self._seen = self._known = _Known(keys)
+        """Leave out what is in the topic already, and what was left out before."""
+        self._seen = self._known = _Known([*keys, *self._remembered])
 
-    @property
-    def duplicates(self) -> int:
-        """Events that the server sent more than once, without those that came again because we went back."""
+    def duplicates(self, exact: bool) -> int:
+        """Count what the server sent more than once; without an exact position, not what may be coming again."""
         counts = self.counts
-        return min(counts.duplicates, counts.duplicates + counts.repeated - self._known.again)
+        sure = counts.duplicates + counts.repeated - self._known.again
+        return counts.duplicates if exact else min(counts.duplicates, sure)
 
     def _name(self, message: sse.Message) -> str:
         self.name = super()._name(message)
@@ -288,6 +291,7 @@ class Producer:
         """
         order = self.order
         tail = read_tail(order)
+        start = max(filter(None, (tail.position, order.position)), key=_progress, default=None)
         stream = KeyedStream(
             order.url,
             since=order.since,
@@ -295,12 +299,13 @@ class Producer:
             wikis=order.wikis,
             max_events=order.max_events,
             max_seconds=order.max_seconds,
-            position={"cursor": tail.position["cursor"]} if tail.position else None,
+            position=start
+            and {name: start.get(name, ()) for name in ("cursor", "times", "remembered", "topics")},
             ticks=True,
             seed=order.seed,
         )
         stream.know(tail.keys)
-        before = tail.position["sent"] if tail.position else 0
+        before = start["sent"] if start else 0
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
             acks="all",
@@ -318,17 +323,18 @@ class Producer:
         counts = stream.counts
         return Report(
             self.sent,
-            stream.duplicates,
+            stream.duplicates(exact=start is order.position),
             counts.canaries,
             counts.reconnects,
             stream.ended,
-            tail.position is not None,
+            start is not None,
+            self._position(stream, before),
         )
 
     def _send_all(self, stream: KeyedStream, producer: KafkaProducer, before: int) -> None:
         order = self.order
         source = order.source.encode()
-        headers = [(POSITION, self._position(stream, before)), (SOURCE, source)]
+        headers = [(POSITION, self._header(stream, before)), (SOURCE, source)]
         moved, since = STEP - 1, time.monotonic()  # a first position as soon as there is an event
         for item in stream:
             if item is not None:
@@ -342,7 +348,7 @@ class Producer:
                 self.sent += 1
             moved += item is not None
             if moved >= STEP or (moved and time.monotonic() - since >= STEP_SECONDS):
-                position = self._position(stream, before)
+                position = self._header(stream, before)
                 producer.flush()
                 headers = [(POSITION, position), (SOURCE, source)]
                 moved, since = 0, time.monotonic()
@@ -352,13 +358,13 @@ class Producer:
         if self._failure is not None:
             raise self._failure
 
-    def _position(self, stream: Stream, before: int) -> bytes:
-        content = {
-            "sent": before + self.sent,
-            "time": int(time.time() * 1000),
-            "cursor": stream.position()["cursor"],
-        }
-        return json.dumps(content, separators=(",", ":")).encode()
+    def _position(self, stream: Stream, before: int) -> dict[str, Any]:
+        return {"sent": before + self.sent, "time": int(time.time() * 1000), **stream.position()}
+
+    def _header(self, stream: Stream, before: int) -> bytes:
+        """A position that is small enough to travel with messages."""
+        whole = self._position(stream, before)
+        return msgspec.json.encode({name: whole[name] for name in ("sent", "time", "cursor")})
 
     def _place(self, item: Item) -> tuple[bytes | None, int]:
         """Give a message's key and partition."""

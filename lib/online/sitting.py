@@ -69,6 +69,7 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
             say=say,
         ) as stage,
     ):
+        position = None
         for number, most in enumerate(wanted, 1):
             order = producer.Order(
                 stage.bootstrap,
@@ -83,9 +84,11 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
                 settings.max_seconds,
                 properties,
                 settings.seed,
+                position,
             )
             with producer.Sender(order) as sender:
                 run = stage.sieve(sender)
+            position = sender.report.position
             say(_line(number, len(wanted), run))
         cards.write(settings.out_dir, stage.books, stage.model, _texts(stage))
     return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")

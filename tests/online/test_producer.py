@@ -80,6 +80,17 @@ def test_what_comes_again_because_we_went_back_is_no_duplicate(kafka, topic, raw
     assert sum(report.duplicates for report in reports) <= len(wikis) - unlike(wikis).total()
 
 
+def test_duplicates_are_the_same_number_however_the_stream_is_cut(kafka, topic, raws):
+    position, reports = None, []
+    with replay.Server(raws, canary_seconds=60) as server:
+        for most in (100, 1, 250, 40, 0):
+            given_ = order(kafka, topic, server.url, max_events=most, position=position)
+            reports.append(producer.Producer(given_).run())
+            position = reports[-1].position
+    assert in_topic(kafka, topic) == unlike(raws)
+    assert sum(report.duplicates for report in reports) == len(raws) - unlike(raws).total() > 0
+
+
 def test_one_that_dies_in_the_middle_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch):
     place, sent = producer.Producer._place, Counter()
 
