@@ -182,7 +182,7 @@ def _train_summary(made: dict[str, Any]) -> str:
 def _online_summary(made: dict[str, Any]) -> str:
     return (
         f"{made['edits']:,} edits in, {made['kept']:,} kept, {made['flagged']:,} flagged, {made['dropped']:,} dropped; "
-        f"{made['bot_edits_stopped']:.1%} of the bot edits stopped; "
+        f"{100 * made['bot_edits_stopped']:.1f} % of the bot edits stopped; "
         f"blacklist {made['blacklist_members_start']:,} → {made['blacklist_members_end']:,}"
     )
 
