@@ -65,6 +65,18 @@ _T = TypeVar("_T")
 _CHUNK = 1000  # users per statement of a bulk look-up
 
 
+@contextmanager
+def whole(connection: sqlite3.Connection) -> Iterator[None]:
+    """Keep all changes inside, or none: one transaction of a connection that begins none by itself."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
 class LedgerError(Exception):
     """The file is not a ledger this version can use, or a change breaks a rule of the ledger."""
 
@@ -200,13 +212,8 @@ class Ledger:
         if not self._owns or self.connection.in_transaction:
             yield
             return
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
+        with whole(self.connection):
             yield
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
 
     def add(self, entries: Iterable[Entry]) -> list[str]:
         """Put users on the list.

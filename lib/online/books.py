@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from lib.blacklist.ledger import Ledger
+from lib.blacklist.ledger import Ledger, whole
 from lib.online.seen import Seen
 
 NAME = "ledger.sqlite"
@@ -97,13 +97,8 @@ class Books:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Keep all changes inside, or none."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
+        with whole(self.connection):
             yield
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
 
     # --- reading ---
 
