@@ -183,20 +183,23 @@ def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float, shape (edits,)
-        Probability of the flag for each edit, by a model that has not seen its user.
+        Probability of the flag for each edit, by a model that has not seen its user. Where no comment has a word, that
+        is the share of flagged edits.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    comments = people.table.column("comment").fill_null("").to_pylist()
+    comments = np.array(people.table.column("comment").fill_null("").to_pylist(), object)
+    spoken = np.array([bool(comment.split()) for comment in comments], bool)
     scores = np.zeros(len(comments))
     for k in range(int(fold.max()) + 1):
         test = fold[people.user] == k
+        if not spoken[~test].any():
+            scores[test] = people.flagged[~test].mean() if not test.all() else 0.0
+            continue
         bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-        train = bag.fit_transform([c for c, out in zip(comments, test, strict=True) if not out])
+        train = bag.fit_transform(comments[~test])
         classifier = LogisticRegression(C=1.0, max_iter=200).fit(train, people.flagged[~test])
-        scores[test] = classifier.predict_proba(
-            bag.transform([c for c, out in zip(comments, test, strict=True) if out])
-        )[:, 1]
+        scores[test] = classifier.predict_proba(bag.transform(comments[test]))[:, 1]
     return scores
 
 

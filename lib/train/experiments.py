@@ -4,6 +4,12 @@ Each attempt is judged as the model is: users kept apart over five folds on both
 judged from all their edits, with and without the name. What is kept is the simplest attempt within the noise (the
 interval over users) of the best. The default day is always among the captures; others are named as arguments: a folder
 or file of CSV with the columns of stage 2, or JSON lines of events, also compressed.
+
+@CHOSEN@
+
+Below each table stands how far the labels allow to go. Bots without the flag count as people; where an account's name
+says that it is one, it can be counted. Two lines leave such accounts out, or suppose a model that tells bots from
+people without a mistake but cannot know which bots have the flag.
 """
 
 from __future__ import annotations
@@ -11,24 +17,25 @@ from __future__ import annotations
 import argparse
 import gzip
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import edits, paths
 from lib.stream import default_day
-from lib.train import evaluation, features, model
+from lib.train import evaluation, features, model, samples
 from lib.train.model import Population, Rows, Stack
 
 SEEDS = 3
@@ -45,14 +52,19 @@ class Attempt:
     name: str
     make: Callable[[int], Any]  #: untrained classifier for a seed
     without: tuple[str, ...] = ()  #: families of features left out
-    rows: str = "prefixes"  #: rows to learn from: prefixes of the users' edits, or all edits only
+    whole: float = model.WHOLE  #: share of a user's weight on the row of all edits; the rest on prefixes
     names_twice: bool = False  #: every feature a second time for users whose name says "bot"
     trims: bool = False  #: leave the most bot-like unflagged users out of training
+    label: str = "any"  #: learn as bots: users with any flagged edit, or with most edits flagged
 
 
-def linear(c: float) -> Callable[[int], Any]:
-    """Logistic regression on standardised features."""
-    return lambda seed: make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="newton-cholesky"))
+def linear(c: float, furthest: float = model.FURTHEST) -> Callable[[int], Any]:
+    """Logistic regression on standardised features that end at `furthest`."""
+    return lambda seed: make_pipeline(
+        StandardScaler(),
+        FunctionTransformer(np.clip, kw_args={"a_min": -furthest, "a_max": furthest}),
+        LogisticRegression(C=c, solver="newton-cholesky"),
+    )
 
 
 def boosting(seed: int) -> Any:
@@ -131,7 +143,12 @@ ATTEMPTS = (
     Attempt("logistic regression, C = 0.1", linear(0.1)),
     Attempt("logistic regression, C = 0.5", linear(0.5)),
     *(Attempt(f"… without {family}", linear(model.JUDGE_C), without=(family,)) for family in FAMILIES),
-    Attempt("… learnt from all edits only, no prefixes", linear(model.JUDGE_C), rows="all"),
+    Attempt("… features without an end", linear(model.JUDGE_C, np.inf)),
+    Attempt("… features that end at 2", linear(model.JUDGE_C, 2.0)),
+    Attempt("… a bot has most edits flagged, not any", linear(model.JUDGE_C), label="most"),
+    Attempt("… neither of the two", linear(model.JUDGE_C, np.inf), label="most"),
+    Attempt("… learnt from all edits only, no prefixes", linear(model.JUDGE_C), whole=1.0),
+    Attempt("… prefixes weigh the same as all edits", linear(model.JUDGE_C), whole=0.0),
     Attempt("… every feature twice: for bot-like names too", linear(model.JUDGE_C), names_twice=True),
     Attempt("… positive-unlabelled: doubtful left out", linear(model.JUDGE_C), trims=True),
     Attempt("… isotonic calibration", lambda seed: Calibrated(seed)),
@@ -161,9 +178,10 @@ def _matrix(attempt: Attempt, x: np.ndarray, with_name: bool) -> np.ndarray:
 
 
 def _train(attempt: Attempt, people: Population, rows: Rows, with_name: bool, seed: int) -> Any:
-    keep = rows.last if attempt.rows == "all" else np.ones(len(rows.user), bool)
-    user, x, y = rows.user[keep], _matrix(attempt, rows.x[keep], with_name), people.bots[rows.user[keep]]
-    weight = 1.0 / np.bincount(user, minlength=len(people))[user]
+    keep = rows.last if attempt.whole == 1.0 else np.ones(len(rows.user), bool)
+    user, x = rows.user[keep], _matrix(attempt, rows.x[keep], with_name)
+    y = (people.bots if attempt.label == "most" else people.taught)[user]
+    weight = model.weigh(user, rows.last[keep], len(people), attempt.whole)
     trained = _fit(attempt.make(seed), x, y, weight)
     if attempt.trims:
         top = np.zeros(len(people))
@@ -187,15 +205,101 @@ def judge(attempt: Attempt, stack: Stack, with_name: bool) -> np.ndarray:
     return scores
 
 
+# --- the simple regression --------------------------------------------------------------------------------------------
+
+_TEN = (
+    "number of edits", "marked as minor", "change of size: mean", "change of size: spread",
+    "change of size: mean amount", "comment length: mean", "comment length: spread", "pauses: mean",
+    "different comments: share", "different pages: share",
+)  # fmt: skip
+
+
+def _pieces(texts: list[str], known: np.ndarray) -> sp.csr_matrix:
+    """Character n-grams by tf-idf, learnt from some of the texts."""
+    bag = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True)
+    bag.fit([text for text, inside in zip(texts, known, strict=True) if inside])
+    return bag.transform(texts)
+
+
+def simple(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """One regression on the words of a user's comments as one document, ten numbers and, for the first, the name."""
+    people, rows = stack.people, stack.rows(frozenset())
+    comments: list[list[str]] = [[] for _ in range(len(people))]
+    texts = people.table.column("comment").fill_null("").to_pylist()
+    for edit in people.sample:
+        comments[people.user[edit]].append(texts[edit])
+    documents = ["\n".join(comment) for comment in comments]
+    numbers = rows.x[rows.last][:, [features.FEATURES.index(name) for name in _TEN]]
+    scores = np.zeros(len(people)), np.zeros(len(people))
+    for k in stack.folds:
+        known = stack.fold != k
+        scaled = sp.csr_matrix(0.3 * StandardScaler().fit(numbers[known]).transform(numbers))
+        blind = sp.hstack([_pieces(documents, known), scaled]).tocsr()
+        seeing = sp.hstack([blind, _pieces(list(people.names), known)]).tocsr()
+        for score, x in zip(scores, (seeing, blind), strict=True):
+            regression = LogisticRegression(C=10, solver="liblinear", dual=True, tol=0.01, random_state=0)
+            regression.fit(x[known], people.bots[known])
+            score[~known] = regression.predict_proba(x[~known])[:, 1]
+    return scores
+
+
+# --- what the labels allow --------------------------------------------------------------------------------------------
+
+
+def noise(people: Population, scores: np.ndarray, top: int = 20, draws: int = 200) -> dict[str, float]:
+    """Say how far the labels allow to go.
+
+    Parameters
+    ----------
+    people : Population
+    scores : ndarray of float, shape (users,)
+        Of models that have not learnt from the user.
+    top : int, default 20
+    draws : int, default 200
+
+    Returns
+    -------
+    dict
+        ``named``, unflagged users whose name says "bot", and ``named_on_top``, those among the `top` unflagged users of
+        highest score; ``without_them``, average precision when they are left out; ``perfect``, average precision of a
+        model that puts all bots and these users above everybody else, in an order that knows nothing of flags (the mean
+        over draws).
+    """
+    bots = people.bots
+    named = ~bots & evaluation.says_bot(people.names)
+    highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:top]]
+    random = np.random.default_rng(0)
+    perfect = [
+        float(
+            evaluation.average_precision(bots, np.where(bots | named, 1 + random.uniform(size=len(bots)), 0))
+        )
+        for _ in range(draws)
+    ]
+    return {
+        "named": int(named.sum()),
+        "named_on_top": int(named[highest].sum()),
+        "without_them": float(evaluation.average_precision(bots[~named], scores[~named])),
+        "perfect": sum(perfect) / draws,
+    }
+
+
+def _noise_lines(stack: Stack) -> Iterator[str]:
+    for words, with_name in (("with the name", True), ("without the name", False)):
+        found = noise(stack.people, judge(KEPT, stack, with_name))
+        yield (
+            f"{words}: {found['named_on_top']} of the 20 highest-scored unflagged users have a name that says “bot”. "
+            f"AP without the {found['named']} such users {found['without_them']:.3f}; "
+            f"AP of bots told from people perfectly, flagged or not in no order, {found['perfect']:.3f}"
+        )
+
+
 # --- captures and the table -------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> Population:
     """Read a capture: CSV of stage 2, or JSON lines of events, also compressed."""
     if ".jsonl" not in path.name:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return Population.of(features.read_edits(path))
+        return Population.of(samples.read(path).edits)
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         return Population.of(edits.parse(file).edits)
 
@@ -208,19 +312,29 @@ def lines(people: Population, attempts: Iterable[Attempt], seeds: int) -> Iterat
     stacks = [Stack(people, model.deal(people, model.FOLDS, seed), seed) for seed in range(seeds)]
     for attempt in attempts:
         begin = time.monotonic()
-        cells, recalls = [], []
-        for with_name in (True, False):
-            scores = [judge(attempt, stack, with_name) for stack in stacks]
-            precision = np.mean([evaluation.average_precision(people.bots, s) for s in scores])
-            low, high = evaluation.bootstrap(evaluation.average_precision, people.bots, scores[0])
-            cells.append(f"{precision:.3f} [{low:.3f}, {high:.3f}]")
-            recalls.append(np.mean([evaluation.recall_at_fpr(people.bots, s) for s in scores]))
-        took = time.monotonic() - begin
-        yield f"{attempt.name:52} {cells[0]:>22} {cells[1]:>22} {recalls[0]:12.3f} {recalls[1]:8.3f} {took:5.0f}"
+        both = [[judge(attempt, stack, with_name) for stack in stacks] for with_name in (True, False)]
+        yield _line(attempt.name, people.bots, both, time.monotonic() - begin)
+    begin = time.monotonic()
+    both = [list(scores) for scores in zip(*(simple(stack) for stack in stacks), strict=True)]
+    yield _line(
+        "simple regression on a user's words and ten numbers", people.bots, both, time.monotonic() - begin
+    )
     cross = model.CrossValidation(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
     for name, precision, low, high, recall, _ in evaluation.baselines(cross).iloc[2:].itertuples(index=False):
         cell = f"{precision:.3f} [{low:.3f}, {high:.3f}]"
         yield f"{name:52} {cell:>22} {'':>22} {recall:12.3f}"
+    yield from _noise_lines(stacks[0])
+
+
+def _line(name: str, bots: np.ndarray, both: list[list[np.ndarray]], took: float) -> str:
+    """Write a line of the table: `both` has the scores with and without the name, one array per seed."""
+    cells, recalls = [], []
+    for scores in both:
+        precision = np.mean([evaluation.average_precision(bots, s) for s in scores])
+        low, high = evaluation.bootstrap(evaluation.average_precision, bots, scores[0])
+        cells.append(f"{precision:.3f} [{low:.3f}, {high:.3f}]")
+        recalls.append(np.mean([evaluation.recall_at_fpr(bots, s) for s in scores]))
+    return f"{name:52} {cells[0]:>22} {cells[1]:>22} {recalls[0]:12.3f} {recalls[1]:8.3f} {took:5.0f}"
 
 
 def _none(stack: Stack) -> tuple[np.ndarray, np.ndarray]:

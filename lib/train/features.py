@@ -9,20 +9,14 @@ flag.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import scipy.sparse as sp
 
-from lib import edits, paths
-from lib.stream.default_day import namespace_number
 from lib.train import text
 from lib.train.text import Lexicon, compiled, inner
 
@@ -61,6 +55,8 @@ FLAGS = (
     "size unchanged",
     "size reduced",
     "size of the change unknown",
+    "comment begins with a capital",
+    "on a subpage",
 )
 
 #: What a name can be seen to be, one bit each.
@@ -117,7 +113,7 @@ NAME_WORDS = Lexicon(
 )  # fmt: skip
 
 _CONTEXT = 4  # columns for wiki, namespace, type with minor, and their combination
-_CONTEXT_WEIGHT = 0.5
+_TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment says more than the page does
 _SALT_COMMENT, _SALT_TITLE, _SALT_NAME, _SALT_CONTEXT = (
     np.uint64(17),
     np.uint64(7177),
@@ -165,7 +161,7 @@ def columns(table: pa.Table) -> Columns:
     if missing:
         raise ValueError(
             f"A table of edits must have the columns {', '.join(LOOKED_AT)}. Got none named {', '.join(missing)}. "
-            "Read it with features.read_edits or edits.parse."
+            "Read it with samples.read or edits.parse."
         )
     get = table.column
     namespace = pc.fill_null(get("namespace").cast(pa.int64()), NO_NAMESPACE)
@@ -318,12 +314,37 @@ def _has_address(masked: np.ndarray, length: int) -> bool:
 
 
 @inner
+def _begins_large(data: np.ndarray, start: int, stop: int) -> bool:
+    """Tell whether a comment, behind its section, begins with a capital of ASCII."""
+    i = start
+    if stop - start > 3 and data[i] == 47 and data[i + 1] == 42:  # /* section */
+        i += 2
+        while i + 1 < stop and not (data[i] == 42 and data[i + 1] == 47):
+            i += 1
+        i += 2
+    while i < stop and data[i] == 32:
+        i += 1
+    return i < stop and _is_capital(data[i])
+
+
+@inner
+def _has_slash(data: np.ndarray, start: int, stop: int) -> bool:
+    """Find `/` in a title."""
+    for i in range(start, stop):
+        if data[i] == 47:
+            return True
+    return False
+
+
+@inner
 def _flags(
     seen: int,
     seen_title: int,
     words: int,
     empty: bool,
     address: bool,
+    large: bool,
+    subpage: bool,
     minor: int,
     new: int,
     namespace: int,
@@ -351,6 +372,8 @@ def _flags(
     bits |= (delta == 0.0) << 17
     bits |= (delta < 0.0) << 18
     bits |= np.isnan(delta) << 19
+    bits |= large << 20
+    bits |= subpage << 21
     return bits
 
 
@@ -382,7 +405,7 @@ def _evidence(
         address = _has_address(masked, length)
         length, seen_title = text.mask(c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked)
         k = text.grams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, 0)
-        logit += _total(text_weights, pieces, 0, k)
+        logit += _total(text_weights, pieces, 0, k) * _TITLE_WEIGHT
         k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], pieces, 0)
         for j in range(k):
             logit += text_weights[pieces[j]] * _CONTEXT_WEIGHT
@@ -392,7 +415,17 @@ def _evidence(
         out[i, 1] = name_bias + _total(name_weights, pieces, 0, k)
         out[i, 2] = _hints(c.user_data, u, v, name_steps, name_found)
         out[i, 3] = _flags(
-            seen, seen_title, words, size == 0, address, c.minor[i], c.new[i], c.namespace[i], c.delta[i]
+            seen,
+            seen_title,
+            words,
+            size == 0,
+            address,
+            _begins_large(c.comment_data, c.comment[i], c.comment[i + 1]),
+            _has_slash(c.title_data, c.title[i], c.title[i + 1]),
+            c.minor[i],
+            c.new[i],
+            c.namespace[i],
+            c.delta[i],
         )
         out[i, 4] = c.delta[i]
         out[i, 5] = size
@@ -465,7 +498,7 @@ def _text_rows(c: Columns, starts: np.ndarray, index: np.ndarray, values: np.nda
             if j < a:
                 values[place] = 1 / np.sqrt(a)
             elif j < b:
-                values[place] = 1 / np.sqrt(b - a)
+                values[place] = _TITLE_WEIGHT / np.sqrt(b - a)
             else:
                 values[place] = _CONTEXT_WEIGHT
 
@@ -856,164 +889,3 @@ def fold(
         np.array(seen, np.float64, order="C"),
     )
     return state, rows, x
-
-
-# --- reading what stage 2 wrote ---------------------------------------------------------------------------------------
-
-_FILLED = ("meta_id", "namespace", "type")
-_BLOCK_BYTES = 64 << 20  # a row must fit into a block
-_FLAG_VALUES = {"true": True, "false": False, "True": True, "False": False, "1": True, "0": False}
-
-
-class EditsError(ValueError):
-    """A folder of CSV files does not hold edits; the message names the rule, the value and the way out."""
-
-
-def read_edits(source: str | Path | Sequence[Path]) -> pa.Table:
-    """Read edits from CSV files with the columns of stage 2.
-
-    Parameters
-    ----------
-    source : path or list of paths
-        A folder of ``*.csv`` files (or ``*.csv.gz``), one such file, or several.
-
-    Returns
-    -------
-    pyarrow.Table
-        Columns of ``edits.ARROW_SCHEMA`` in the files' order; texts as they are, an empty field without quotes is null.
-
-    Raises
-    ------
-    EditsError
-        When there is no file, a column other than meta_id, namespace and type is missing, or a value cannot be read.
-
-    Warns
-    -----
-    UserWarning
-        When a missing column was filled in.
-    """
-    tables = [_read_file(path) for path in _files(source)]
-    table = pa.concat_tables(tables)
-    if table.num_rows == 0:
-        raise EditsError(
-            f"There must be at least one edit to learn from. Got none in {paths.show(_first(source))}. "
-            "Run 01_stream and 02_sample over a longer time."
-        )
-    return table
-
-
-def _first(source: str | Path | Sequence[Path]) -> Path:
-    return Path(source) if isinstance(source, str | Path) else Path(source[0])
-
-
-def _files(source: str | Path | Sequence[Path]) -> list[Path]:
-    if not isinstance(source, str | Path):
-        return [Path(path) for path in source]
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    files = sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")])
-    if not files:
-        raise EditsError(
-            f"IN_DIR must be a folder with CSV files of edits. Got {paths.show(path)}, which has none. "
-            "Run 02_sample, or name the folder that it wrote to."
-        )
-    return files
-
-
-def _read_file(path: Path) -> pa.Table:
-    try:
-        raw = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: pa.string() for name in edits.COLUMNS},
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-    except (pa.ArrowInvalid, UnicodeError) as error:
-        raise EditsError(
-            f"A file of edits must be CSV in UTF-8 with a header. Got {paths.show(path)}: {error}. "
-            "Write it with 02_sample."
-        ) from None
-    _check_columns(path, set(raw.column_names))
-    return _typed(raw, path)
-
-
-def _check_columns(path: Path, present: set[str]) -> None:
-    missing = [name for name in edits.COLUMNS if name not in present]
-    fatal = [name for name in missing if name not in _FILLED]
-    if fatal:
-        raise EditsError(
-            f"A file of edits must have the columns {', '.join(edits.COLUMNS)}. Got {paths.show(path)} without "
-            f"{', '.join(fatal)}. Only {', '.join(_FILLED)} can be filled in: add the others."
-        )
-    if missing:
-        warnings.warn(
-            f"{paths.show(path)} has no column {', '.join(missing)}: filled in (row number, from the title, edit).",
-            stacklevel=4,
-        )
-
-
-def _typed(raw: pa.Table, path: Path) -> pa.Table:
-    """Turn the texts of a CSV file into the types of ``edits.ARROW_SCHEMA``."""
-    n = raw.num_rows
-    filled = {
-        "meta_id": pa.array([f"{path.name}:{row}" for row in range(1, n + 1)], pa.string()),
-        "namespace": _namespaces(raw),
-        "type": pa.array(["edit"] * n, pa.string()),
-    }
-    values = {name: raw.column(name) if name in raw.column_names else filled[name] for name in edits.COLUMNS}
-    values["timestamp"] = _times(values["timestamp"], path)
-    for name in ("bot", "minor"):
-        values[name] = _booleans(values[name], name, path)
-    for name in ("namespace", "delta"):
-        values[name] = _integers(values[name], name, path)
-    return pa.table([values[name] for name in edits.COLUMNS], schema=edits.ARROW_SCHEMA)
-
-
-def _namespaces(raw: pa.Table) -> pa.Array:
-    """Read the namespace from the title: what is before the colon, where the wiki has such a namespace; else 0."""
-    numbers = []
-    for wiki, title in zip(raw.column("wiki").to_pylist(), raw.column("title").to_pylist(), strict=True):
-        name, colon, _ = (title or "").replace("_", " ").partition(":")
-        number = namespace_number((wiki or "").removesuffix("wiki"), name) if colon else 0
-        numbers.append(str(number or 0))
-    return pa.array(numbers, pa.string())
-
-
-def _times(column: pa.ChunkedArray, path: Path) -> pa.Array:
-    try:
-        moments = pd.to_datetime(column.to_pandas(), format="ISO8601", utc=True)
-    except ValueError as error:
-        raise EditsError(
-            f"A timestamp must be ISO 8601. Got {paths.show(path)}: {error}. Mend the row."
-        ) from None
-    if moments.isna().any():
-        raise EditsError(
-            f"Every edit must have a timestamp. Got {paths.show(path)} with {int(moments.isna().sum())} rows "
-            "without one. Remove those rows."
-        )
-    return pa.array(moments.astype("datetime64[ms, UTC]").astype("int64").to_numpy(), pa.int64())
-
-
-def _booleans(column: pa.ChunkedArray, name: str, path: Path) -> pa.Array:
-    read = [None if value is None else _FLAG_VALUES.get(value, value) for value in column.to_pylist()]
-    for value in read:
-        if isinstance(value, str):
-            raise EditsError(
-                f"{name} must be true, false or empty. Got {value!r} in {paths.show(path)}. Mend the row."
-            )
-    return pa.array(read, pa.bool_())
-
-
-def _integers(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise EditsError(
-            f"{name} must be a whole number or empty. Got {paths.show(path)}: {error}. Mend the row."
-        ) from None

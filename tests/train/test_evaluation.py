@@ -91,6 +91,16 @@ def test_rates_of_a_yes_or_no_answer():
     assert evaluation.rates(truth, np.zeros(4, bool))["precision"] == 0.0
 
 
+def test_the_comment_model_without_any_word_knows_the_share_of_flags():
+    rows = [
+        made_up.row(i, i, f"user {u}", bot=u < 5, comment=[None, "", " "][i % 3])
+        for i, u in enumerate([*range(10)] * 3)
+    ]
+    people = Population.of(made_up.table(rows))
+    scores = evaluation.comment_model(people, model.deal(people, 5, 0))
+    np.testing.assert_allclose(scores, 0.5)
+
+
 # --- in the stream ----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
-"""Evidence, summaries and reading: the same numbers however edits are cut, and errors that say what to do."""
+"""Evidence and summaries: the same numbers however edits are cut, and errors that say what to do."""
 
-import gzip
 import hashlib
 from itertools import pairwise
 from pathlib import Path
@@ -156,6 +155,11 @@ def test_an_edit_is_read():
     assert {"edit of one section", "link in the comment"} <= flags(comment="/* Life */ see [[Page]]")
     assert {"own name in the title", "in a user's namespace"} <= flags(title="User:Ada/sandbox", namespace=2)
     assert "size of the change unknown" in flags()
+    assert "comment begins with a capital" in flags(comment="/* Life */ Bot: x")
+    assert "comment begins with a capital" not in flags(comment="/* Life */ bot: X")
+    assert "comment begins with a capital" not in flags(comment="/* Life")
+    assert "on a subpage" in flags(title="User:Ada/log")
+    assert "on a subpage" not in flags(title="Ada")
     assert {"size unchanged", "marked as minor", "new page"} <= flags(delta=0, minor=True, type="new")
 
 
@@ -207,7 +211,7 @@ def test_fold_leaves_its_input_alone_and_stays_small():
     state = features.empty(7)
     features.fold(state, user, times, seen)
     assert not state.any()
-    assert features.STATE <= 64
+    assert features.STATE <= 72
 
 
 def test_checkpoints_come_early_then_at_every_doubling():
@@ -243,55 +247,3 @@ def test_nothing_in_nothing_out():
     assert x.shape == (0, len(features.FEATURES))
     assert features.evidence(table(user=[]), WEIGHTS).shape == (0, len(features.EVIDENCE))
     assert not features.describe(features.empty(2)).any()
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-HEADER = "meta_id,timestamp,wiki,namespace,type,title,user,bot,minor,delta,comment\n"
-ROW = 'a,2015-09-12T00:46:58.771Z,enwiki,0,edit,"Page, one",NA,true,false,-3,"a ""quoted""\nline"\n'
-
-
-def test_csv_is_read_to_the_byte(tmp_path):
-    (tmp_path / "edits-0.csv").write_text(HEADER + ROW + 'b,2015-09-12 00:46:59,enwiki,,new,x,,,,,""\n')
-    first, second = features.read_edits(tmp_path).to_pylist()
-    assert first["user"] == "NA"
-    assert first["comment"] == 'a "quoted"\nline'
-    assert first["timestamp"] == 1_442_018_818_771
-    assert (first["bot"], first["minor"], first["delta"]) == (True, False, -3)
-    assert second["timestamp"] == 1_442_018_819_000
-    assert (second["user"], second["comment"]) == (None, "")
-    assert (second["bot"], second["namespace"], second["delta"]) == (None, None, None)
-
-
-def test_three_columns_are_filled_in_with_a_warning(tmp_path):
-    with gzip.open(tmp_path / "old.csv.gz", "wt") as file:
-        file.write("id,title,user,bot,delta,wiki,timestamp,minor,comment\n")
-        for title in ("x", "User talk:Ada", "GO: a film"):
-            file.write(f"7,{title},Ada,False,1,enwiki,2024-11-11 18:53:21,True,\n")
-    with pytest.warns(UserWarning, match="no column meta_id, namespace, type"):
-        rows = features.read_edits(tmp_path).to_pylist()
-    assert (rows[0]["meta_id"], rows[0]["type"]) == ("old.csv.gz:1", "edit")
-    assert [row["namespace"] for row in rows] == [0, 3, 0]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (HEADER.replace(",user", ""), "without user"),
-        (HEADER + ROW.replace("true", "yes"), "bot must be true, false or empty. Got 'yes'"),
-        (HEADER + ROW.replace("2015-09-12T00:46:58.771Z", "yesterday"), "A timestamp must be ISO 8601"),
-        (HEADER + ROW.replace("2015-09-12T00:46:58.771Z", ""), "1 rows without one"),
-        (HEADER + ROW.replace("-3", "many"), "delta must be a whole number or empty"),
-        (HEADER, "at least one edit"),
-        (HEADER + "too,few\n", "must be CSV"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path, content, message):
-    (tmp_path / "edits.csv").write_text(content)
-    with pytest.raises(features.EditsError, match=message):
-        features.read_edits(tmp_path)
-
-
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(features.EditsError, match="Run 02_sample"):
-        features.read_edits(tmp_path)

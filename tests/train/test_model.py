@@ -53,6 +53,12 @@ def test_half_flagged_is_not_more_than_half():
     assert not Population.of(made_up.table(rows)).bots.any()
 
 
+def test_one_flag_makes_a_bot_to_learn_from_but_not_to_judge_by():
+    rows = [made_up.row(i, i, "Ada", bot=i == 0) for i in range(4)]
+    people = Population.of(made_up.table(rows))
+    assert (people.taught.tolist(), people.bots.tolist()) == ([True], [False])
+
+
 def test_the_sample_of_edits_is_bounded_and_keeps_everybody(people):
     per_user = np.bincount(people.user[people.sample], minlength=len(people))
     np.testing.assert_array_equal(per_user, np.minimum(people.edits, model.EDITS_PER_USER))
@@ -177,6 +183,16 @@ def test_a_score_is_the_judges_and_does_not_depend_on_the_rows_around_it(people,
     np.testing.assert_array_equal(whole, [fitted.score(row[None])[0] for row in x])
     np.testing.assert_array_equal(whole[3:50], fitted.score(x[3:50]))
     assert np.isfinite(fitted.score(np.full((1, x.shape[1]), 1e300))).all()
+
+
+def test_what_is_far_off_counts_no_more_than_what_is_far(people, fitted):
+    x = model.summarise(people, model.lower_logits(people, fitted.lower)).x[-50:].copy()
+    scaler = fitted.judge[0]
+    for column in range(x.shape[1]):
+        far, further = x.copy(), x.copy()
+        far[:, column] = scaler.mean_[column] + model.FURTHEST * scaler.scale_[column]
+        further[:, column] = scaler.mean_[column] + 1000 * scaler.scale_[column]
+        np.testing.assert_allclose(fitted.score(far), fitted.score(further), rtol=1e-9)
 
 
 def test_training_is_repeatable(people, fitted):

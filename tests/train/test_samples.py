@@ -60,6 +60,20 @@ def test_files_are_one_sample_in_order_of_time(tmp_path):
     ]
 
 
+def test_a_user_may_be_called_like_a_missing_value(tmp_path):
+    write(
+        tmp_path, [{**ROW, "meta_id": str(i), "user": user} for i, user in enumerate(["NA", "null", "nan"])]
+    )
+    assert samples.read(tmp_path).edits["user"].to_pylist() == ["NA", "null", "nan"]
+
+
+def test_an_empty_text_in_quotes_is_not_missing(tmp_path):
+    header = "meta_id,timestamp,wiki,namespace,type,title,user,bot,minor,delta,comment\n"
+    (tmp_path / "edits.csv").write_text(header + 'b,2015-09-12 00:46:59,enwiki,,new,x,,,,,""\n')
+    (edit,) = samples.read(tmp_path).edits.to_pylist()
+    assert (edit["user"], edit["comment"], edit["bot"]) == (None, "", None)
+
+
 def test_other_order_other_columns_and_other_quoting(tmp_path):
     write(
         tmp_path,
