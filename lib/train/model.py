@@ -27,7 +27,7 @@ import skops.io
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lib import manifest, paths
@@ -36,17 +36,15 @@ from lib.train import features, text
 FOLDS = 5
 EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more say the same again
 TEXT_C, NAME_C, JUDGE_C = 30.0, 30.0, 0.02
-WHOLE = 0.5  # share of a user's weight, in learning, on the row of all their edits
-FURTHEST = 3.0  # standard deviations: a number further from the mean says no more than that it is far
 CONFIDENCE = 0.95
 LEAST_SCORE = 0.04  # a margin: nobody is flagged whom the model calls less than 4 % likely to be a bot
 MAX_HUMAN_FPR = 0.01
 
-FORMAT = "wikisieve-model 2"
+FORMAT = "wikisieve-model 1"
 _DIGEST_BYTES = 64
 _SEAL = f"{FORMAT} sha256=".encode()
 #: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
-TRUSTED: tuple[str, ...] = ("numpy.clip",)
+TRUSTED: tuple[str, ...] = ()
 
 
 class ModelError(ValueError):
@@ -214,11 +212,7 @@ def fit_lower(people: Population, users: np.ndarray, seed: int = 0) -> Lower:
 
 def new_judge(with_name: bool, seed: int) -> Pipeline:
     """Make the untrained classifier of users."""
-    return make_pipeline(
-        StandardScaler(),
-        FunctionTransformer(np.clip, kw_args={"a_min": -FURTHEST, "a_max": FURTHEST}),
-        LogisticRegression(C=JUDGE_C, solver="newton-cholesky"),
-    )
+    return make_pipeline(StandardScaler(), LogisticRegression(C=JUDGE_C, solver="newton-cholesky"))
 
 
 def visible(x: np.ndarray, with_name: bool) -> np.ndarray:
@@ -278,29 +272,9 @@ def _running_number(user: np.ndarray, users: int) -> np.ndarray:
     return number
 
 
-def weigh(user: np.ndarray, last: np.ndarray, users: int, whole: float = WHOLE) -> np.ndarray:
-    """Weigh rows to learn from; those of a user weigh one together.
-
-    Parameters
-    ----------
-    user : ndarray of int, shape (n,)
-    last : ndarray of bool, shape (n,)
-        True for a user's row of all edits.
-    users : int
-    whole : float
-        Share of a user's weight that lies on that row alone; all their rows share the rest.
-
-    Examples
-    --------
-    >>> weigh(np.array([0, 0, 1, 1, 1, 1]), np.array([False, True, False, False, False, True]), 2, whole=0.5)
-    array([0.25 , 0.75 , 0.125, 0.125, 0.125, 0.625])
-    """
-    return whole * last + (1 - whole) / np.bincount(user, minlength=users)[user]
-
-
 def fit_judge(people: Population, rows: Rows, with_name: bool, seed: int) -> Pipeline:
     """Train the upper level; the rows of a user weigh one together."""
-    weight = weigh(rows.user, rows.last, len(people))
+    weight = 1.0 / np.bincount(rows.user, minlength=len(people))[rows.user]
     judge = new_judge(with_name, seed)
     with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
         judge.fit(
@@ -543,15 +517,12 @@ def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
 
 
 @text.compiled
-def _probabilities(
-    x: np.ndarray, mean: np.ndarray, scale: np.ndarray, furthest: float, weight: np.ndarray, constant: float
-) -> np.ndarray:
+def _probabilities(x: np.ndarray, mean: np.ndarray, weight: np.ndarray, constant: float) -> np.ndarray:
     out = np.empty(len(x))
     for i in range(len(x)):
         odds = constant
         for j in range(len(mean)):
-            unit = (x[i, j] - mean[j]) / scale[j]
-            odds += min(max(unit, -furthest), furthest) * weight[j]
+            odds += (x[i, j] - mean[j]) * weight[j]
         out[i] = 1.0 / (1.0 + np.exp(-odds))
     return out
 
@@ -642,16 +613,10 @@ class Model:
         return _probabilities(np.array(visible(x, self.with_name), np.float64, order="C"), *self._plain)
 
     @cached_property
-    def _plain(self) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, float]:
-        """The judge as plain numbers: mean and spread of each feature, the furthest, weight of each, constant."""
+    def _plain(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """The judge as plain numbers: mean, weight per unit, constant."""
         scaler, linear = self.judge.steps[0][1], self.judge.steps[-1][1]
-        return (
-            scaler.mean_.copy(),
-            scaler.scale_.copy(),
-            FURTHEST,
-            linear.coef_[0].copy(),
-            float(linear.intercept_[0]),
-        )
+        return scaler.mean_.copy(), linear.coef_[0] / scaler.scale_, float(linear.intercept_[0])
 
     def explain(self, state: np.ndarray) -> list[tuple[str, float]]:
         """Say what made the score of one user.
@@ -683,8 +648,7 @@ class Model:
         if not len(states):
             return []
         x = visible(features.describe(states), self.with_name)
-        mean, scale, furthest, weight, _ = self._plain
-        shares = np.clip((x - mean) / scale, -furthest, furthest) * weight
+        shares = self.judge[:-1].transform(x) * self.judge[-1].coef_[0]
         names = np.array(features.FEATURES, object)
         names = names if self.with_name else names[~features.OF_THE_NAME]
         orders = np.argsort(-np.abs(shares), axis=1, kind="stable")
@@ -789,7 +753,7 @@ def _numbers_of(model: Model) -> list[bytes]:
     """Everything that decides, as bytes, for the version."""
     parts = [
         FORMAT.encode(),
-        repr((model.threshold, model.with_name, model.judge[1].kw_args)).encode(),
+        repr((model.threshold, model.with_name)).encode(),
         "\n".join(features.FEATURES).encode(),
     ]
     for estimator in (model.lower.texts, model.lower.names, *(step for _, step in model.judge.steps)):

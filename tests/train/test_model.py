@@ -185,16 +185,6 @@ def test_a_score_is_the_judges_and_does_not_depend_on_the_rows_around_it(people,
     assert np.isfinite(fitted.score(np.full((1, x.shape[1]), 1e300))).all()
 
 
-def test_what_is_far_off_counts_no_more_than_what_is_far(people, fitted):
-    x = model.summarise(people, model.lower_logits(people, fitted.lower)).x[-50:].copy()
-    scaler = fitted.judge[0]
-    for column in range(x.shape[1]):
-        far, further = x.copy(), x.copy()
-        far[:, column] = scaler.mean_[column] + model.FURTHEST * scaler.scale_[column]
-        further[:, column] = scaler.mean_[column] + 1000 * scaler.scale_[column]
-        np.testing.assert_allclose(fitted.score(far), fitted.score(further), rtol=1e-9)
-
-
 def test_training_is_repeatable(people, fitted):
     assert Model.fit(people, max_human_fpr=0.02).version == fitted.version
 
