@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 FIRST_YEAR, LAST_YEAR = 1, 9999
@@ -122,6 +123,7 @@ class _Envelope(msgspec.Struct):
     meta: dict[str, Any]
 
 
+_BLOCK = 128  # events that are read again one by one when one of them is unusual
 _event_decoder = msgspec.json.Decoder(Event)
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
@@ -129,12 +131,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-def decode(raw: bytes | str) -> Event:
+def decode(raw: bytes | memoryview | str) -> Event:
     """Read one event.
 
     Parameters
     ----------
-    raw : bytes or str
+    raw : bytes, memoryview or str
         The JSON text of one event, as received.
 
     Returns
@@ -168,6 +170,44 @@ def decode(raw: bytes | str) -> Event:
         return canary
 
 
+def decode_all(raws: Sequence[bytes | memoryview]) -> list[Event | InvalidEvent]:
+    """Read many events; in the place of one that cannot be read stands the error that says why.
+
+    Parameters
+    ----------
+    raws : sequence of bytes or memoryview
+        JSON texts, one event each.
+
+    Returns
+    -------
+    list of Event or InvalidEvent
+        What :func:`decode` gives or raises, at half its price: only a block with something unusual is read one by one.
+
+    Examples
+    --------
+    >>> decode_all([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "user": "Ada"}', b"?"])[1]
+    InvalidEvent('JSON is malformed: invalid character (byte 0)')
+    """
+    read: list[Event | InvalidEvent] = []
+    for start in range(0, len(raws), _BLOCK):
+        block = raws[start : start + _BLOCK]
+        try:
+            events = [_event_decoder.decode(raw) for raw in block]
+            years = {event.meta.dt.year for event in events}
+            usual = FIRST_YEAR < min(years) and max(years) < LAST_YEAR
+        except _UNREADABLE:
+            usual = False
+        read += events if usual else [_decode_or_error(raw) for raw in block]
+    return read
+
+
+def _decode_or_error(raw: bytes | memoryview) -> Event | InvalidEvent:
+    try:
+        return decode(raw)
+    except InvalidEvent as error:
+        return error
+
+
 def _check_time(event: Event) -> None:
     """Refuse a time that its zone puts outside the calendar: it could not be written as ISO 8601 in UTC."""
     try:
@@ -178,7 +218,7 @@ def _check_time(event: Event) -> None:
         ) from None
 
 
-def _canary(raw: bytes | str) -> Event | None:
+def _canary(raw: bytes | memoryview | str) -> Event | None:
     """Recognise a canary that does not fit the schema."""
     try:
         meta = _envelope_decoder.decode(raw).meta
@@ -207,12 +247,12 @@ def iso(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z".rjust(24, "0")
 
 
-def identity(raw: bytes | str, event: Event | None) -> str:
+def identity(raw: bytes | memoryview | str, event: Event | None) -> str:
     """Name an event so that a repetition can be told.
 
     Parameters
     ----------
-    raw : bytes or str
+    raw : bytes, memoryview or str
         The JSON text as received.
     event : Event or None
         The decoded event; None when it could not be read.
@@ -247,23 +287,6 @@ def delta(event: Event) -> int | None:
     return length.new - length.old
 
 
-def edit_row(event: Event) -> tuple:
-    """Put an edit's fields in the order of :data:`COLUMNS`."""
-    return (
-        event.meta.id,
-        event.time_ms,
-        event.wiki,
-        event.namespace,
-        event.type,
-        event.title,
-        event.user,
-        event.bot,
-        event.minor,
-        delta(event),
-        event.comment,
-    )
-
-
 class Parsed(NamedTuple):
     """What came of a batch of raw events; ``len(edits) + len(invalid) + canaries + others`` is what went in."""
 
@@ -293,28 +316,45 @@ def parse(raws: Iterable[bytes]) -> Parsed:
     >>> parsed.edits.num_rows, parsed.invalid
     (1, [(1, b'not JSON', 'JSON is malformed: invalid character (byte 4)')])
     """
-    values: list[tuple] = []
-    rows: list[int] = []
-    invalid: list[tuple[int, bytes, str]] = []
-    canaries = others = 0
-    for place, raw in enumerate(raws):
-        try:
-            event = decode(raw)
-        except InvalidEvent as error:
-            invalid.append((place, raw, str(error)))
-            continue
-        if event.is_canary:
-            canaries += 1
-        elif event.is_edit:
-            values.append(edit_row(event))
-            rows.append(place)
-        else:
-            others += 1
-    return Parsed(table(values), rows, invalid, canaries, others)
+    texts = list(raws)
+    read = decode_all(texts)
+    invalid = [
+        (row, texts[row], str(error)) for row, error in enumerate(read) if isinstance(error, InvalidEvent)
+    ]
+    valid = [
+        (row, event) for row, event in enumerate(read) if isinstance(event, Event) and not event.is_canary
+    ]
+    changes = [(row, event) for row, event in valid if event.is_edit]
+    return Parsed(
+        table([event for _, event in changes]),
+        [row for row, _ in changes],
+        invalid,
+        len(texts) - len(invalid) - len(valid),
+        len(valid) - len(changes),
+    )
 
 
-def table(rows: Sequence[tuple]) -> pa.Table:
-    """Turn edit rows into Arrow columns of :data:`ARROW_SCHEMA`."""
-    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+def table(events: Sequence[Event]) -> pa.Table:
+    """Turn edits into Arrow columns of :data:`ARROW_SCHEMA`.
+
+    Parameters
+    ----------
+    events : sequence of Event
+        Edits: what is no edit has no place in the columns.
+    """
+    microseconds = pa.array([event.meta.dt for event in events], pa.timestamp("us", tz="UTC"))
+    columns = [
+        [event.meta.id for event in events],
+        np.floor_divide(microseconds.cast(pa.int64()).to_numpy(), 1000),
+        [event.wiki for event in events],
+        [event.namespace for event in events],
+        [event.type for event in events],
+        [event.title for event in events],
+        [event.user for event in events],
+        [event.bot for event in events],
+        [event.minor for event in events],
+        [delta(event) for event in events],
+        [event.comment for event in events],
+    ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ARROW_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=ARROW_SCHEMA)

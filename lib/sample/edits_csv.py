@@ -173,7 +173,7 @@ def rows(table: pa.Table) -> Iterator[tuple[str | None, ...]]:
     Examples
     --------
     >>> event = edits.decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "user": "", "bot": false}')
-    >>> next(rows(edits.table([edits.edit_row(event)])))
+    >>> next(rows(edits.table([event])))
     (None, '2015-09-12T00:46:58.000Z', None, None, 'new', None, '', 'false', None, None, None)
     """
     return zip(*_as_text(table), strict=True)

@@ -1,5 +1,6 @@
 """Whatever stands in an edit's text comes back from the CSV unchanged, through every reader."""
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +54,11 @@ def edit(user, comment):
     return ("id", 1442018818771, "enwiki", 0, "edit", "A, title", user, True, False, -5, comment)
 
 
+def columns(rows):
+    """Put rows into the columns of edits."""
+    return pa.table(list(zip(*rows, strict=True)) or [[] for _ in edits.COLUMNS], schema=edits.ARROW_SCHEMA)
+
+
 def without_null(rows):
     return [tuple(cell or "" for cell in row) for row in rows]
 
@@ -60,7 +66,7 @@ def without_null(rows):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(ROWS, max_size=4))
 def test_any_edits_come_back_from_every_reader(tmp_path_factory, rows):
-    table = edits.table(rows)
+    table = columns(rows)
     path = edits_csv.write(table, tmp_path_factory.mktemp("csv") / "edits-00000.csv")
     cells = list(edits_csv.rows(table))
     assert edits_csv.rows_by_python(path) == without_null(cells)
@@ -68,26 +74,26 @@ def test_any_edits_come_back_from_every_reader(tmp_path_factory, rows):
 
 
 def test_spark_reads_hostile_text_and_tells_null_from_empty(spark, tmp_path):
-    table = edits.table([edit(text, other) for text, other in zip(HOSTILE, reversed(HOSTILE), strict=True)])
+    table = columns([edit(text, other) for text, other in zip(HOSTILE, reversed(HOSTILE), strict=True)])
     path = edits_csv.write(table, tmp_path / "edits-00000.csv")
     assert edits_csv.rows_by_spark(spark, path) == list(edits_csv.rows(table))
 
 
 def test_stage_3_reads_the_same_edits(tmp_path):
     rows = [edit(text, other) for text, other in zip(HOSTILE, reversed(HOSTILE), strict=True)]
-    table = edits.table([(f"id {number}", *row[1:]) for number, row in enumerate(rows)])
+    table = columns([(f"id {number}", *row[1:]) for number, row in enumerate(rows)])
     edits_csv.write(table, tmp_path / "edits-00000.csv")
     assert samples.read(tmp_path).edits.equals(table)
 
 
 def test_the_header_is_the_contract(tmp_path):
-    path = edits_csv.write(edits.table([]), tmp_path / "edits-00000.csv")
+    path = edits_csv.write(columns([]), tmp_path / "edits-00000.csv")
     header = "meta_id,timestamp,wiki,namespace,type,title,user,bot,minor,delta,comment\n"
     assert path.read_text(encoding="utf-8") == header
 
 
 def test_null_is_an_empty_field_and_an_empty_text_is_quoted(tmp_path):
-    path = edits_csv.write(edits.table([edit(None, ""), edit("", None)]), tmp_path / "edits-00000.csv")
+    path = edits_csv.write(columns([edit(None, ""), edit("", None)]), tmp_path / "edits-00000.csv")
     assert path.read_text(encoding="utf-8").splitlines()[1:] == [
         '"id","2015-09-12T00:46:58.771Z","enwiki",0,"edit","A, title",,true,false,-5,""',
         '"id","2015-09-12T00:46:58.771Z","enwiki",0,"edit","A, title","",true,false,-5,',
@@ -96,7 +102,7 @@ def test_null_is_an_empty_field_and_an_empty_text_is_quoted(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 0, 4]])
 def test_files_do_not_depend_on_how_the_edits_were_handed_over(tmp_path, sizes):
-    table = edits.table([edit(str(number), "") for number in range(7)])
+    table = columns([edit(str(number), "") for number in range(7)])
     writer = edits_csv.Writer(tmp_path, rows_per_file=3)
     start = 0
     for size in sizes:
@@ -120,5 +126,5 @@ def test_no_file_is_ever_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(edits_csv.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        edits_csv.write(edits.table([edit("a", "b")]), tmp_path / "edits-00000.csv")
+        edits_csv.write(columns([edit("a", "b")]), tmp_path / "edits-00000.csv")
     assert list(tmp_path.glob("edits-*")) == []
