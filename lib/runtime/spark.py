@@ -57,9 +57,8 @@ def session(
     kafka : bool, default False
         Whether the session reads or writes Kafka topics (adds the connector's jars).
     hours : bool, default False
-        Whether the JVM shall take its time to compile well. It pays after about a million events, and only for work
-        that Spark does in Java (measured: from_json 9 µs of CPU per event instead of 17; through Arrow to Python 9
-        instead of 7).
+        Whether the session lives for long: the JVM then compiles a second time what runs very often
+        (:data:`lib.runtime.java.LONG`). That pays after about a million events and costs two CPU seconds at the start.
     **conf
         More of Spark's settings, a dot in a name written as two underscores
         (``spark__sql__shuffle__partitions=4``) or through ``**{"spark.sql.shuffle.partitions": 4}``.
@@ -213,8 +212,7 @@ def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -
         f"-Dderby.system.home={scratch}",
         "-Duser.timezone=UTC",
     ]
-    if not hours:
-        options += java.QUICK
+    options += java.LONG if hours else java.QUICK
     settings = {
         "spark.app.name": name,
         "spark.master": retrying(master),
