@@ -164,15 +164,15 @@ class Judge:
         self.books = books
         self.shadow_share = shadow_share
         self.allowed = frozenset(books.ledger.allowed())
-        # Who was listed after the executors' filter was made, and after the one before: an epoch may be on its way.
+        # Who came on the list after the executors' filter was made, and who left it.
         self._since_filter: set[str] = set()
-        self._since_filter_before: set[str] = set()
+        self._left: set[str] = set()
         self._listed: dict[str, int | None] = {}
 
     def filter_sent(self) -> None:
         """Say that from now on the executors are given a filter that knows every member of the ledger."""
-        self._since_filter_before = self._since_filter
-        self._since_filter = set()
+        self._since_filter.clear()
+        self._left.clear()
 
     @property
     def unknown_to_filter(self) -> int:
@@ -258,12 +258,8 @@ class Judge:
 
     def _ask_ledger(self, names: Sequence[str], maybe: np.ndarray) -> tuple[dict[str, int | None], list[str]]:
         """Find who is on the blacklist, and until when; a yes of the filter that the ledger denies is a collision."""
-        new, newer = self._since_filter_before, self._since_filter
-        asked = [
-            name
-            for name, yes in zip(names, maybe.tolist(), strict=True)
-            if yes or name in newer or name in new
-        ]
+        new = self._since_filter
+        asked = [name for name, yes in zip(names, maybe.tolist(), strict=True) if yes or name in new]
         unknown = [name for name in asked if name not in self._listed]
         answers = self.books.ledger.look_up(unknown)
         if len(self._listed) + len(answers) > _CACHE:
@@ -271,11 +267,12 @@ class Judge:
             answers |= self.books.ledger.look_up([name for name in asked if name not in answers])
         self._listed |= {name: entry.until for name, entry in answers.items()}
         listed = {name: self._listed[name] for name in asked if name in self._listed}
-        return listed, [name for name in asked if name not in listed]
+        return listed, [name for name in asked if name not in listed and name not in self._left]
 
     def _remember_listed(self, entries: Iterable[Entry], expired: Iterable[str]) -> None:
         for user in expired:
             self._listed.pop(user, None)
+            self._left.add(user)
         for entry in entries:
             self._listed[entry.user] = entry.until
             self._since_filter.add(entry.user)

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -36,7 +36,9 @@ from lib.train.model import Model
 MADE_BY = "notebooks/03_eda_train.ipynb"
 PARTITIONS = 2
 RESTARTS = 5  # of the query or of the producer, one after the other, without an epoch in between
-NEWS = 32  # members that the executors' filter may lack before they are sent a new one
+#: Members that the executors' filter may lack (or as many as it knows, if that is more) before a query begins anew with
+#: one that knows them all. Until then the judge drops their edits, and only what the executors see in them is in vain.
+NEWS = 20_000
 MINE = ("verdicts", "seen", "kafka", "dead_letters.jsonl", "blacklist.bloom", "metrics.json", books.NAME)
 #: Upper edges of the latency's bins in seconds: 2 ms to 3 hours, 5 % apart.
 LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
@@ -161,7 +163,7 @@ class Stage:
             started = beside.submit(self._start_broker)
             try:
                 self.spark = self._session or self._open.enter_context(
-                    spark.running("04_online", self._master, kafka=True)
+                    spark.running("04_online", self._master, kafka=True, hours=True)
                 )
             finally:
                 self.bootstrap = started.result()
@@ -180,6 +182,7 @@ class Stage:
         self._publisher = self._open.enter_context(
             publisher.Publisher(self.bootstrap, self.verdicts_topic, self.partitions, self.properties)
         )
+        self._beside = self._open.enter_context(ThreadPoolExecutor(1, thread_name_prefix="publisher"))
         self._warm()
 
     # --- one run ---
@@ -201,10 +204,11 @@ class Stage:
             self.books.write_note("run", self.number)
         members = len(self.books.ledger)
         self._seconds, failures, before = 0.0, 0, self.committed
+        self._mark = time.monotonic()
         while True:
             try:
-                self._sieve_once(sender)
-                break
+                if self._sieve_once(sender):
+                    break
             except (OnlineError, KeyboardInterrupt):
                 raise
             except Exception as error:
@@ -226,7 +230,8 @@ class Stage:
         self.export()
         return run
 
-    def _sieve_once(self, sender: Sender) -> None:
+    def _sieve_once(self, sender: Sender) -> bool:
+        """Judge with one query; tell whether everything is judged, or a query with a newer filter is due."""
         self._keep_broker()
         running = query.Query(
             self.spark,
@@ -234,45 +239,53 @@ class Stage:
             self.events_topic,
             self.partitions,
             self.committed,
-            self._look,
+            self._look(),
             self._sit,
             self.properties,
             self.most,
         )
-        self._mark = time.monotonic()
         try:
             ends: dict[int, int] | None = None
-            while ends is None or any(self.committed.get(part, 0) < end for part, end in ends.items()):
+            while ends is None or self._is_behind(ends):
                 running.check()
                 self._keep_broker()
                 _check(sender)
+                if self.judge.unknown_to_filter >= max(NEWS, self._known_to_filter):
+                    break
                 if ends is None and sender.done:
                     ends = self._ends()
-                time.sleep(0.02)
+                time.sleep(0.05)
         finally:
             running.stop()
+        running.check_judge()
+        return ends is not None and not self._is_behind(ends)
+
+    def _is_behind(self, ends: dict[int, int]) -> bool:
+        return any(self.committed.get(partition, 0) < end for partition, end in ends.items())
 
     def _look(self) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-        assert self._blacklist is not None
+        """Make the executors' function, with a filter that knows every member of today."""
+        old, self._blacklist = self._blacklist, self.spark.sparkContext.broadcast(self.filter.to_bytes())
+        self._known_to_filter = len(self.filter)
+        self.judge.filter_sent()
+        if old is not None:
+            old.unpersist()
         return query.examine(self._eyes, self._blacklist, self.shadow_share)
 
     def _sit(self, packed: list[bytes]) -> None:
-        """Judge one epoch and keep everything of it: Parquet, topic, books, in this order."""
+        """Judge one epoch and keep all of it: Parquet and topic side by side, and when both are there, the books."""
         outcome = self.judge.judge(sieve.unpack(packed))
         epoch = self.books.epoch + 1
-        verdicts.write(self.out_dir, epoch, outcome.verdicts)
-        self._publish(outcome.verdicts)
-        now = time.time()
-        latency = self._latency + _binned(now - outcome.kafka_ms / 1000)
-        seconds = time.monotonic() - self._mark
-        with self.books.transaction():
-            self.judge.write(outcome)
-            self.books.seen.remember(epoch, outcome.ids)
-            self.books.write_epoch(
-                epoch, self.number, outcome.verdicts.num_rows, outcome.counts, outcome.offsets
-            )
-            self.books.write_note("latency", latency.tolist())
-            self.books.write_note("seconds", self.books.note("seconds", 0.0) + seconds)
+        with self._publishing(outcome.verdicts) as published:
+            verdicts.write(self.out_dir, epoch, outcome.verdicts)
+            with self.books.transaction():
+                self.judge.write(outcome)
+                self.books.seen.remember(epoch, outcome.ids)
+                self.books.write_epoch(
+                    epoch, self.number, outcome.verdicts.num_rows, outcome.counts, outcome.offsets
+                )
+                published.result()
+                latency, seconds = self._time(outcome.kafka_ms)
         self._latency = latency
         self._seconds += seconds
         self._mark += seconds
@@ -281,24 +294,33 @@ class Stage:
         self._teach([entry.user for entry in outcome.entries], bool(outcome.expired))
         self.committed = outcome.offsets
 
+    def _time(self, kafka_ms: np.ndarray) -> tuple[np.ndarray, float]:
+        """Write how long the verdicts took, and the run so far; give both."""
+        latency = self._latency + _binned(time.time() - kafka_ms / 1000)
+        seconds = time.monotonic() - self._mark
+        self.books.write_note("latency", latency.tolist())
+        self.books.write_note("seconds", self.books.note("seconds", 0.0) + seconds)
+        return latency, seconds
+
+    @contextlib.contextmanager
+    def _publishing(self, table: pa.Table) -> Iterator[Future[None]]:
+        """Publish verdicts while something else is done; the end waits for it, however it comes."""
+        published = self._beside.submit(self._publish, table)
+        try:
+            yield published
+        finally:
+            wait([published])
+
     def _publish(self, table: pa.Table) -> None:
         if table.num_rows:
             self._publisher.send(table.column("meta_id").combine_chunks(), verdicts.as_json(table))
 
     def _teach(self, added: list[str], rebuilt: bool) -> None:
-        """Teach the filter who is new on the list, and now and then the executors."""
+        """Teach the filter who is new on the list; the executors learn it with the next query."""
         if rebuilt:
             self.filter = bloom.Filter.build(self.books.ledger.members(), error_rate=self.filter.error_rate)
         elif added:
             self.filter = bloom.keep_up(self.filter, self.books.ledger, added)
-        if rebuilt or self.judge.unknown_to_filter >= max(NEWS, len(self.filter) // 20):
-            self._send_filter()
-
-    def _send_filter(self) -> None:
-        old, self._blacklist = self._blacklist, self.spark.sparkContext.broadcast(self.filter.to_bytes())
-        self.judge.filter_sent()
-        if old is not None:
-            old.unpersist()
 
     # --- files ---
 
@@ -374,7 +396,6 @@ class Stage:
         )
         self._latency = np.array(self.books.note("latency", self._latency.tolist()))
         self.committed = self.books.offsets()
-        self._send_filter()
 
     def _close_books(self) -> None:
         if self._books is not None:
@@ -443,15 +464,20 @@ class Stage:
         """Start the Python workers and compile, before anybody waits for a verdict."""
         look = self._look()
         tasks = self.spark.sparkContext.defaultParallelism
-        columns = "CAST('{}' AS BINARY) AS value, 0 AS partition, id AS offset, id AS kafka_ms"
-        self.spark.range(tasks, numPartitions=tasks).selectExpr(
-            columns.split(", ")[0], *columns.split(", ")[1:]
-        ).mapInArrow(look, "packed binary").collect()
+        columns = (
+            "CAST('{}' AS BINARY) AS value",
+            "0 AS partition",
+            "id AS offset",
+            "timestamp_millis(id) AS timestamp",
+        )
+        self.spark.range(tasks, numPartitions=tasks).selectExpr(*columns).mapInArrow(
+            look, "packed binary"
+        ).toArrow()
 
 
 #: Settings of Spark that suit short epochs.
 SPARK: dict[str, int] = {
-    "spark.sql.execution.arrow.maxRecordsPerBatch": 20_000,
+    "spark.sql.execution.arrow.maxRecordsPerBatch": 2_000,
     "spark.sql.streaming.minBatchesToRetain": 2,
 }
 

@@ -28,7 +28,10 @@ from lib.online import sieve
 from lib.runtime.clients import for_spark
 from lib.train import features
 
-MOST = 100_000  # events of one epoch
+MOST = 250_000  # events of one epoch: what an epoch costs by itself is then little beside them
+#: After every poll Spark's consumer asks the broker twice where the topic ends. With Kafka's 500 records to a poll that
+#: costs more than the fetching.
+FETCH = {"kafka.max.poll.records": "2000", "kafka.max.partition.fetch.bytes": str(4 << 20)}
 _PACKED = "packed binary"
 
 
@@ -63,10 +66,10 @@ def examine(
             if batch.num_rows == 0:
                 continue
             found = sieve.examine(
-                batch.column("value").to_pylist(),
+                batch.column("value"),
                 batch.column("partition")[0].as_py(),
                 batch.column("offset").to_numpy(),
-                batch.column("kafka_ms").to_numpy(),
+                _milliseconds(batch.column("timestamp")),
                 eyes.value,
                 _filter(blacklist.value),
                 shadow_share,
@@ -74,6 +77,10 @@ def examine(
             yield pa.record_batch([pa.array([sieve.pack(found)], pa.binary())], names=["packed"])
 
     return run
+
+
+def _milliseconds(times: pa.Array) -> np.ndarray:
+    return times.cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()).to_numpy()
 
 
 @lru_cache(maxsize=2)
@@ -107,7 +114,7 @@ class Query:
     offsets : mapping
         Where to begin.
     look : callable
-        Makes the executors' function; asked anew for every epoch.
+        The executors' function (:func:`examine`).
     judge : callable
         Called in the judge's thread with a list of packed findings.
     properties : mapping
@@ -123,12 +130,11 @@ class Query:
         topic: str,
         partitions: int,
         offsets: Mapping[int, int],
-        look: Callable[[], Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]],
+        look: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
         judge: Callable[[list[bytes]], None],
         properties: Mapping[str, str] = {},
         most: int = MOST,
     ):
-        self._look = look
         self._judge = judge
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self._sitting: Future[None] | None = None
@@ -136,18 +142,19 @@ class Query:
         self._checkpoint = Path(tempfile.mkdtemp(prefix="wikisieve-checkpoint-"))
         source = (
             spark.readStream.format("kafka")
-            .options(**for_spark(properties))
+            .options(**FETCH | for_spark(properties))
             .option("kafka.bootstrap.servers", bootstrap)
             .option("assign", json.dumps({topic: list(range(partitions))}))
             .option("startingOffsets", starting_offsets(topic, partitions, offsets))
             .option("maxOffsetsPerTrigger", most)
             .option("failOnDataLoss", "true")
             .load()
-            .selectExpr("value", "partition", "offset", "unix_millis(timestamp) AS kafka_ms")
+            .select("value", "partition", "offset", "timestamp")
         )
         try:
             self._query: StreamingQuery = (
-                source.writeStream.foreachBatch(self._epoch)
+                source.mapInArrow(look, _PACKED)
+                .writeStream.foreachBatch(self._epoch)
                 .option("checkpointLocation", self._checkpoint.as_uri())
                 .start()
             )
@@ -156,10 +163,9 @@ class Query:
             raise
 
     def _epoch(self, batch: DataFrame, epoch: int) -> None:
-        rows = batch.mapInArrow(self._look(), _PACKED).collect()
-        if not rows:
+        packed = batch.toArrow().column("packed").to_pylist()
+        if not packed:
             return
-        packed = [bytes(row[0]) for row in rows]
         with self._lock:
             before = self._sitting
         if before is not None:
@@ -167,12 +173,16 @@ class Query:
         with self._lock:
             self._sitting = self._thread.submit(self._judge, packed)
 
-    def check(self) -> None:
-        """Raise what went wrong in the query or in the judge's thread, if anything did."""
+    def check_judge(self) -> None:
+        """Raise what went wrong in the judge's thread with the last epoch that is over, if anything did."""
         with self._lock:
             sitting = self._sitting
         if sitting is not None and sitting.done():
             sitting.result()
+
+    def check(self) -> None:
+        """Raise what went wrong in the query or in the judge's thread, if anything did."""
+        self.check_judge()
         if not self._query.isActive:
             error = self._query.exception()
             raise (

@@ -7,7 +7,9 @@ What it finds travels to the driver as one value of bytes, so that Spark moves o
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,18 +62,8 @@ class Findings(NamedTuple):
     ends: pa.Table
 
 
-class _Read(NamedTuple):
-    places: list[int]
-    identities: list[str]
-    named: list[bool]
-    edit_events: list[int]
-    edit_rows: list[tuple]
-    invalid: list[tuple[int, bytes, str]]
-    canaries: int
-
-
 def examine(
-    values: Sequence[bytes | None],
+    values: pa.Array,
     partition: int,
     offsets: np.ndarray,
     kafka_ms: np.ndarray,
@@ -83,8 +75,8 @@ def examine(
 
     Parameters
     ----------
-    values : sequence of bytes or None
-        One event each, as received. None (a Kafka message without a value) is as invalid as an empty text.
+    values : pyarrow.Array of binary
+        One event each, as received. A null (a Kafka message without a value) is as invalid as an empty text.
     partition : int
         The Kafka partition that all of them come from.
     offsets, kafka_ms : ndarray of int64, shape (n,)
@@ -106,20 +98,33 @@ def examine(
     ...     def evidence(self, table):
     ...         return np.zeros((table.num_rows, 1))
     >>> raws = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "1"}, "type": "edit", "user": "AnyBot"}', b"not JSON"]
-    >>> found = examine(raws, 0, np.arange(2), np.zeros(2, int), Blind(), Filter.build(["AnyBot"]), shadow_share=0)
+    >>> found = examine(
+    ...     pa.array(raws), 0, np.arange(2), np.zeros(2, int), Blind(), Filter.build(["AnyBot"]), shadow_share=0
+    ... )
     >>> found.edits.column("maybe_listed").to_pylist(), found.evidence.shape, found.invalid.num_rows
     ([True], (0, 1), 1)
     """
-    read = _read(values)
-    places = np.array(read.places, np.int64)
-    identities = pa.array(read.identities, pa.string())
+    raws = _views(values)
+    with _no_search_for_cycles():
+        read = _read(raws)
+        event = np.array(
+            [row for row, event in enumerate(read.events) if event.type in edits.EDIT_TYPES], np.int64
+        )
+        table = edits.table([read.events[row] for row in event])
+        named = [bool(event.meta.id) for event in read.events]
+        identities = pa.array(
+            [
+                event.meta.id or edits.identity(raws[place], None)
+                for place, event in zip(read.places, read.events, strict=True)
+            ],
+            pa.string(),
+        )
     ids = seen.hashes(identities)
     events = pa.table(
-        [np.full(len(ids), partition, np.int32), offsets[places], kafka_ms[places], ids, read.named],
+        [np.full(len(ids), partition, np.int32), offsets[read.places], kafka_ms[read.places], ids, named],
         schema=_EVENTS,
     )
-    event = np.array(read.edit_events, np.int64)
-    table = edits.table(read.edit_rows).set_column(0, "meta_id", identities.take(pa.array(event)))
+    table = table.set_column(0, "meta_id", identities.take(pa.array(event)))
     table = table.append_column("event", pa.array(event))
     users = table.column("user")
     maybe = blacklist.contains(users.combine_chunks())
@@ -135,32 +140,46 @@ def examine(
     )
 
 
-def _read(values: Sequence[bytes | None]) -> _Read:
-    """Decode one by one. Many small objects are made and dropped, so no cycles are looked for meanwhile."""
-    read = _Read([], [], [], [], [], [], 0)
-    canaries = 0
+def _views(values: pa.Array) -> list[memoryview]:
+    """Give each value without copying it; a null is empty."""
+    if values.null_count:
+        values = pc.fill_null(values, b"")
+    _, places, data = values.buffers()
+    ends = np.frombuffer(places, np.int32, len(values) + 1, 4 * values.offset).tolist()
+    view = memoryview(data if data is not None else b"")
+    return [view[start:stop] for start, stop in pairwise(ends)]
+
+
+class _Read(NamedTuple):
+    places: list[int]  # of the valid events, in the batch
+    events: list[edits.Event]
+    invalid: list[tuple[int, bytes, str]]
+    canaries: int
+
+
+def _read(raws: Sequence[memoryview]) -> _Read:
+    places: list[int] = []
+    events: list[edits.Event] = []
+    invalid = []
+    for place, event in enumerate(edits.decode_all(raws)):
+        if isinstance(event, edits.InvalidEvent):
+            invalid.append((place, bytes(raws[place]), str(event)))
+        elif event.meta.domain != edits.CANARY:
+            places.append(place)
+            events.append(event)
+    return _Read(places, events, invalid, len(raws) - len(invalid) - len(events))
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Many small objects are made and dropped inside, and none of them points back."""
     collects = gc.isenabled()
     gc.disable()
     try:
-        for place, raw in enumerate(values):
-            try:
-                event = edits.decode(raw or b"")
-            except edits.InvalidEvent as error:
-                read.invalid.append((place, raw or b"", str(error)))
-                continue
-            if event.is_canary:
-                canaries += 1
-                continue
-            if event.is_edit:
-                read.edit_events.append(len(read.places))
-                read.edit_rows.append(edits.edit_row(event))
-            read.places.append(place)
-            read.named.append(bool(event.meta.id))
-            read.identities.append(event.meta.id or edits.identity(raw or b"", None))
+        yield
     finally:
         if collects:
             gc.enable()
-    return read._replace(canaries=canaries)
 
 
 def _compact(table: pa.Table) -> pa.Table:

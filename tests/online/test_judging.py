@@ -89,7 +89,13 @@ class Court:
             self.offsets[partition] = start + len(here)
             places = np.arange(start, start + len(here))
             found = sieve.examine(
-                here, partition, places, np.zeros(len(here), np.int64), Model(), self.filter, **self.options
+                pa.array(here, pa.binary()),
+                partition,
+                places,
+                np.zeros(len(here), np.int64),
+                Model(),
+                self.filter,
+                **self.options,
             )
             packed.append(sieve.pack(found))
         outcome = self.judge.judge(sieve.unpack(packed))
@@ -258,7 +264,9 @@ def test_an_epoch_that_was_not_written_is_judged_again_alike(tmp_path):
     raws = [event(n, "AnyBot") for n in range(4)]
     court = Court(tmp_path)
     court.hear(raws[:2])
-    found = sieve.examine(raws[2:], 0, np.arange(2, 4), np.zeros(2, np.int64), Model(), court.filter)
+    found = sieve.examine(
+        pa.array(raws[2:]), 0, np.arange(2, 4), np.zeros(2, np.int64), Model(), court.filter
+    )
     lost = court.judge.judge(sieve.unpack([sieve.pack(found)]))  # … and killed before it is in the books
     court.books.close()
     again = Court(tmp_path).hear(raws[2:])

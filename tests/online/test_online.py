@@ -8,7 +8,7 @@ import world
 
 from lib import edits, manifest
 from lib.blacklist.bloom import Filter
-from lib.online import online, producer
+from lib.online import online, producer, query
 from lib.online.judging import SCHEMA
 from lib.replay import server as replay
 
@@ -160,17 +160,18 @@ def test_a_failure_at_any_point_of_an_epoch_changes_nothing(
 def test_a_filter_that_says_yes_to_everybody_costs_nobody_an_edit(
     here, model_dir, recording, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(online.Stage, "_send_filter", _send_full_filter)
+    monkeypatch.setattr(online.Stage, "_look", _look_with_full_filter)
     metrics = world.judge(tmp_path, model_dir, recording, **here)
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert metrics["hash_collisions"] > 100
 
 
-def _send_full_filter(stage):
+def _look_with_full_filter(stage):
     full = Filter.build(stage.books.ledger.members(), capacity=2)
     full._bloom.bitarray.setall(1)
-    stage._blacklist = stage.spark.sparkContext.broadcast(full.to_bytes())
+    stage._known_to_filter = len(full)
     stage.judge.filter_sent()
+    return query.examine(stage._eyes, stage.spark.sparkContext.broadcast(full.to_bytes()), stage.shadow_share)
 
 
 def test_an_empty_recording_leaves_whole_files(here, model_dir, tmp_path):
