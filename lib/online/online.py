@@ -415,7 +415,7 @@ class Stage:
 
     def _start_broker(self) -> str:
         if self._kafka:
-            return broker.external(self._kafka) if not self.properties else self._kafka
+            return broker.external(self._kafka, self.properties)
         self.broker = self._open.enter_context(broker.Broker(self.out_dir / "kafka"))
         return self.broker.bootstrap
 

@@ -64,6 +64,10 @@ class Order(msgspec.Struct, frozen=True):
     #: Where the last producer ended (of its `Report`); what the topic tells is up to `STEP` events older.
     position: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        """Leave out the properties: they may hold a password."""
+        return f"Order({self.url!r} into {self.topic!r} at {self.bootstrap!r})"
+
 
 class Report(msgspec.Struct, frozen=True):
     """What a producer did."""

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -12,17 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
-
 from lib import manifest, paths
-from lib.runtime import guard, jars, java
+from lib.runtime import clients, guard, jars, java
 
 LOOPBACK = "127.0.0.1"
 CLUSTER = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-local1"
@@ -301,13 +297,15 @@ def release(process: "subprocess.Popen[bytes]", seconds: float) -> None:
         process.wait()
 
 
-def external(bootstrap: str, seconds: float = 5.0) -> str:
+def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float = 5.0) -> str:
     """Check that somebody else's broker answers.
 
     Parameters
     ----------
     bootstrap : str
         ``host:port``, or several with commas.
+    properties : mapping
+        Kafka client properties.
     seconds : float, default 5.0
         How long to wait for an answer.
 
@@ -320,6 +318,8 @@ def external(bootstrap: str, seconds: float = 5.0) -> str:
     ------
     BrokerError
         When it is not ``host:port`` or nobody answers.
+    Refused, PropertiesError
+        See :func:`lib.runtime.clients.reach`.
 
     Examples
     --------
@@ -330,30 +330,20 @@ def external(bootstrap: str, seconds: float = 5.0) -> str:
     ports = [int(port) for port in re.findall(r":(\d+)", bootstrap)]
     if not re.fullmatch(r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*", bootstrap) or max(ports) > 65535:
         raise BrokerError(f"KAFKA must be host:port, several with commas. Got {bootstrap!r}. Try {DEFAULT}.")
-    if not answers(bootstrap, seconds):
+    if not answers(bootstrap, seconds, properties):
+        hint = "" if properties else "give KAFKA_PROPERTIES if it wants TLS or a password, "
         raise BrokerError(
             f"KAFKA must be the address of a running broker. Got {bootstrap}, where none answers. "
-            "Start it (docker compose up -d), or leave KAFKA empty for the embedded one."
+            f"Start it (docker compose up -d), {hint}or leave KAFKA empty for the embedded one."
         )
     return bootstrap
 
 
-def answers(bootstrap: str, seconds: float) -> bool:
+def answers(bootstrap: str, seconds: float, properties: Mapping[str, str] = {}) -> bool:
     """Return whether a Kafka broker answers within so many seconds."""
     if not any(_connects(server, seconds) for server in bootstrap.split(",")):
         return False
-    milliseconds = int(seconds * 1000)
-    with _silenced("kafka"), contextlib.suppress(KafkaError, OSError):
-        client = KafkaAdminClient(
-            bootstrap_servers=bootstrap,
-            request_timeout_ms=milliseconds,
-            bootstrap_timeout_ms=milliseconds,
-        )
-        try:
-            return bool(client.describe_cluster())
-        finally:
-            client.close()
-    return False
+    return clients.reach(bootstrap, properties, seconds)
 
 
 def free_port() -> int:
@@ -407,15 +397,3 @@ def _complaint(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if re.search("Exception|Error|ERROR|FATAL", line)]
     return (named or lines or ["it ended without a word"])[-1]
-
-
-@contextlib.contextmanager
-def _silenced(name: str) -> Iterator[None]:
-    """A client's own warnings about a broker that is not up yet are no news."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,18 +8,20 @@
     ssl.truststore.type=PEM
     ssl.truststore.location=/etc/kafka/ca.pem
 
-Certificates must be PEM: that is what both clients read.
+Certificates must be PEM: that is what both clients read. The passwords in it go to the clients and nowhere else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError
 
 from lib import paths
 
@@ -33,8 +35,18 @@ _SAME = {
 }
 
 
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_INLINE = ("ssl.truststore.certificates", "ssl.keystore.key", "ssl.keystore.certificate.chain")
+_TALK = ("kafka.net.manager", "kafka.net.connection")  # loggers that tell why a connection fails
+_ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+
+
 class PropertiesError(ValueError):
     """A file of client properties cannot be used; the message says which rule it breaks."""
+
+
+class Refused(ConnectionError):
+    """Kafka is there and does not let us in; the message says why."""
 
 
 def read_properties(path: Path | None) -> dict[str, str]:
@@ -43,7 +55,8 @@ def read_properties(path: Path | None) -> dict[str, str]:
     Parameters
     ----------
     path : Path or None
-        Lines of ``name=value``; comments begin with ``#`` or ``!``, a line that ends in a backslash goes on.
+        Lines of ``name=value``; comments begin with ``#`` or ``!``, a line that ends in a backslash goes on. As Java
+        reads it, a backslash in a value is written twice.
 
     Returns
     -------
@@ -64,7 +77,7 @@ def read_properties(path: Path | None) -> dict[str, str]:
             f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({error.strerror}). Check the path."
         ) from None
     properties = {}
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+    for line in re.sub(r"(?<!\\)((?:\\\\)*)\\\n\s*", r"\1", text).splitlines():
         line = line.strip()
         if not line or line[0] in "#!":
             continue
@@ -73,8 +86,23 @@ def read_properties(path: Path | None) -> dict[str, str]:
             raise PropertiesError(
                 f"A line of {paths.show(path)} must be name=value. Got {line.split()[0]!r} without “=”. Mend the line."
             )
-        properties[name.strip()] = value.strip()
+        properties[name.strip()] = _unescape(value.strip())
     return properties
+
+
+def _unescape(value: str) -> str:
+    r"""Take a value's backslashes as Java does.
+
+    Examples
+    --------
+    >>> _unescape(r"a\\b=\u00e9\"")
+    'a\\b=é"'
+    """
+
+    def meant(match: re.Match[str]) -> str:
+        return chr(int(match[1], 16)) if match[1] else _ESCAPES.get(match[2], match[2])
+
+    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", meant, value)
 
 
 def for_spark(properties: Mapping[str, str]) -> dict[str, str]:
@@ -94,30 +122,161 @@ def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
     Raises
     ------
     PropertiesError
-        When certificates are not PEM.
+        When certificates are not PEM files, or the log-in is one that only Java can do.
 
     Examples
     --------
-    >>> options = for_python({"sasl.jaas.config": 'x.PlainLoginModule required username="me" password="a b";'})
+    >>> login = 'x.PlainLoginModule required username="me" password="a b";'
+    >>> given = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.jaas.config": login}
+    >>> options = for_python(given)
     >>> options["sasl_plain_username"], options["sasl_plain_password"]
     ('me', 'a b')
     """
-    for store in ("ssl.truststore", "ssl.keystore"):
-        if f"{store}.location" in properties and properties.get(f"{store}.type", "").upper() != "PEM":
-            kind = properties.get(f"{store}.type", "nothing")
-            raise PropertiesError(
-                f"{store}.type must be PEM, which both clients read. Got {kind!r}. "
-                "Turn the store into PEM (keytool, openssl)."
-            )
+    _check_stores(properties)
     options: dict[str, Any] = {_SAME[name]: value for name, value in properties.items() if name in _SAME}
     if "ssl_certfile" in options:
         options["ssl_keyfile"] = options["ssl_certfile"]  # a PEM store holds the chain and the key
     if properties.get("ssl.endpoint.identification.algorithm") == "":
         options["ssl_check_hostname"] = False
-    for word in ("username", "password"):
-        if match := re.search(rf'\b{word}="((?:[^"\\]|\\.)*)"', properties.get("sasl.jaas.config", "")):
-            options[f"sasl_plain_{word}"] = re.sub(r"\\(.)", r"\1", match[1])
+    if properties.get("security.protocol", "").startswith("SASL_"):
+        options |= _login(properties)
     return options
+
+
+def _check_stores(properties: Mapping[str, str]) -> None:
+    for name in _INLINE:
+        if name in properties:
+            raise PropertiesError(
+                "Certificates must be in PEM files, which both clients read. "
+                f"Got {name}. Write it into a file and give ssl.truststore.location or ssl.keystore.location."
+            )
+    for store in ("ssl.truststore", "ssl.keystore"):
+        place = properties.get(f"{store}.location")
+        if place is None:
+            continue
+        kind = properties.get(f"{store}.type", "nothing")
+        if kind.upper() != "PEM":
+            raise PropertiesError(
+                f"{store}.type must be PEM, which both clients read. Got {kind!r}. "
+                "Turn the store into PEM (keytool, openssl)."
+            )
+        if not Path(place).is_file():
+            raise PropertiesError(
+                f"{store}.location must be a readable file. Got {place!r}. Give its whole path, on every machine."
+            )
+
+
+def _login(properties: Mapping[str, str]) -> dict[str, str]:
+    """Find user and password in what Java's login modules are given; no message shows that text."""
+    mechanism = properties.get("sasl.mechanism", "GSSAPI")
+    if mechanism not in _MECHANISMS:
+        raise PropertiesError(
+            f"sasl.mechanism must be one that both clients speak: {', '.join(_MECHANISMS)}. Got {mechanism!r}. "
+            "Give Kafka's user one of them."
+        )
+    login = {word: _option(word, properties.get("sasl.jaas.config", "")) for word in ("username", "password")}
+    missing = [word for word, value in login.items() if value is None]
+    if missing:
+        raise PropertiesError(
+            'sasl.jaas.config must be MODULE required username="…" password="…"; with both. '
+            f"Got none that can be read: {' and '.join(missing)}. Put the values into quotation marks."
+        )
+    return {f"sasl_plain_{word}": value for word, value in login.items() if value is not None}
+
+
+def _option(word: str, login: str) -> str | None:
+    match = re.search(rf'\b{word}\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', login)
+    if match is None:
+        return None
+    return match[2] if match[1] is None else re.sub(r"\\(.)", r"\1", match[1])
+
+
+def reach(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
+    """Return whether a Kafka broker answers within so many seconds.
+
+    Parameters
+    ----------
+    bootstrap : str
+        ``host:port``, or several with commas.
+    properties : mapping
+        Kafka client properties.
+    seconds : float
+        How long to wait for an answer.
+
+    Raises
+    ------
+    Refused
+        When somebody answers and refuses us, or is none whom we trust.
+    PropertiesError
+        When the properties cannot be used.
+    """
+    options, milliseconds = for_python(properties), int(seconds * 1000)
+    with _overheard() as failures, contextlib.suppress(KafkaError, OSError):
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap,
+            request_timeout_ms=milliseconds,
+            bootstrap_timeout_ms=milliseconds,
+            **options,
+        )
+        try:
+            return bool(admin.describe_cluster())
+        finally:
+            admin.close()
+    for failure in failures:
+        _explain(bootstrap, properties, options, failure)
+    return False
+
+
+def _explain(
+    bootstrap: str, properties: Mapping[str, str], options: Mapping[str, Any], failure: BaseException
+) -> None:
+    """Say what a refusal means; what is none is passed over."""
+    said, protocol = str(failure), properties.get("security.protocol", "")
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = re.sub(r".*certificate verify failed: (.*?) \(_ssl.*", r"\1", said)
+        raise Refused(
+            f"Kafka at {bootstrap} must show a certificate for that name, signed by an authority in "
+            f"ssl.truststore.location. Got one that is refused ({reason}), with the authorities in "
+            f"{properties.get('ssl.truststore.location', 'this system')!r}. Give the right PEM file, or the right name."
+        )
+    if "Handshake failed" in said:
+        raise Refused(
+            f"security.protocol must be what Kafka speaks at {bootstrap}. "
+            f"Got {protocol!r}, and no TLS comes about ({said}). "
+            "Give the protocol of that listener, or the port of another."
+        )
+    # After a refusal Kafka hangs up, and kafka-python may see that before it reads the refusal.
+    if protocol.startswith("SASL_") and ("disconnected" in said or isinstance(failure, BrokerResponseError)):
+        raise Refused(
+            f"KAFKA_PROPERTIES must name a user whom Kafka at {bootstrap} knows, with the right password. "
+            f"Got {options['sasl_plain_username']!r} by {options['sasl_mechanism']} over {protocol}, who is refused. "
+            "Correct sasl.jaas.config, or else sasl.mechanism or security.protocol."
+        )
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[list[BaseException]]:
+    """Collect why connections fail, which kafka-python tells only its log; nothing of it is printed."""
+    failures: list[BaseException] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        given = record.args if isinstance(record.args, tuple) else ()
+        failures.extend(one for one in given if isinstance(one, BaseException))
+        return False
+
+    whole, talking = logging.getLogger("kafka"), [logging.getLogger(name) for name in _TALK]
+    levels = [(logger, logger.level) for logger in (whole, *talking)]
+    whole.setLevel(logging.CRITICAL)
+    for logger in talking:
+        logger.setLevel(logging.ERROR)
+        logger.addFilter(keep)
+    try:
+        yield failures
+    finally:
+        for logger in talking:
+            logger.removeFilter(keep)
+        for logger, level in levels:
+            logger.setLevel(level)
 
 
 def make_topics(bootstrap: str, names: list[str], partitions: int, properties: Mapping[str, str]) -> None:

@@ -1,0 +1,120 @@
+"""Stage 4 with a Kafka that wants TLS and a password; the password itself is nowhere to be read afterwards."""
+
+import logging
+
+import pyarrow as pa
+import pytest
+import secure
+import world
+
+from lib.online import online, producer, publisher, query
+from lib.replay import server as replay
+from lib.runtime import broker, clients
+from lib.runtime import spark as spark_session
+
+pytestmark = pytest.mark.slow
+WRONG = f"{secure.WORD}, please"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    with secure.SecureBroker(tmp_path_factory.mktemp("locked")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def properties(locked, tmp_path_factory):
+    """Of a user who is let in, as read from a file."""
+    path = locked.properties(tmp_path_factory.mktemp("client"), "SCRAM-SHA-256")
+    return clients.read_properties(path)
+
+
+@pytest.fixture
+def unsaid(capfd, caplog):
+    """See that neither password is in anything that was printed, logged or told; afterwards in Spark's log, too."""
+    caplog.set_level(logging.DEBUG, "kafka")
+    told = []
+    yield told.append
+    out, err = capfd.readouterr()
+    log = spark_session.log_file("tests")
+    everything = [*map(str, told), out, err, caplog.text, log.read_text() if log.exists() else ""]
+    assert not [text for text in everything if secure.WORD in text]
+
+
+def test_the_whole_stage_goes_through_tls_and_a_password(locked, properties, spark, tmp_path, unsaid):
+    model_dir = world.train(tmp_path / "model")
+    raws = world.events()[:60]
+    recording = world.record(tmp_path / "day.jsonl", raws)
+    more = {"kafka": locked.secure, "properties": properties, "session": spark, "say": unsaid}
+    out = tmp_path / "out"
+    with (
+        replay.serving(recording, "--canaries", "0") as server,
+        online.Stage(out, model_dir, **more) as stage,
+        producer.Sender(world.order(stage, server.url, properties=properties)) as sender,
+    ):
+        unsaid(stage.sieve(sender))
+        unsaid(sender.order)
+        topics = stage.events_topic, stage.verdicts_topic
+    assert {message.value for message in world.messages(locked.bootstrap, topics[0])} == set(raws)
+    keys = [message.key.decode() for message in world.messages(locked.bootstrap, topics[1])]
+    assert sorted(keys) == sorted(row[0] for row in world.rows(out)) and len(keys) > 20
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if secure.WORD.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, mechanism):
+    given = clients.read_properties(locked.properties(tmp_path, mechanism))
+    topic = f"letters-{mechanism}"
+    clients.make_topics(locked.secure, [topic], 2, given)
+    with publisher.Publisher(locked.secure, topic, 2, given) as out:
+        out.send(pa.array(["a", "b"]), pa.array(["1", "2"]))
+    reader = spark.read.format("kafka").options(**clients.for_spark(given))
+    found = reader.option("kafka.bootstrap.servers", locked.secure).option("subscribe", topic).load()
+    assert sorted(tuple(map(bytes, row)) for row in found.select("key", "value").collect()) == [
+        (b"a", b"1"),
+        (b"b", b"2"),
+    ]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, mechanism):
+    given = clients.read_properties(locked.properties(tmp_path, mechanism, password=WRONG))
+    rule = (
+        f"must name a user whom Kafka at .* knows.* Got 'ada' by {mechanism} over SASL_SSL.* sasl.jaas.config"
+    )
+    with pytest.raises(clients.Refused, match=rule) as told:
+        broker.external(locked.secure, given, seconds=1.5)
+    unsaid(told.value)
+
+
+def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, unsaid):
+    clients.make_topics(locked.bootstrap, ["closed"], 1, {})
+    given = clients.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
+    running = query.Query(spark, locked.secure, "closed", 1, {}, None, None, given)
+    try:
+        running._query.awaitTermination(60)
+    except Exception as error:  # noqa: BLE001  (Spark's own kind)
+        unsaid(error)
+        assert "Authentication failed" in str(error)
+    else:
+        pytest.fail("Spark was let in with a wrong password")
+    finally:
+        running.stop()
+
+
+def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
+    other, _ = secure.certificates(tmp_path / "other")
+    given = clients.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
+    with pytest.raises(
+        clients.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
+    ) as told:
+        broker.external(locked.secure, given, seconds=1.5)
+    unsaid(told.value)
+
+
+def test_another_protocol_than_the_listener_s_is_named(locked, properties):
+    with pytest.raises(clients.Refused, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
+        broker.external(locked.bootstrap, properties, seconds=1.5)
+    with pytest.raises(broker.BrokerError, match="none answers.*give KAFKA_PROPERTIES if it wants TLS"):
+        broker.external(locked.secure, seconds=1.5)

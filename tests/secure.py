@@ -1,0 +1,123 @@
+"""A broker that takes only clients it can trust: TLS with its own authority, and a password."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Self
+
+import pytest
+from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
+
+from lib.runtime import broker
+
+WORD = "sesame"  # of the password: what must not be read anywhere
+USER, PASSWORD = "ada", f'open "{WORD}" \\ $$'
+MODULES = "org.apache.kafka.common.security"
+LISTENER = "listener.name.sasl_ssl"
+SETTINGS = """
+listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+{listener}.ssl.keystore.type=PEM
+{listener}.ssl.keystore.location={keystore}
+{listener}.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_{user}={password};
+{listener}.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;
+"""
+
+
+class SecureBroker(broker.Broker):
+    """The embedded broker with one more listener, at `secure`, that wants SASL over TLS."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, heap="384m")
+        self.authority, self._keystore = certificates(folder / "certificates")
+        self.secure_port = broker.free_port()
+
+    @property
+    def secure(self) -> str:
+        """What clients call ``bootstrap.servers``."""
+        return f"{broker.LOOPBACK}:{self.secure_port}"
+
+    def _configure(self) -> Path:
+        settings = super()._configure()
+        given = dict(line.split("=", 1) for line in settings.read_text().splitlines())
+        more = SETTINGS.format(
+            host=broker.LOOPBACK,
+            plain=self.port,
+            port=self.secure_port,
+            controller=given["controller.quorum.voters"].rpartition(":")[2],
+            listener=LISTENER,
+            keystore=self._keystore,
+            modules=MODULES,
+            user=USER,
+            password=in_a_file(quoted(PASSWORD)),
+        )
+        with open(settings, "a") as file:
+            file.write(more)
+        return settings
+
+    def start(self) -> Self:
+        """Start it, and make the user known to SCRAM, whose passwords Kafka keeps itself."""
+        super().start()
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, "SCRAM-SHA-256", PASSWORD)])
+        admin.close()
+        return self
+
+    def properties(self, folder: Path, mechanism: str, password: str = PASSWORD, authority: str = "") -> Path:
+        """Write a file of client properties as a user would."""
+        module = {"PLAIN": "plain.PlainLoginModule", "SCRAM-SHA-256": "scram.ScramLoginModule"}[mechanism]
+        login = f"{MODULES}.{module} required"
+        path = folder / f"client-{mechanism}.properties"
+        path.write_text(
+            "# how to reach our Kafka\n"
+            "security.protocol=SASL_SSL\n"
+            f"sasl.mechanism={mechanism}\n"
+            f"sasl.jaas.config={login} \\\n    username={quoted(USER)} password={in_a_file(quoted(password))};\n"
+            "ssl.truststore.type=PEM\n"
+            f"ssl.truststore.location={authority or self.authority}\n"
+        )
+        return path
+
+
+def quoted(text: str) -> str:
+    """Write a text as a login module's options want it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def in_a_file(text: str) -> str:
+    """Write a value as a file of Java properties wants it: a backslash is doubled."""
+    return text.replace("\\", "\\\\")
+
+
+def certificates(folder: Path) -> tuple[Path, Path]:
+    """Make an authority and, signed by it, a certificate for 127.0.0.1; give the authority and the key store, PEM."""
+    if shutil.which("openssl") is None:
+        pytest.skip("TLS and SASL were NOT tested: there is no openssl to make certificates with.")
+    folder.mkdir(parents=True)
+    new = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    _openssl(folder, *new, "-subj", "/CN=our authority", "-keyout", "ca.key", "-out", "ca.pem")
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName=IP:{broker.LOOPBACK}"]
+    leaf = ["-addext", "basicConstraints=critical,CA:FALSE"]
+    _openssl(folder, *new, *signed, *leaf, "-subj", "/CN=kafka", "-keyout", "kafka.key", "-out", "kafka.crt")
+    store = folder / "kafka.pem"
+    store.write_bytes((folder / "kafka.key").read_bytes() + (folder / "kafka.crt").read_bytes())
+    return folder / "ca.pem", store
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(["openssl", *arguments], cwd=folder, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"TLS and SASL were NOT tested: this openssl makes no certificates: {done.stderr[-200:]}")
