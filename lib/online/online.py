@@ -293,6 +293,8 @@ class Stage:
             self._append_dead_letters(outcome.invalid)
         self._teach([entry.user for entry in outcome.entries], bool(outcome.expired))
         self.committed = outcome.offsets
+        if epoch % verdicts.MANY == 0:
+            verdicts.merge(self.out_dir)
 
     def _time(self, kafka_ms: np.ndarray) -> tuple[np.ndarray, float]:
         """Write how long the verdicts took, and the run so far; give both."""

@@ -1,10 +1,19 @@
-"""The verdicts on disk: one Parquet file per epoch, whole or not there, and what can be counted in them."""
+"""The verdicts on disk: one Parquet file per epoch, whole or not there, and what can be counted in them.
+
+A long run would leave thousands of small files, so now and then those of an uninterrupted row of epochs become one.
+Files that are listed in one folder cannot be exchanged for another file in one step; folders can. So the new folder is
+made beside the old one, with links to what stays, and the two change places: whoever lists the folder, at whatever
+moment, sees every verdict exactly once, and who opens a file that was merged since is told that it is gone.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +27,11 @@ from lib.online.judging import SCHEMA, VERDICTS
 from lib.stream.recording import sync_folder
 
 FOLDER = "verdicts"
+MANY = 256  # epochs after which small files are merged
+SMALL = 1 << 20  # bytes below which a file is small
+_NEW, _OLD = ".verdicts.new", ".verdicts.old"
+_GROUP = 1 << 16  # rows of a merged file that are kept together
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 STOPPED = ("dropped", "flagged")
 _SPECIAL = r'["\\\x00-\x1f]'  # what JSON does not take as it is
 LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time
@@ -45,11 +59,9 @@ def write(folder: Path, epoch: int, table: pa.Table) -> None:
         path.unlink(missing_ok=True)
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(
-        table, temporary, compression="zstd", compression_level=1, use_dictionary=["wiki", "user", "verdict"]
-    )
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
+    with _writer(temporary) as out:
+        out.write_table(table)
+    _sync(temporary)
     os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -57,11 +69,109 @@ def write(folder: Path, epoch: int, table: pa.Table) -> None:
 def tidy(folder: Path, epochs: Iterable[int]) -> None:
     """Make the folder hold the files of these epochs only: a killed run may have left one that is not in the books."""
     here = folder / FOLDER
+    if not here.exists() and (folder / _NEW).exists():  # killed between the two steps of an exchange
+        os.rename(folder / _NEW, here)
     here.mkdir(parents=True, exist_ok=True)
-    known = {part(folder, epoch).name for epoch in epochs}
+    for left in (_NEW, _OLD):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    known = set(epochs)
     for path in here.iterdir():
-        if path.suffix in (".parquet", ".tmp") and path.name not in known:
+        if path.suffix == ".tmp" or (path.suffix == ".parquet" and not known.issuperset(_ends(path))):
             path.unlink()
+
+
+def merge(folder: Path) -> int:
+    """Make one file of the small files of consecutive epochs, in their order; not while another thread writes.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's folder; all that lies there must be in the books.
+
+    Returns
+    -------
+    int
+        How many files there are fewer.
+    """
+    here, beside = folder / FOLDER, folder / _NEW
+    rows = list(_rows_of_small(files(folder)))
+    if not rows:
+        return 0
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    merged = {path for row in rows for path in row}
+    for row in rows:
+        _write_one(beside / f"part-{_ends(row[0])[0]:08d}-{_ends(row[-1])[-1]:08d}.parquet", row)
+    for path in here.iterdir():
+        if path not in merged:
+            os.link(path, beside / path.name)
+    sync_folder(beside)
+    _exchange(here, beside)
+    sync_folder(folder)
+    for left in (_NEW, _OLD):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    return len(merged) - len(rows)
+
+
+def files(folder: Path) -> list[Path]:
+    """Give the files of a stage's folder, in the order of their epochs."""
+    return sorted((folder / FOLDER).glob("part-*.parquet"))
+
+
+def _ends(path: Path) -> list[int]:
+    """Read the first and the last epoch of a file from its name: one number where it is one epoch."""
+    return (
+        [int(number) for number in re.findall(r"\d+", path.stem)] if path.stem.startswith("part-") else [-1]
+    )
+
+
+def _rows_of_small(parts: list[Path]) -> Iterator[list[Path]]:
+    row: list[Path] = []
+    for path in parts:
+        if path.stat().st_size < SMALL:
+            row.append(path)
+            continue
+        if len(row) > 1:
+            yield row
+        row = []
+    if len(row) > 1:
+        yield row
+
+
+def _write_one(path: Path, parts: list[Path]) -> None:
+    """Write several files as one without holding more than a group of rows in memory."""
+    waiting: list[pa.Table] = []
+    with _writer(path) as out:
+        for part in parts:
+            waiting.append(pq.read_table(part, schema=SCHEMA))
+            if sum(table.num_rows for table in waiting) >= _GROUP:
+                out.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            out.write_table(pa.concat_tables(waiting))
+    _sync(path)
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=["wiki", "user", "verdict"]
+    )
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _exchange(here: Path, beside: Path) -> None:
+    """Let two folders change places in one step; in two where the system cannot, and `tidy` finishes what is begun."""
+    try:
+        done = ctypes.CDLL(None).renameat2(_HERE, bytes(here), _HERE, bytes(beside), _EXCHANGE) == 0
+    except AttributeError:
+        done = False
+    if not done:
+        os.rename(here, here.parent / _OLD)
+        os.rename(beside, here)
 
 
 def as_json(table: pa.Table) -> pa.Array:
@@ -144,11 +254,11 @@ def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
     pyarrow.Table
         In the order in which they were given; empty when there are none.
     """
-    files = sorted((folder / FOLDER).glob("part-*.parquet"))
+    parts = files(folder)
     wanted = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
-    if not files:
+    if not parts:
         return wanted.empty_table()
-    return ds.dataset(files, schema=SCHEMA, format="parquet").to_table(columns=columns)
+    return ds.dataset(parts, schema=SCHEMA, format="parquet").to_table(columns=columns)
 
 
 def users(table: pa.Table) -> pa.Table:
