@@ -19,8 +19,11 @@ transaction and never commits, so that stage 4 can write the ledger and everythi
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,6 +33,7 @@ import msgspec
 
 from lib import paths
 
+EXPIRED = "expired"  # why a stay ended by itself
 FORMAT = 1  # of the tables below; another number is refused
 
 _TABLES = (
@@ -160,7 +164,7 @@ class Ledger:
                 )
 
     @classmethod
-    def open(cls, path: str | Path, *, must_exist: bool = False) -> Ledger:
+    def open(cls, path: str | Path, *, must_exist: bool = False, read_only: bool = False) -> Ledger:
         """Open a ledger file that commits each change by itself (SQLite's write-ahead log).
 
         Parameters
@@ -169,6 +173,9 @@ class Ledger:
             The file; ":memory:" keeps the ledger in memory.
         must_exist : bool
             Refuse a missing or damaged file instead of making an empty ledger.
+        read_only : bool
+            Touch neither the file nor its folder, which may be on a medium that cannot be written to; implies
+            `must_exist`. Nobody may be writing to the file meanwhile.
 
         Returns
         -------
@@ -180,10 +187,12 @@ class Ledger:
         LedgerError
             The file is missing (with `must_exist`), damaged or of another format.
         """
-        if must_exist and not Path(path).is_file():
+        if (must_exist or read_only) and not Path(path).is_file():
             raise LedgerError(
                 f"There must be a ledger at {paths.show(path)}. Got no file. Run notebooks/03_eda_train.ipynb first."
             )
+        if read_only:
+            return cls._read(Path(path))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         with _refused(connection, path, close=True):
             if must_exist:
@@ -192,6 +201,28 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             ledger = cls(connection)
             connection.execute("COMMIT")
+        ledger._owns = True
+        return ledger
+
+    @classmethod
+    def _read(cls, path: Path) -> Ledger:
+        """Open a file as it is; what its last writer left in the write-ahead log is put in on a copy in memory."""
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with _refused(connection, path, close=True), tempfile.TemporaryDirectory() as beside:
+            log = path.with_name(f"{path.name}-wal")
+            if log.exists() and log.stat().st_size:
+                for source in (path, log):
+                    shutil.copyfile(source, Path(beside) / source.name)
+                source, mode = Path(beside) / path.name, "rwc"
+            else:
+                source, mode = path, "ro&immutable=1"
+            with contextlib.closing(
+                sqlite3.connect(f"{source.absolute().as_uri()}?mode={mode}", uri=True)
+            ) as file:
+                _check_pages(file)
+                file.backup(connection)
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            ledger = cls(connection)
         ledger._owns = True
         return ledger
 
@@ -297,7 +328,7 @@ class Ledger:
             ]
             self.connection.execute(
                 f"INSERT INTO history ({_COLUMNS}, ended, ended_reason) "
-                f"SELECT {_COLUMNS}, until, 'expired' FROM blacklist WHERE until <= ? ORDER BY user",
+                f"SELECT {_COLUMNS}, until, '{EXPIRED}' FROM blacklist WHERE until <= ? ORDER BY user",
                 (at,),
             )
             self.connection.execute("DELETE FROM blacklist WHERE until <= ?", (at,))
@@ -313,6 +344,34 @@ class Ledger:
         """Let this user be judged like any other again. Returns whether the user was allowed."""
         with self.transaction():
             return self.connection.execute("DELETE FROM allowed WHERE user = ?", (user,)).rowcount > 0
+
+    def take_over(self, earlier: Ledger, automatic: Container[str]) -> set[str]:
+        """Take over from an earlier ledger what people decided, and its history.
+
+        Parameters
+        ----------
+        earlier : Ledger
+        automatic : container of str
+            Reasons of entries that nobody decided by hand: those are left behind.
+
+        Returns
+        -------
+        set of str
+            The users whom somebody took off the list, and who were not put on it again: they should stay off it.
+        """
+        columns = f"{_COLUMNS}, ended, ended_reason"
+        with self.transaction():
+            self.connection.executemany(
+                "INSERT OR REPLACE INTO allowed VALUES (?, ?, ?)",
+                earlier.connection.execute("SELECT user, reason, since FROM allowed").fetchall(),
+            )
+            self.connection.executemany(
+                f"INSERT INTO history ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                earlier.connection.execute(f"SELECT {columns} FROM history ORDER BY rowid").fetchall(),
+            )
+            self.add(entry for entry in earlier.entries() if entry.reason not in automatic)
+        removed = {past.entry.user for past in earlier.history() if past.ended_reason != EXPIRED}
+        return removed - set(earlier.members())
 
     def allowed(self) -> dict[str, str]:
         """The users who are never listed, sorted, each with the reason."""

@@ -498,7 +498,7 @@ def prepare(out_dir: Path, model_dir: Path, model: Model, partitions: int) -> No
     beside = out_dir / ".beginning"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    with Ledger.open(model_dir / books.NAME, must_exist=True) as ledger:
+    with Ledger.open(model_dir / books.NAME, read_only=True) as ledger:
         ledger.copy_to(beside / books.NAME)
     run = secrets.token_hex(4)
     with Books(beside) as new:

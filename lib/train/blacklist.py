@@ -11,6 +11,8 @@ a bot, or the filter's hash takes a person who is not listed for a member.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +22,9 @@ import pandas as pd
 import pyarrow as pa
 from pybloom_live import BloomFilter, ScalableBloomFilter
 
+from lib import manifest, paths
 from lib.blacklist.bloom import Filter
-from lib.blacklist.ledger import Entry, Ledger
+from lib.blacklist.ledger import Entry, Ledger, LedgerError
 from lib.intervals import upper_bound
 from lib.train import features
 from lib.train.evaluation import says_bot
@@ -30,7 +33,10 @@ from lib.train.model import CrossValidation, Model, Population
 JUDGED = "model: score at the threshold"
 FLAGGED = "flagged in the sample"
 LEDGER = "ledger.sqlite"
+BEFORE = ".ledger.before.sqlite"  # the ledger of an earlier run while a run is under way, or has failed
 FILTER = "blacklist.bloom"
+OUTPUTS = ("model.skops", FILTER, "reference.json", "metrics.json", manifest.NAME)
+_ENDINGS = ("", "-wal", "-shm")
 PROBES = 500_000  # made-up names by which the hash error is measured
 _SHOWN = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
 
@@ -206,8 +212,25 @@ def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, 
     return table, f"{named} of the {len(humans)} listed users who count as human have “bot” in their name."
 
 
+def begin(folder: Path) -> None:
+    """Remove what an earlier run of stage 3 left, so that a run that fails leaves nothing to go on with.
+
+    The ledger is set aside: :func:`write` takes over from it what people decided.
+    """
+    for name in OUTPUTS:
+        (folder / name).unlink(missing_ok=True)
+    if (folder / LEDGER).exists():
+        _remove(folder / BEFORE)
+        for ending in _ENDINGS[::-1]:  # the database last: as long as it is there, this can be done again
+            with contextlib.suppress(FileNotFoundError):
+                (folder / (LEDGER + ending)).rename(folder / (BEFORE + ending))
+
+
 def write(folder: Path, listed: Iterable[Entry]) -> None:
     """Write the ledger and its filter anew; both appear whole, and what the folder held before is replaced.
+
+    What people decided in the ledger before is taken over: the allow-list, whom they put on the list for a reason of
+    their own, whom they took off it, and the history.
 
     Parameters
     ----------
@@ -220,16 +243,34 @@ def write(folder: Path, listed: Iterable[Entry]) -> None:
     new = folder / f".{LEDGER}.new"
     _remove(new)
     with Ledger.open(new) as ledger:
-        ledger.add(listed)
+        released = _take_over(folder, ledger)
+        ledger.add(entry for entry in listed if entry.user not in released)
         members = ledger.members()
     _remove(folder / LEDGER)
     new.rename(folder / LEDGER)
+    _remove(folder / BEFORE)
     Filter.build(members).save(folder / FILTER)
+
+
+def _take_over(folder: Path, ledger: Ledger) -> set[str]:
+    """Take over what people decided in the ledger that lies here or was set aside; say who stays off the list."""
+    found = [folder / name for name in (LEDGER, BEFORE) if (folder / name).exists()]
+    if not found:
+        return set()
+    try:
+        with Ledger.open(found[0], read_only=True) as earlier:
+            return ledger.take_over(earlier, (JUDGED, FLAGGED))
+    except LedgerError as error:
+        kept = found[0].replace(folder / "ledger.damaged.sqlite")
+        warnings.warn(
+            f"{error} Its allow-list is not taken over. The file is kept: {paths.show(kept)}.", stacklevel=3
+        )
+        return set()
 
 
 def _remove(database: Path) -> None:
     """Remove a SQLite file with its write-ahead log, which would otherwise be read into the next one."""
-    for ending in ("", "-wal", "-shm"):
+    for ending in _ENDINGS:
         database.with_name(database.name + ending).unlink(missing_ok=True)
 
 

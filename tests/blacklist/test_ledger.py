@@ -1,12 +1,17 @@
 """The ledger: nothing is lost, the allow-list wins, and the caller's transaction is the caller's."""
 
+import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib import paths
 from lib.blacklist.ledger import Entry, Ledger, LedgerError
 
 USERS = st.text(
@@ -280,3 +285,75 @@ def test_ledger_survives_a_process_that_dies_in_the_middle(tmp_path):
     with Ledger.open(crashed / "ledger.sqlite", must_exist=True) as ledger:
         assert ledger.members() == ["A"]
     dying.close()
+
+
+def stored(path, wal):
+    """A ledger file with two entries; with `wal`, the second is still in the write-ahead log."""
+    ledger = Ledger.open(path)
+    ledger.add([Entry("A", "test", 1)])
+    ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.add([Entry("B", "test", 1)])
+    if wal:
+        beside = [
+            (f, f.read_bytes()) for f in path.parent.glob(f"{path.name}*") if not f.name.endswith("-shm")
+        ]
+    ledger.close()
+    for file, content in beside if wal else ():
+        file.write_bytes(content)
+
+
+READ = """
+import os, sys
+from lib.blacklist.ledger import Ledger
+os.setgid(65534); os.setuid(65534)
+assert not os.access(os.path.dirname(sys.argv[1]), os.W_OK)
+with Ledger.open(sys.argv[1], read_only=True) as ledger:
+    print(ledger.members())
+"""
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_reading_touches_neither_the_file_nor_its_folder(tmp_path, wal):
+    path = tmp_path / "a folder?" / "ledger.sqlite"
+    path.parent.mkdir()
+    stored(path, wal)
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.parent.iterdir()}
+    assert f"{path.name}-wal" in before or not wal
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.members() == ["A", "B"]
+        ledger.copy_to(tmp_path / "copy.sqlite")
+    with Ledger.open(tmp_path / "copy.sqlite") as copy:
+        assert copy.add([Entry("C", "test", 1)]) == ["C"]
+    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.parent.iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_a_ledger_that_only_may_be_read_is_read(wal):
+    """As another user, because root may write everywhere."""
+    if os.geteuid():
+        pytest.skip("Reading without the right to write was NOT tested: only root can become another user.")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stored(folder / "ledger.sqlite", wal)
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        folder.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(folder / "ledger.sqlite")],
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if "PermissionError" in done.stderr or "No module named" in done.stderr:
+        pytest.skip(f"Reading without the right to write was NOT tested: {done.stderr[-200:]}")
+    assert done.stdout == "['A', 'B']\n", done.stderr
+
+
+def test_reading_what_is_not_there_or_damaged_is_refused(tmp_path):
+    with pytest.raises(LedgerError, match="Got no file"):
+        Ledger.open(tmp_path / "none.sqlite", read_only=True)
+    (tmp_path / "bad.sqlite").write_bytes(b"no ledger" * 100)
+    with pytest.raises(LedgerError, match="must be a sound SQLite file"):
+        Ledger.open(tmp_path / "bad.sqlite", read_only=True)

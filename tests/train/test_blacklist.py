@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from made_up import sample
 
+from lib import manifest
 from lib.blacklist.bloom import Filter, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
 from lib.intervals import upper_bound
+from lib.online import drift, online
 from lib.train import blacklist, evaluation, model
 from lib.train.model import Model, NoHonestThreshold, Population
 
@@ -106,7 +108,7 @@ def test_listed_humans_are_shown_with_what_listed_them(trained):
 
 
 def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
-    blacklist.write(tmp_path, [Entry("left over", "test", 1)])
+    blacklist.write(tmp_path, [Entry("left over", blacklist.JUDGED, 1)])
     (tmp_path / "ledger.sqlite-wal").write_bytes(b"of another ledger")
     blacklist.write(tmp_path, listed)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
@@ -151,3 +153,48 @@ def test_stage_4_stops_what_is_listed(trained, listed):
     verdicts = evaluation.replay(judge, people, {entry.user for entry in listed})
     members = np.isin(people.names, [entry.user for entry in listed])
     assert (verdicts[members[people.user]] == evaluation.DROPPED).all()
+
+
+def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, listed):
+    kind, wrong, spared = (entry.user for entry in listed[:3])
+    blacklist.write(tmp_path, [*listed, Entry("long gone", blacklist.FLAGGED, 1)])
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        ledger.allow(kind, reason="our own bot", at=5)
+        ledger.allow("somebody else", reason="a friend", at=6)
+        ledger.remove([wrong, spared], reason="a person", at=7)
+        ledger.add([Entry("vandal", "by hand", 8, {"who": "me"}), Entry(spared, "no person after all", 9)])
+        before = ledger.history()
+    for _ in range(2):
+        blacklist.begin(tmp_path)
+        assert not (tmp_path / "ledger.sqlite").exists()
+        blacklist.begin(tmp_path)  # the run before failed
+        blacklist.write(tmp_path, listed)
+        with Ledger.open(tmp_path / "ledger.sqlite", must_exist=True) as ledger:
+            assert ledger.allowed() == {kind: "our own bot", "somebody else": "a friend"}
+            assert set(ledger.members()) == {e.user for e in listed} - {kind, wrong} | {"vandal"}
+            assert ledger.get("vandal") == Entry("vandal", "by hand", 8, {"who": "me"})
+            assert ledger.get(spared).reason == "no person after all"
+            assert ledger.history() == before
+            assert load_or_rebuild(tmp_path / "blacklist.bloom", ledger)[1] is None
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
+
+
+def test_a_damaged_ledger_is_set_aside_with_a_warning(tmp_path, listed):
+    (tmp_path / "ledger.sqlite").write_bytes(b"no ledger" * 100)
+    blacklist.begin(tmp_path)
+    with pytest.warns(UserWarning, match="allow-list is not taken over. The file is kept: .*ledger.damaged"):
+        blacklist.write(tmp_path, listed)
+    with Ledger.open(tmp_path / "ledger.sqlite", must_exist=True) as ledger:
+        assert len(ledger) == len(listed)
+
+
+def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, trained, listed):
+    blacklist.write(tmp_path, listed)
+    trained[2].save(tmp_path / "model.skops")
+    drift.write_reference(tmp_path, trained[0], trained[2])
+    for name in ("metrics.json", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    blacklist.begin(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [blacklist.BEFORE]
+    with pytest.raises(manifest.MissingInput, match="model.skops is missing. Run notebooks/03_eda_train"):
+        online.Stage(tmp_path / "out", tmp_path).__enter__()
