@@ -13,6 +13,7 @@ from lib import edits
 from lib.online import producer
 from lib.replay import server as replay
 from lib.runtime import clients
+from lib.stream import eventstreams
 
 
 @pytest.fixture
@@ -147,3 +148,15 @@ def test_topics_are_made_once(kafka, topic):
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     assert topic in admin.list_topics()
     admin.close()
+
+
+def test_stages_1_and_4_count_the_same_invalid_and_duplicate_events(tmp_path):
+    empty = b'{"meta": {"dt": "2015-09-12T20:00:00Z", "id": ""}, "type": "edit", "user": "x"}'
+    recording = world.record(tmp_path / "day.jsonl", [*world.events(), *[b"not JSON"] * 5, *[empty] * 3])
+    found = []
+    for kind in (eventstreams.Stream, producer.KeyedStream):
+        with replay.serving(recording, "--canaries", "0") as server:
+            stream = kind(server.url)
+            assert sum(1 for _ in stream) == stream.counts.events + stream.counts.invalid
+            found.append((stream.counts.events, stream.counts.invalid, stream.counts.duplicates))
+    assert found[0] == found[1] and found[0][1] > 20
