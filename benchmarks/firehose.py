@@ -6,12 +6,13 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from kafka import KafkaProducer
+import pyarrow as pa
 
 from lib import edits, paths
-from lib.online.producer import partition_of
+from lib.online.publisher import Publisher
 from lib.train import model
 
 FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
@@ -55,14 +56,12 @@ def _mould(number: int, raw: bytes) -> tuple[bytes | None, bytes]:
 
 
 def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
-    """Put `n` events into a topic as the producer does."""
-    producer = KafkaProducer(
-        bootstrap_servers=bootstrap, compression_type="lz4", linger_ms=20, batch_size=1 << 19, acks="all"
-    )
-    for key, raw in tiles(n):
-        producer.send(topic, raw, key=key, partition=partition_of(key, raw, partitions))
-    producer.flush()
-    producer.close()
+    """Put `n` events into a topic, keyed by user, in record batches as large as the producer's."""
+    waiting = tiles(n)
+    with Publisher(bootstrap, topic, partitions, messages=450) as publisher:
+        while some := list(islice(waiting, 50_000)):
+            keys = pa.array([key or b"" for key, _ in some], pa.binary()).view(pa.string())
+            publisher.send(keys, pa.array([raw for _, raw in some], pa.binary()).view(pa.string()))
 
 
 def train() -> model.Model:

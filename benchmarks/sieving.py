@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,9 @@ from pyspark.sql import functions as F
 
 from benchmarks import firehose
 from lib import paths
+from lib.blacklist.ledger import Entry
 from lib.online import online, query
+from lib.online.producer import partition_of
 from lib.runtime import broker, clients, spark
 from lib.train import blacklist
 
@@ -117,11 +121,13 @@ def judged(
             begin = time.perf_counter()
             run = stage.sieve(Filled())
             seconds = time.perf_counter() - begin
+            driver, workers = _memory()
             return {
                 "events": run.counts["read"],
                 "events per second": run.counts["read"] / seconds,
                 "members": run.members_end,
-                "memory (MB)": psutil.Process().memory_info().rss / 2**20,
+                "driver (MB)": driver,
+                "workers (MB)": workers,
                 "latency": stage.metrics()["latency_seconds"],
             }
 
@@ -149,24 +155,67 @@ def throughput(n: int = 1_500_000, partitions: int = 2, number: int = 2, rounds:
 
 
 def cores(n: int = 400_000) -> pd.DataFrame:
-    """Compare two partitions and two cores with one of each."""
+    """Compare two partitions and two cores with one of each; the broker and the judge have no other core either."""
     rows = []
     for number in (1, 2):
-        with world(n, number, number) as (bootstrap, topic, session, folder):
-            judged(bootstrap, topic, session, folder, number)
-            rows.append((number, judged(bootstrap, topic, session, folder, number)["events per second"]))
+        with only(number), world(n, number, number) as (bootstrap, events, running, folder):
+            judged(bootstrap, events, running, folder, number)
+            rows.append((number, judged(bootstrap, events, running, folder, number)["events per second"]))
     table = pd.DataFrame(rows, columns=["partitions and cores", "events per second"])
     return table.assign(ratio=table["events per second"] / table["events per second"].iloc[0])
 
 
-def flatness(sizes: tuple[int, ...] = (100_000, 1_500_000)) -> pd.DataFrame:
-    """Compare the cost of an event among few and among many."""
+@contextmanager
+def only(number: int) -> Iterator[None]:
+    """Keep this process and all that it starts to so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def flatness(
+    sizes: tuple[tuple[int, int], ...] = (
+        (100_000, 1_000),
+        (100_000, 1_000_000),
+        (1_000_000, 1_000),
+        (5_000_000, 1_000),
+    ),
+) -> pd.DataFrame:
+    """Compare the cost of an event among few and among many events, and with few and many users on the list."""
     rows = []
-    for n in sizes:
-        with world(n, 2, 2) as (bootstrap, topic, session, folder):
-            rows.append(judged(bootstrap, topic, session, folder, 2))
-    table = pd.DataFrame(rows).drop(columns="latency")
-    return table.assign(microseconds=1e6 / table["events per second"])
+    with session(2) as running:
+        for n, known in (sizes[0], *sizes):  # the first is to warm up
+            with topic(n, 2) as (bootstrap, events, folder):
+                blacklist.write(folder / "model", _made_up(known))
+                rows.append({"known users": known} | judged(bootstrap, events, running, folder, 2))
+    table = pd.DataFrame(rows[1:]).drop(columns=["latency", "members"])
+    return table.assign(**{"µs per event": 1e6 / table["events per second"]})
+
+
+def _made_up(n: int) -> list[Entry]:
+    return [Entry(f"Made-up bot {number}", "benchmark", 0) for number in range(n)]
+
+
+def _memory() -> tuple[float, float]:
+    """Give the driver's and the Python workers' memory in megabytes, without the pages of files that lie in it."""
+    driver = psutil.Process()
+    return _anonymous(driver), sum(map(_anonymous, filter(_is_worker, driver.children(recursive=True))))
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "pyspark.daemon" in process.cmdline()
+    except psutil.NoSuchProcess:  # or one that has just ended
+        return False
+
+
+def _anonymous(process: psutil.Process) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    found = re.search(r"RssAnon:\s+(\d+)", status)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def latency(rate: int = 500, seconds: int = 30) -> pd.DataFrame:
@@ -219,7 +268,7 @@ def pace(bootstrap: str, topic: str, rate: int, seconds: int) -> None:
         early = begin + number / rate - time.perf_counter()
         if early > 0.002:
             time.sleep(early)
-        producer.send(topic, raw, key=key, partition=firehose.partition_of(key, raw, 2))
+        producer.send(topic, raw, key=key, partition=partition_of(key, raw, 2))
     producer.flush()
     producer.close()
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib import plots
-from lib.online import cards, verdicts
+from lib.online import cards, recount, verdicts
 from lib.online.judging import VERDICTS
 from lib.train.evaluation import says_bot
 
@@ -31,7 +31,7 @@ def frame(out_dir: Path) -> pd.DataFrame:
     """Read the verdicts, ordered by event time, with ``stopped`` and ``is_bot`` (of the edit)."""
     data = verdicts.read(out_dir).to_pandas()
     data = data.sort_values(["timestamp", "meta_id"], ignore_index=True)
-    data["stopped"] = data["verdict"].isin(verdicts.STOPPED)
+    data["stopped"] = data["verdict"].isin(recount.STOPPED)
     data["is_bot"] = data["bot"].fillna(False).astype(bool)
     return data
 
@@ -161,7 +161,7 @@ def latency(metrics: dict[str, Any]) -> pd.DataFrame:
 
 def _row(name: str, data: pd.DataFrame, stops: pd.Series) -> dict[str, Any]:
     bots = data["is_bot"]
-    late = np.arange(len(data)) >= len(data) - int(len(data) * verdicts.LAST)
+    late = np.arange(len(data)) >= len(data) - int(len(data) * recount.LAST)
     known = data[data["user"].notna()].assign(hit=stops)
     people = known.groupby("user").agg(bot=("is_bot", "mean"), hit=("hit", "any"))
     humans = people[people["bot"] <= 0.5]

@@ -27,7 +27,7 @@ from pyspark.sql import SparkSession
 from lib import manifest, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
-from lib.online import books, judging, publisher, query, sieve, verdicts
+from lib.online import books, judging, publisher, query, recount, sieve, verdicts
 from lib.online.books import Books
 from lib.runtime import broker, clients, spark
 from lib.train import features
@@ -337,7 +337,7 @@ class Stage:
         totals = self.books.totals()
         seconds = self.books.note("seconds", 0.0)
         read = totals.get("read", 0)
-        recounted = verdicts.metrics(self.out_dir)
+        recounted = recount.metrics(self.out_dir)
         named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
         return {
             **{name: totals.get(name, 0) for name in named},

@@ -174,10 +174,20 @@ class Publisher:
         Of the topic.
     properties : mapping
         Kafka client properties.
+    messages : int
+        Of one record batch at most.
     """
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, properties: Mapping[str, str] = {}):
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        partitions: int,
+        properties: Mapping[str, str] = {},
+        messages: int = MESSAGES,
+    ):
         self._bootstrap, self._topic, self._partitions = bootstrap, topic, partitions
+        self._messages = messages
         self._options = clients.for_python(properties)
         self._client: KafkaNetClient | None = None
 
@@ -209,8 +219,9 @@ class Publisher:
         to = partitions_of(keys, self._partitions)
         for partition in range(self._partitions):
             mine = np.flatnonzero(to == partition)
-            for start in range(0, len(mine), MESSAGES):
-                self._deliver(partition, record_batch(keys, values, mine[start : start + MESSAGES], now))
+            for start in range(0, len(mine), self._messages):
+                rows = mine[start : start + self._messages]
+                self._deliver(partition, record_batch(keys, values, rows, now))
 
     def _deliver(self, partition: int, batch: bytes) -> None:
         deadline = time.monotonic() + PATIENCE

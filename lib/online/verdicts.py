@@ -1,4 +1,4 @@
-"""The verdicts on disk: one Parquet file per epoch, whole or not there, and what can be counted in them.
+"""The verdicts on disk: one Parquet file per epoch, whole or not there.
 
 A long run would leave thousands of small files, so now and then those of an uninterrupted row of epochs become one.
 Files that are listed in one folder cannot be exchanged for another file in one step; folders can. So the new folder is
@@ -22,8 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from lib.intervals import clopper_pearson, upper_bound
-from lib.online.judging import SCHEMA, VERDICTS
+from lib.online.judging import SCHEMA
 from lib.stream.recording import sync_folder
 
 FOLDER = "verdicts"
@@ -32,9 +31,7 @@ SMALL = 1 << 20  # bytes below which a file is small
 _NEW, _OLD = ".verdicts.new", ".verdicts.old"
 _GROUP = 1 << 16  # rows of a merged file that are kept together
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
-STOPPED = ("dropped", "flagged")
 _SPECIAL = r'["\\\x00-\x1f]'  # what JSON does not take as it is
-LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time
 
 
 def part(folder: Path, epoch: int) -> Path:
@@ -261,98 +258,21 @@ def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
     return ds.dataset(parts, schema=SCHEMA, format="parquet").to_table(columns=columns)
 
 
-def users(table: pa.Table) -> pa.Table:
-    """Per user: ``edits``, ``bot_edits``, ``flagged`` (0 or 1), ``stopped``; edits without a user are left out."""
-    return _count(table.filter(pc.is_valid(table.column("user"))), "user")
-
-
-def _count(table: pa.Table, by: str) -> pa.Table:
-    verdict = table.column("verdict")
-    numbers = pa.table(
-        {
-            by: table.column(by),
-            "edits": pa.array(np.ones(table.num_rows, np.int64)),
-            "bot_edits": pc.fill_null(table.column("bot"), False).cast(pa.int64()),
-            "flagged": pc.equal(verdict, "flagged").cast(pa.int64()),
-            "stopped": pc.is_in(verdict, pa.array(STOPPED)).cast(pa.int64()),
-        }
-    )
-    names = numbers.column_names[1:]
-    grouped = numbers.group_by(by).aggregate([(name, "sum") for name in names])
-    return grouped.select([by, *(f"{name}_sum" for name in names)]).rename_columns([by, *names])
-
-
-def is_bot(counts: pa.Table) -> np.ndarray:
-    """Tell the bots among the users of :func:`users`: more than half of their edits carry the flag."""
-    return 2 * counts.column("bot_edits").to_numpy() > counts.column("edits").to_numpy()
-
-
-def last_quarter(table: pa.Table) -> np.ndarray:
-    """Mark the last quarter of the edits: by event time, and by ``meta_id`` where times are equal."""
-    order = pc.sort_indices(table, [("timestamp", "ascending"), ("meta_id", "ascending")]).to_numpy()
-    mark = np.zeros(len(order), bool)
-    mark[order[len(order) - int(len(order) * LAST) :]] = True
-    return mark
-
-
-def metrics(folder: Path) -> dict:
-    """Recount everything that the verdicts tell.
+def groups(folder: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """Read some columns of all verdicts, a group of rows at a time.
 
     Parameters
     ----------
     folder : Path
         OUT_DIR of stage 4.
+    columns : list of str
 
-    Returns
-    -------
-    dict
-        ``edits``, one count per verdict, ``bot_edits_stopped`` (share of the edits with the flag that were dropped or
-        flagged, from all and from the last quarter) and ``human_users_flagged`` (share of the users who are no bots
-        that had an edit flagged or dropped, whether they came on the list in this stage or before it) with its
-        one-sided exact 95 % upper bound, the counts behind each, and exact 95 % intervals.
+    Yields
+    ------
+    pyarrow.Table
+        In the order in which the verdicts were given.
     """
-    table = read(folder)
-    bot = pc.fill_null(table.column("bot"), False).to_numpy(zero_copy_only=False).astype(bool)
-    stopped = pc.is_in(table.column("verdict"), pa.array(STOPPED)).to_numpy(zero_copy_only=False).astype(bool)
-    late = last_quarter(table)
-    counts = users(table)
-    human = ~is_bot(counts)
-    flagged = int((human & (counts.column("stopped").to_numpy() > 0)).sum())
-    flagged_here = int((human & (counts.column("flagged").to_numpy() > 0)).sum())
-    humans = int(human.sum())
-    here, here_all = int((bot & stopped).sum()), int(bot.sum())
-    then, then_all = int((bot & stopped & late).sum()), int((bot & late).sum())
-    verdict = table.column("verdict")
-    return {
-        "edits": table.num_rows,
-        **{word: pc.sum(pc.equal(verdict, word)).as_py() or 0 for word in VERDICTS},
-        "bot_edits": here_all,
-        "bot_edits_stopped": _share(here, here_all),
-        "bot_edits_stopped_interval": list(clopper_pearson(here, here_all)),
-        "bot_edits_last_quarter": then_all,
-        "bot_edits_stopped_last_quarter": _share(then, then_all),
-        "bot_edits_stopped_last_quarter_interval": list(clopper_pearson(then, then_all)),
-        "human_edits": len(bot) - here_all,
-        "human_edits_stopped": _share(int((~bot & stopped).sum()), len(bot) - here_all),
-        "human_users": humans,
-        "human_users_flagged": _share(flagged, humans),
-        "human_users_flagged_count": flagged,
-        "human_users_flagged_in_this_stage": flagged_here,
-        "human_users_flagged_upper95": upper_bound(flagged, humans),
-    }
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def sentence(metrics: dict) -> str:
-    """Say what :func:`metrics` counted."""
-    low, high = (100 * bound for bound in metrics["bot_edits_stopped_interval"])
-    return (
-        f"{100 * metrics['bot_edits_stopped']:.1f} % of {metrics['bot_edits']:,} bot edits were stopped (95 % interval "
-        f"{low:.1f} to {high:.1f} %), in the last quarter {100 * metrics['bot_edits_stopped_last_quarter']:.1f} % of "
-        f"{metrics['bot_edits_last_quarter']:,}. {metrics['human_users_flagged_count']:,} of "
-        f"{metrics['human_users']:,} human users came to be on the list: {100 * metrics['human_users_flagged']:.2f} %, "
-        f"with 95 % confidence at most {100 * metrics['human_users_flagged_upper95']:.2f} %."
-    )
+    for path in files(folder):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_GROUP, columns=columns):
+                yield pa.Table.from_batches([batch])

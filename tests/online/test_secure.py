@@ -91,7 +91,7 @@ def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, m
 def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, unsaid):
     clients.make_topics(locked.bootstrap, ["closed"], 1, {})
     given = clients.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
-    running = query.Query(spark, locked.secure, "closed", 1, {}, iter, None, given)
+    running = query.Query(spark, locked.secure, "closed", 1, {}, lambda batches: batches, None, given)
     try:
         running._query.awaitTermination(60)
     except Exception as error:  # noqa: BLE001  (Spark's own kind)
