@@ -272,7 +272,7 @@ class Stage:
             old.unpersist()
         return query.examine(self._eyes, self._blacklist, self.shadow_share)
 
-    def _sit(self, packed: list[bytes]) -> None:
+    def _sit(self, packed: list[pa.Buffer]) -> None:
         """Judge one epoch and keep all of it: Parquet and topic side by side, and when both are there, the books."""
         outcome = self.judge.judge(sieve.unpack(packed))
         epoch = self.books.epoch + 1

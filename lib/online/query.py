@@ -131,7 +131,7 @@ class Query:
         partitions: int,
         offsets: Mapping[int, int],
         look: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
-        judge: Callable[[list[bytes]], None],
+        judge: Callable[[list[pa.Buffer]], None],
         properties: Mapping[str, str] = {},
         most: int = MOST,
     ):
@@ -163,7 +163,7 @@ class Query:
             raise
 
     def _epoch(self, batch: DataFrame, epoch: int) -> None:
-        packed = batch.toArrow().column("packed").to_pylist()
+        packed = [value.as_buffer() for value in batch.toArrow().column("packed")]
         if not packed:
             return
         with self._lock:

@@ -213,12 +213,12 @@ def pack(findings: Findings) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def unpack(packed: Iterable[bytes]) -> Findings:
+def unpack(packed: Iterable[bytes | pa.Buffer]) -> Findings:
     """Read what several batches found, and put it in the order of their partitions and offsets.
 
     Parameters
     ----------
-    packed : iterable of bytes
+    packed : iterable of bytes or pyarrow.Buffer
         From :func:`pack`; at least one.
 
     Returns
@@ -272,7 +272,7 @@ def next_offsets(ends: pa.Table, before: Mapping[int, int]) -> dict[int, int]:
     return offsets
 
 
-def _unpack_one(data: bytes) -> Findings:
+def _unpack_one(data: bytes | pa.Buffer) -> Findings:
     source = pa.BufferReader(data)
     events, table, evidence, invalid, ends = (pa.ipc.open_stream(source).read_all() for _ in Findings._fields)
     column = evidence.column(0)
