@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown, display
+from matplotlib import font_manager
 
 # Okabe and Ito's palette (2008) keeps apart under every common colour blindness.
 HUMAN = "#0072B2"
@@ -21,6 +24,28 @@ YELLOW = "#E69F00"
 GREY = "#7F7F7F"
 KINDS = {"human": HUMAN, "bot": BOT}
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
+
+
+def label(text: object, longest: int = 60) -> str:
+    """Make a stranger's text fit for a picture: one short line, no TeX, and a box for what the font cannot draw.
+
+    Examples
+    --------
+    >>> label("a$b$\\nc — 和平-bot")
+    'a\\\\$b\\\\$ c — □□-bot'
+    """
+    line = "".join(
+        " " if unicodedata.category(mark)[0] in "CZ" else mark if ord(mark) in _drawn() else "□"
+        for mark in str(text)
+    )
+    short = line if len(line) <= longest else line[: longest - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+@cache
+def _drawn() -> frozenset[int]:
+    font = font_manager.findfont(font_manager.FontProperties())
+    return frozenset(font_manager.get_font(font).get_charmap())
 
 
 def style() -> None:

@@ -86,10 +86,12 @@ class Card(msgspec.Struct, frozen=True):
         shown = self.contributions[:TOP][::-1]
         figure, axes = plt.subplots(figsize=(8, 0.6 + 0.35 * max(len(shown), 1)))
         colours = [plots.BOT if item.log_odds > 0 else plots.HUMAN for item in shown]
-        axes.barh([label(item.feature) for item in shown], [item.log_odds for item in shown], color=colours)
+        axes.barh(
+            [plots.label(item.feature) for item in shown], [item.log_odds for item in shown], color=colours
+        )
         axes.axvline(0, color=plots.GREY, linewidth=1)
         axes.set_xlabel("contribution to the score (log-odds; right: bot, left: human)")
-        axes.set_title(f"Why {label(self.user)} was flagged")
+        axes.set_title(f"Why {plots.label(self.user)} was flagged")
         axes.grid(axis="y", visible=False)
         return figure
 
@@ -250,12 +252,6 @@ def show(one: Card) -> None:
         plots.table(
             table.assign(score=table["score"].map("{:.3f}".format)), f"What {one.user} had done up to then"
         )
-
-
-def label(text: str, longest: int = 60) -> str:
-    """Make a text of the stream fit for a picture: no TeX, no line ends, not too long."""
-    clean = "".join(character if character.isprintable() else "�" for character in text).replace("$", r"\$")
-    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
 def plural(n: int, noun: str) -> str:

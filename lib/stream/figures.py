@@ -192,7 +192,7 @@ def share_figure(groups: pd.DataFrame, title: str, ylabel: str) -> Figure:
     left.barh(places, groups["bot"], left=groups["human"], color=plots.BOT, label="bot")
     right.hlines(places, groups["low"], groups["high"], color=plots.BOT, linewidth=3)
     right.plot(groups["share"], places, "o", color=plots.BOT, markeredgecolor="white")
-    left.set_yticks(places, [str(name).replace("$", r"\$") for name in groups.index])
+    left.set_yticks(places, [plots.label(name) for name in groups.index])
     left.invert_yaxis()
     left.set(title=title, xlabel="events", ylabel=ylabel)
     right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.02, 1.02))

@@ -7,7 +7,6 @@ pictures :func:`label` takes out what matplotlib would read as a formula.
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -55,22 +54,6 @@ def counted(number: float, noun: str) -> str:
     ('1 edit', '1,200 edits')
     """
     return f"{number:,g} {noun}" if number == 1 else f"{number:,g} {noun}s"
-
-
-def label(text: object, longest: int = 32) -> str:
-    """Make a stranger's text fit for a picture: one short line that matplotlib takes for text.
-
-    Examples
-    --------
-    >>> label("a$b$\\nc")
-    'a\\\\$b\\\\$ c'
-    """
-    line = "".join(
-        " " if unicodedata.category(mark)[0] in "CZ" else mark if ord(mark) < 0x590 else "□"
-        for mark in str(text)
-    )
-    short = line if len(line) <= longest else line[: longest - 1] + "…"
-    return short.replace("$", r"\$")
 
 
 def frame(edits: pa.Table) -> pd.DataFrame:
@@ -430,7 +413,7 @@ def _bars(axes: Axes, group: pd.Series, kind: pd.Series, title: str) -> None:
     place = np.arange(len(share))
     for number, one in enumerate(KINDS):
         axes.barh(place + 0.4 * number - 0.2, share[one], 0.4, color=plots.KINDS[one], label=f"{one}s")
-    axes.set_yticks(place, [label(name) for name in order])
+    axes.set_yticks(place, [plots.label(name, 32) for name in order])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the edits of their kind", ylabel="")

@@ -174,7 +174,7 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     axes.errorbar(table["share"], place, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
     axes.axhline(len(kinds) - 0.5, color=plots.GREY, lw=0.8)
     axes.set_yticks(
-        place, [f"{eda.label(row['group'])} ({row['humans']:,})" for row in table.to_dict("records")]
+        place, [f"{plots.label(row['group'], 32)} ({row['humans']:,})" for row in table.to_dict("records")]
     )
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
