@@ -79,7 +79,7 @@ def reference(people: Population, model: Model) -> dict[str, Any]:
     evidence = model.evidence(people.table)
     _, rows, x = features.fold(features.empty(len(people)), people.user, people.times, evidence)
     tips = np.full(len(people), len(people.user))
-    over = rows[judging.scores(model, x) >= model.threshold]
+    over = rows[model.score(x) >= model.threshold]
     np.minimum.at(tips, people.user[over], over)
     seen = np.arange(len(people.user)) <= tips[people.user]
     state = features.fold(features.empty(len(people)), people.user[seen], people.times[seen], evidence[seen])[

@@ -25,7 +25,6 @@ KEPT, FLAGGED, DROPPED = range(3)
 VERDICTS = ("kept", "flagged", "dropped")
 REASON = "online: score at the threshold"
 FORGET = 2  # silences after which a user's summary leaves the books
-BLOCK = 512  # rows that the model scores at once
 _CACHE = 200_000  # listed users whose ledger rows are remembered
 
 SCHEMA = pa.schema(
@@ -56,7 +55,7 @@ class Judges(Protocol):
         """Give the evidence of each edit, shape (n, E)."""
 
     def score(self, x: np.ndarray) -> np.ndarray:
-        """Give the score of each row of features, shape (n,)."""
+        """Give the score of each row of features, shape (n,): to the last bit the same whatever the other rows are."""
 
     def explain_all(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
         """Give for each summary the features that made its score, each with its share, largest first."""
@@ -119,30 +118,6 @@ def _carry(user: np.ndarray, reached: np.ndarray, score: np.ndarray, last: np.nd
         if reached[i] >= 0:
             last[user[i]] = score[reached[i]]
         out[i] = last[user[i]]
-    return out
-
-
-def scores(model: Judges, x: np.ndarray) -> np.ndarray:
-    """Score rows so that the score of one does not hang on how many others there are.
-
-    A matrix product treats the last rows of an odd number otherwise and may then differ in the last bit. So the model
-    is always given :data:`BLOCK` rows.
-
-    Parameters
-    ----------
-    model : Judges
-    x : ndarray of float, shape (m, F)
-
-    Returns
-    -------
-    ndarray of float64, shape (m,)
-    """
-    out = np.empty(len(x))
-    for start in range(0, len(x), BLOCK):
-        block = np.zeros((BLOCK, x.shape[1]))
-        rows = x[start : start + BLOCK]
-        block[: len(rows)] = rows
-        out[start : start + BLOCK] = model.score(block)[: len(rows)]
     return out
 
 
@@ -314,7 +289,7 @@ class Judge:
         state, checkpoints, x = features.fold(state, user[at], times[at], evidence[at])
         reached = np.full(len(user), -1, np.int64)
         reached[at[checkpoints]] = np.arange(len(checkpoints))
-        return state, reached, scores(self.model, x)
+        return state, reached, self.model.score(x)
 
     def _shadow(
         self,
