@@ -260,9 +260,9 @@ def identity(raw: bytes | memoryview | str, event: Event | None) -> str:
     Returns
     -------
     str
-        ``meta.id`` where there is one, else a SHA-1 of the text (two equal texts are then one event).
+        ``meta.id`` where there is one that is not empty, else a SHA-1 of the text, which equal texts share.
     """
-    if event is not None and event.meta.id is not None:
+    if event is not None and event.meta.id:
         return event.meta.id
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     return f"sha1:{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"

@@ -109,6 +109,12 @@ def test_time_is_utc_in_milliseconds(moment):
 
 
 def test_identity_is_the_id_or_the_text():
-    with_id, without = event(), event(meta={"id": None})
+    with_id = event()
     assert edits.identity(with_id, edits.decode(with_id)) == "a"
-    assert edits.identity(without, edits.decode(without)) == edits.identity(without.decode(), None)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_empty_id_is_none(nothing):
+    without = event(meta={"id": nothing})
+    name = edits.identity(without, edits.decode(without))
+    assert name == edits.identity(without.decode(), None) and name.startswith("sha1:")

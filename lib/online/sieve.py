@@ -114,7 +114,7 @@ def examine(
         named = [bool(event.meta.id) for event in read.events]
         identities = pa.array(
             [
-                event.meta.id or edits.identity(raws[place], None)
+                edits.identity(raws[place], event)
                 for place, event in zip(read.places, read.events, strict=True)
             ],
             pa.string(),

@@ -165,8 +165,9 @@ def _texts(stage: online.Stage) -> Callable[[frozenset[str]], dict[str, dict[str
                 event = edits.decode(raw)
             except edits.InvalidEvent:
                 continue
-            if event.meta.id in wanted:
-                found[event.meta.id] = {
+            name = edits.identity(raw, event)
+            if name in wanted:
+                found[name] = {
                     "title": event.title,
                     "comment": event.comment,
                     "delta": edits.delta(event),

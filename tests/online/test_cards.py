@@ -1,11 +1,13 @@
 """Verdict cards: why, in words; and whatever the stream wrote is only text."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from lib import edits
 from lib.blacklist.ledger import Entry
-from lib.online import cards
+from lib.online import cards, sitting
 from lib.online.books import Books
 
 NASTY = '<script>alert("1")</script> $x$ \u202e'
@@ -54,3 +56,14 @@ def test_anyone_on_the_list_has_a_card_and_nobody_else(tmp_path, entry):
         books.ledger.add([entry])
     assert cards.read(tmp_path, NASTY).score == 0.9
     assert cards.read(tmp_path, "A person") is None
+
+
+@pytest.mark.parametrize("nothing", [b"", b', "id": null', b', "id": ""'])
+def test_texts_of_an_edit_without_an_id_are_found_by_its_name(nothing):
+    raw = (
+        b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "title": "T", "comment": "c"}' % nothing
+    )
+    stage = SimpleNamespace(messages=lambda most: [b"not JSON", raw])
+    name = edits.identity(raw, edits.decode(raw))
+    found = sitting._texts(stage)(frozenset([name]))
+    assert found == {name: {"title": "T", "comment": "c", "delta": None}}

@@ -278,8 +278,9 @@ def test_an_empty_epoch_is_no_epoch(court):
     assert outcome.verdicts.num_rows == 0 and outcome.verdicts.schema == judging.SCHEMA
 
 
-def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court):
-    raw = b'{"meta": {"dt": "2024-11-12T00:00:00Z"}, "type": "edit", "user": "A"}'
+@pytest.mark.parametrize("nothing", [b"", b', "id": null', b', "id": ""'])
+def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court, nothing):
+    raw = b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "user": "A"}' % nothing
     outcome = court.hear([raw, raw])
     assert outcome.counts["duplicates"] == 0
     assert outcome.verdicts.column("meta_id").to_pylist() == [edits.identity(raw, edits.decode(raw))] * 2

@@ -412,8 +412,9 @@ def test_another_process_goes_on_where_this_one_stood(cut):
     assert second.counts.duplicates == duplicates
 
 
-def test_events_without_meta_id_are_told_by_text_and_place():
-    bare = [event(n // 2, meta={"id": None}, comment="the same") for n in range(40)]
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_events_without_meta_id_are_told_by_text_and_place(nothing):
+    bare = [event(n // 2, meta={"id": nothing}, comment="the same") for n in range(40)]
     bare = [line for n, line in enumerate(bare) if n % 2 == 0]
     with Server(bare, faults.load("cuts: {every: 7}\nduplicates: {at: [3]}"), canary_seconds=0) as server:
         stream = Stream(server.url)
