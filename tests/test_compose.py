@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -131,6 +132,18 @@ def test_the_cluster_has_a_master_and_two_workers_that_know_it(compose):
     address = f"spark://{master[master.index('--host') + 1]}:{master[master.index('--port') + 1]}"
     assert [command[-1] for command in workers] == [address] * 2
     assert address.removeprefix("spark://").partition(":")[0] in compose["services"]
+
+
+@pytest.mark.parametrize("told", ["README.md", "docker-compose.yml"])
+def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(compose, told):
+    text = (paths.ROOT / told).read_text(encoding="utf-8")
+    (named,) = re.findall(r"docker compose --profile cluster up -d((?: [\w-]+)*)", text)
+    services = compose["services"]
+    started, waiting = set(), named.split()
+    while waiting:
+        started.add(name := waiting.pop())
+        waiting += services[name].get("depends_on", [])
+    assert started == {name for name, one in services.items() if one.get("profiles") == ["cluster"]}
 
 
 @pytest.mark.parametrize(
