@@ -53,7 +53,7 @@ lint: setup ## Check style (notebooks too) and types
 bench: setup ## Run the benchmarks and print a table
 	@$(PY) -m benchmarks
 
-experiments: setup ## Try every other model and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
+experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
 	@$(PY) -m lib.train.experiments $(CAPTURES)
 
 lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
