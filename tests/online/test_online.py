@@ -8,14 +8,9 @@ import world
 
 from lib import edits, manifest
 from lib.blacklist.bloom import Filter
-from lib.online import online, producer, query
+from lib.online import online, producer, query, verdicts
 from lib.online.judging import SCHEMA
 from lib.replay import server as replay
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    return world.train(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +114,19 @@ def test_the_topic_of_events_has_each_event_as_it_came_keyed_by_user(whole, kafk
 
 
 @pytest.mark.parametrize(
-    ("partitions", "most", "runs"), [(1, 500_000, (0,)), (8, 150, (0,)), (2, 100_000, (60, 200, 1, 300, 0))]
+    ("partitions", "most", "runs", "many"),
+    [(1, 500_000, (0,), verdicts.MANY), (8, 150, (0,), 2), (2, 100_000, (60, 200, 1, 300, 0), 2)],
 )
-def test_the_same_verdicts_however_it_is_cut(
-    here, model_dir, recording, whole, tmp_path, partitions, most, runs
+def test_the_same_verdicts_however_it_is_cut_and_merged(
+    here, model_dir, recording, whole, tmp_path, monkeypatch, partitions, most, runs, many
 ):
+    monkeypatch.setattr(verdicts, "MANY", many)
     metrics = world.judge(tmp_path, model_dir, recording, runs, partitions=partitions, most=most, **here)
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert world.letters(tmp_path) == world.letters(whole[0])
     assert (tmp_path / "blacklist.bloom").read_bytes() == (whole[0] / "blacklist.bloom").read_bytes()
+    merged = [path for path in verdicts.files(tmp_path) if path.stem.count("-") == 2]
+    assert bool(merged) == (many == 2)
     same = ("events", "edits", "invalid", "kept", "flagged", "dropped", "blacklist_members_end")
     assert {name: metrics[name] for name in same} == {name: whole[1][name] for name in same}
 

@@ -41,8 +41,9 @@ def unsaid(capfd, caplog):
     assert not [text for text in everything if secure.WORD in text]
 
 
-def test_the_whole_stage_goes_through_tls_and_a_password(locked, properties, spark, tmp_path, unsaid):
-    model_dir = world.train(tmp_path / "model")
+def test_the_whole_stage_goes_through_tls_and_a_password(
+    locked, properties, spark, model_dir, tmp_path, unsaid
+):
     raws = world.events()[:60]
     recording = world.record(tmp_path / "day.jsonl", raws)
     more = {"kafka": locked.secure, "properties": properties, "session": spark, "say": unsaid}
