@@ -14,6 +14,7 @@ from lib.runtime import spark as spark_session
 
 pytestmark = pytest.mark.slow
 WRONG = f"{secure.WORD}, please"
+PATIENCE = 1.0  # seconds: so long a client that is refused tries again
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, m
         f"must name a user whom Kafka at .* knows.* Got 'ada' by {mechanism} over SASL_SSL.* sasl.jaas.config"
     )
     with pytest.raises(clients.Refused, match=rule) as told:
-        broker.external(locked.secure, given, seconds=1.5)
+        broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
 
 
@@ -110,12 +111,12 @@ def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
     with pytest.raises(
         clients.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
     ) as told:
-        broker.external(locked.secure, given, seconds=1.5)
+        broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
 
 
 def test_another_protocol_than_the_listener_s_is_named(locked, properties):
     with pytest.raises(clients.Refused, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
-        broker.external(locked.bootstrap, properties, seconds=1.5)
+        broker.external(locked.bootstrap, properties, seconds=PATIENCE)
     with pytest.raises(broker.BrokerError, match="none answers.*give KAFKA_PROPERTIES if it wants TLS"):
-        broker.external(locked.secure, seconds=1.5)
+        broker.external(locked.secure, seconds=PATIENCE)
