@@ -21,6 +21,7 @@ ALL = {
         sieving.latency,
         True,
     ),
+    "writer": ("What the one process that judges and writes can take", sieving.writer, True),
     "cores": ("Two partitions and two cores against one of each", sieving.cores, True),
     "flatness": ("The cost of an event among few and among many", sieving.flatness, True),
 }

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import pandas as pd
 import psutil
+import pyarrow as pa
 from kafka import KafkaProducer
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -23,7 +24,7 @@ from pyspark.sql import functions as F
 from benchmarks import firehose
 from lib import paths
 from lib.blacklist.ledger import Entry
-from lib.online import online, query
+from lib.online import online, query, sieve
 from lib.online.producer import partition_of
 from lib.runtime import broker, clients, spark
 from lib.train import blacklist
@@ -152,6 +153,43 @@ def throughput(n: int = 1_500_000, partitions: int = 2, number: int = 2, rounds:
     best = pd.DataFrame(rows, columns=["query", "events per second"]).groupby("query", sort=False).max()
     parsed = best[best.index.str.startswith(PARSE)].max().iloc[0]
     return best.assign(ratio=best["events per second"] / parsed).reset_index()
+
+
+class Keeping(online.Stage):
+    """A stage that keeps what the executors found and judges it when it is asked to."""
+
+    def __enter__(self) -> Self:
+        self.kept: list[list[pa.Buffer]] = []
+        return super().__enter__()
+
+    def _sit(self, packed: list[pa.Buffer]) -> None:
+        self.kept.append(packed)
+        self.committed = sieve.next_offsets(sieve.unpack(packed).ends, self.committed)
+
+    def sit(self) -> None:
+        """Judge it."""
+        self._open_books()
+        for packed in self.kept:
+            super()._sit(packed)
+
+
+def writer(n: int = 1_000_000, rounds: int = 2) -> pd.DataFrame:
+    """Time the one process that judges and writes, all writes included, with nobody else at work."""
+    rows = []
+    with world(n, 2, 2) as (bootstrap, events, running, folder):
+        for _ in range(rounds):
+            with (
+                tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out,
+                Keeping(
+                    Path(out), folder / "model", kafka=bootstrap, session=running, say=lambda text: None
+                ) as stage,
+            ):
+                stage.events_topic = events
+                stage.sieve(Filled())
+                begin = time.perf_counter()
+                stage.sit()
+                rows.append(n / (time.perf_counter() - begin))
+    return pd.DataFrame([{"events": n, "events per second": max(rows)}])
 
 
 def cores(n: int = 400_000) -> pd.DataFrame:
