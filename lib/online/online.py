@@ -331,6 +331,7 @@ class Stage:
         self.filter.save(self.out_dir / "blacklist.bloom")
         self._write_dead_letters()
         manifest.write_json(self.out_dir / "metrics.json", self.metrics())
+        pa.default_memory_pool().release_unused()  # the recount takes more memory than an epoch
 
     def metrics(self) -> dict[str, Any]:
         """Give the contract's metrics of everything in `out_dir`, and what lies behind them."""
