@@ -108,7 +108,7 @@ def parse_only(bootstrap: str, topic: str, session: SparkSession, **options: str
 def judged(
     bootstrap: str, topic: str, session: SparkSession, folder: Path, partitions: int, most: int = query.MOST
 ) -> dict[str, Any]:
-    """Judge the topic, all writes included; give what was measured."""
+    """Judge the topic; give what was measured from the query's start until the last verdict is in the books."""
     with tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out:
         options: dict[str, Any] = {
             "kafka": bootstrap,
@@ -119,13 +119,11 @@ def judged(
         with online.Stage(Path(out), folder / "model", say=lambda text: None, **options) as stage:
             stage.events_topic = topic
             gc.collect()
-            begin = time.perf_counter()
             run = stage.sieve(Filled())
-            seconds = time.perf_counter() - begin
             driver, workers = _memory()
             return {
                 "events": run.counts["read"],
-                "events per second": run.counts["read"] / seconds,
+                "events per second": run.counts["read"] / run.seconds,
                 "members": run.members_end,
                 "driver (MB)": driver,
                 "workers (MB)": workers,

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import made_up
+import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 
 from lib import edits
 from lib.online import online, producer, verdicts
+from lib.online.judging import SCHEMA
 from lib.replay import server as replay
 from lib.train import blacklist, model
 
@@ -111,3 +113,21 @@ def messages(bootstrap: str, topic: str) -> list:
             found += records
     consumer.close()
     return found
+
+
+def verdict_table(*rows):
+    """Rows of user, bot, verdict; the place is the time."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "meta_id": f"{n:03d}",
+                "timestamp": n,
+                "wiki": "enwiki",
+                "user": user,
+                "bot": bot,
+                "verdict": verdict,
+            }
+            for n, (user, bot, verdict) in enumerate(rows)
+        ],
+        SCHEMA,
+    )

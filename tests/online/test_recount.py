@@ -6,29 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.online import recount, verdicts
 from lib.online.judging import SCHEMA
-
-
-def table(*rows):
-    """Rows of user, bot, verdict; the place is the time."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "meta_id": f"{n:03d}",
-                "timestamp": n,
-                "wiki": "enwiki",
-                "user": user,
-                "bot": bot,
-                "verdict": verdict,
-            }
-            for n, (user, bot, verdict) in enumerate(rows)
-        ],
-        SCHEMA,
-    )
 
 
 @pytest.fixture
@@ -40,7 +23,7 @@ def folder(tmp_path):
 def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
     rows = [("B", True, "flagged"), ("B", True, "dropped"), ("C", True, "kept"), ("H", False, "kept")]
     rows += [("I", False, "flagged"), ("J", True, "kept"), ("J", False, "dropped"), (None, None, "kept")]
-    verdicts.write(folder, 1, table(*rows))
+    verdicts.write(folder, 1, world.verdict_table(*rows))
     found = recount.metrics(folder)
     assert (found["edits"], found["kept"], found["flagged"], found["dropped"]) == (8, 4, 2, 2)
     assert found["bot_edits_stopped"] == 2 / 4
@@ -55,9 +38,11 @@ def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
 
 
 def test_the_last_quarter_is_by_time_and_not_by_order_of_arrival(folder):
-    verdicts.write(folder, 1, table(("B", True, "kept"), ("B", True, "dropped")).take([1, 0]))
+    verdicts.write(folder, 1, world.verdict_table(("B", True, "kept"), ("B", True, "dropped")).take([1, 0]))
     verdicts.write(
-        folder, 2, table(*[("B", True, "kept")] * 2, ("B", True, "kept"), ("B", True, "dropped")).slice(2)
+        folder,
+        2,
+        world.verdict_table(*[("B", True, "kept")] * 2, ("B", True, "kept"), ("B", True, "dropped")).slice(2),
     )
     assert recount.metrics(folder)["bot_edits_stopped_last_quarter"] == 1.0
 

@@ -9,29 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.online import verdicts
-from lib.online.judging import SCHEMA
-
-
-def table(*rows):
-    """Rows of user, bot, verdict; the place is the time."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "meta_id": f"{n:03d}",
-                "timestamp": n,
-                "wiki": "enwiki",
-                "user": user,
-                "bot": bot,
-                "verdict": verdict,
-            }
-            for n, (user, bot, verdict) in enumerate(rows)
-        ],
-        SCHEMA,
-    )
 
 
 @pytest.fixture
@@ -41,16 +23,16 @@ def folder(tmp_path):
 
 
 def test_an_epoch_written_again_replaces_the_first(folder):
-    verdicts.write(folder, 1, table(("A", False, "kept"), ("A", False, "kept")))
-    verdicts.write(folder, 1, table(("A", False, "kept")))
+    verdicts.write(folder, 1, world.verdict_table(("A", False, "kept"), ("A", False, "kept")))
+    verdicts.write(folder, 1, world.verdict_table(("A", False, "kept")))
     assert verdicts.read(folder).num_rows == 1
-    verdicts.write(folder, 1, table())
+    verdicts.write(folder, 1, world.verdict_table())
     assert verdicts.read(folder).num_rows == 0
 
 
 def test_what_is_not_in_the_books_is_tidied_away(folder):
     for epoch in (1, 2, 3):
-        verdicts.write(folder, epoch, table(("A", False, "kept")))
+        verdicts.write(folder, epoch, world.verdict_table(("A", False, "kept")))
     (folder / "verdicts" / ".part-00000004.parquet.tmp").write_bytes(b"half")
     (folder / "verdicts" / "notes.txt").write_text("mine")
     verdicts.tidy(folder, [1, 3])
@@ -64,7 +46,7 @@ def test_what_is_not_in_the_books_is_tidied_away(folder):
 def numbered(first, count):
     """So many rows, with ids from a number on."""
     ids = [f"{n:05d}" for n in range(first, first + count)]
-    rows = table(*[("A", False, "kept")] * count)
+    rows = world.verdict_table(*[("A", False, "kept")] * count)
     return rows.set_column(0, "meta_id", pa.array(ids, pa.string()))
 
 
@@ -158,7 +140,7 @@ def test_killed_at_any_step_a_reader_has_everything_once_and_the_next_run_goes_o
             assert seen(folder) == expected
             assert not [path for path in folder.iterdir() if path.name != "verdicts"]
             assert (folder / "verdicts" / "notes.txt").read_text() == "mine"
-            verdicts.write(folder, 6, table())
+            verdicts.write(folder, 6, world.verdict_table())
 
 
 def test_what_is_merged_is_in_the_books_or_goes(folder):
