@@ -58,7 +58,7 @@ def session(
         Whether the session reads or writes Kafka topics (adds the connector's jars).
     hours : bool, default False
         Whether the session lives for long: the JVM then compiles a second time what runs very often
-        (:data:`lib.runtime.java.LONG`). That pays after about a million events and costs two CPU seconds at the start.
+        (:data:`lib.runtime.java.LONG`). That pays after about a million events; the start costs three CPU seconds more.
     **conf
         More of Spark's settings, a dot in a name written as two underscores
         (``spark__sql__shuffle__partitions=4``) or through ``**{"spark.sql.shuffle.partitions": 4}``.
