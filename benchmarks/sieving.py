@@ -106,7 +106,7 @@ def parse_only(bootstrap: str, topic: str, session: SparkSession, **options: str
 
 
 def judged(
-    bootstrap: str, topic: str, session: SparkSession, folder: Path, partitions: int, most: int = query.MOST
+    bootstrap: str, topic: str, session: SparkSession, folder: Path, partitions: int
 ) -> dict[str, Any]:
     """Judge the topic; give what was measured from the query's start until the last verdict is in the books."""
     with tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out:
@@ -114,7 +114,6 @@ def judged(
             "kafka": bootstrap,
             "session": session,
             "partitions": partitions,
-            "most": most,
         }
         with online.Stage(Path(out), folder / "model", say=lambda text: None, **options) as stage:
             stage.events_topic = topic

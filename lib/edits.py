@@ -181,7 +181,7 @@ def decode_all(raws: Sequence[bytes | memoryview]) -> list[Event | InvalidEvent]
     Returns
     -------
     list of Event or InvalidEvent
-        What :func:`decode` gives or raises, at half its price: only a block with something unusual is read one by one.
+        What :func:`decode` gives or raises; only a block with something unusual is read one by one.
 
     Examples
     --------

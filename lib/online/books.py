@@ -75,9 +75,8 @@ class Books:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.execute("PRAGMA cache_size = -65536")
-            self.connection.execute(
-                "PRAGMA wal_autocheckpoint = 16384"
-            )  # pages: a page written often is moved once
+            # In pages: one that is written again and again is moved into the file once.
+            self.connection.execute("PRAGMA wal_autocheckpoint = 16384")
             with self.transaction():
                 self.ledger = Ledger(self.connection)
                 for statement in _TABLES:

@@ -107,9 +107,7 @@ def examine(
     raws = _views(values)
     with _no_search_for_cycles():
         read = _read(raws)
-        event = np.array(
-            [row for row, event in enumerate(read.events) if event.type in edits.EDIT_TYPES], np.int64
-        )
+        event = np.array([row for row, event in enumerate(read.events) if event.is_edit], np.int64)
         table = edits.table([read.events[row] for row in event])
         named = [bool(event.meta.id) for event in read.events]
         identities = pa.array(
@@ -164,7 +162,7 @@ def _read(raws: Sequence[memoryview]) -> _Read:
     for place, event in enumerate(edits.decode_all(raws)):
         if isinstance(event, edits.InvalidEvent):
             invalid.append((place, bytes(raws[place]), str(event)))
-        elif event.meta.domain != edits.CANARY:
+        elif not event.is_canary:
             places.append(place)
             events.append(event)
     return _Read(places, events, invalid, len(raws) - len(invalid) - len(events))
