@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -118,14 +119,14 @@ def judged(
         with online.Stage(Path(out), folder / "model", say=lambda text: None, **options) as stage:
             stage.events_topic = topic
             gc.collect()
-            run = stage.sieve(Filled())
-            driver, workers = _memory()
+            with Watch() as watch:
+                run = stage.sieve(Filled())
             return {
                 "events": run.counts["read"],
                 "events per second": run.counts["read"] / run.seconds,
                 "members": run.members_end,
-                "driver (MB)": driver,
-                "workers (MB)": workers,
+                "driver (MB)": watch.driver,
+                "workers (MB)": watch.workers,
                 "latency": stage.metrics()["latency_seconds"],
             }
 
@@ -234,10 +235,26 @@ def _made_up(n: int) -> list[Entry]:
     return [Entry(f"Made-up bot {number}", "benchmark", 0) for number in range(n)]
 
 
-def _memory() -> tuple[float, float]:
-    """Give the driver's and the Python workers' memory in megabytes, without the pages of files that lie in it."""
-    driver = psutil.Process()
-    return _anonymous(driver), sum(map(_anonymous, filter(_is_worker, driver.children(recursive=True))))
+class Watch:
+    """Watch the most memory, in megabytes, that the driver and all Python workers hold while something is done."""
+
+    def __enter__(self) -> Self:
+        self.driver = self.workers = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        me = psutil.Process()
+        while not self._over.wait(0.2):
+            workers = filter(_is_worker, me.children(recursive=True))
+            self.driver = max(self.driver, _anonymous(me))
+            self.workers = max(self.workers, sum(map(_anonymous, workers)))
 
 
 def _is_worker(process: psutil.Process) -> bool:
@@ -248,7 +265,11 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def _anonymous(process: psutil.Process) -> float:
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    """Give a process's memory without the pages of files that lie in it; 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
     found = re.search(r"RssAnon:\s+(\d+)", status)
     return int(found[1]) / 1024 if found else 0.0
 

@@ -156,6 +156,8 @@ class Stage:
         manifest.require(self.model_dir / books.NAME, MADE_BY)
         self.model = Model.load(self.model_dir / "model.skops")
         self._open.enter_context(_only_one(self.out_dir))
+        # Arrow's own pool keeps what it once had; the system's gives it back when it is told to, and numpy's with it.
+        pa.set_memory_pool(pa.system_memory_pool())
         going_on = self.resume and (self.out_dir / books.NAME).exists()
         if not going_on:
             prepare(self.out_dir, self.model_dir, self.model, self._partitions)
@@ -295,6 +297,7 @@ class Stage:
         self.committed = outcome.offsets
         if epoch % verdicts.MANY == 0:
             verdicts.merge(self.out_dir)
+        pa.default_memory_pool().release_unused()
 
     def _time(self, kafka_ms: np.ndarray) -> tuple[np.ndarray, float]:
         """Write how long the verdicts took, and the run so far; give both."""
@@ -331,7 +334,6 @@ class Stage:
         self.filter.save(self.out_dir / "blacklist.bloom")
         self._write_dead_letters()
         manifest.write_json(self.out_dir / "metrics.json", self.metrics())
-        pa.default_memory_pool().release_unused()  # the recount takes more memory than an epoch
 
     def metrics(self) -> dict[str, Any]:
         """Give the contract's metrics of everything in `out_dir`, and what lies behind them."""

@@ -1,27 +1,27 @@
 """What can be counted in the verdicts, from their files alone, and in memory that does not grow with them.
 
 The files are read a group of rows at a time, twice: once for the counts, and once more for the edits of the last
-quarter, when it is known where that begins.
+quarter, when it is known where that begins. A user is 40 bytes, however many edits there are: the hash of the name, as
+in :mod:`lib.online.seen`, and four counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.intervals import clopper_pearson, upper_bound
-from lib.online import verdicts
+from lib.online import seen, verdicts
 from lib.online.judging import VERDICTS
 
 STOPPED = ("dropped", "flagged")
 LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time
 _MINUTE_MS = 60_000
-_NUMBERS = ("edits", "bot_edits", "flagged", "stopped")
 
 
 def metrics(folder: Path) -> dict:
@@ -43,17 +43,18 @@ def metrics(folder: Path) -> dict:
     words: Counter[str] = Counter()
     minutes: Counter[int] = Counter()
     users = _Users()
+    here = bot_edits = 0
     for table in verdicts.groups(folder, ["timestamp", "user", "bot", "verdict"]):
         words.update({row["values"]: row["counts"] for row in table["verdict"].value_counts().to_pylist()})
         minute, n = np.unique(_minutes(table), return_counts=True)
         minutes.update(dict(zip(minute.tolist(), n.tolist(), strict=True)))
-        users.add(_numbers(table))
-    everyone = users.added_up()
-    known = everyone.filter(pc.is_valid(everyone["user"]))  # edits whose user is hidden are nobody's
-    human = ~is_bot(known)
-    humans, flagged = int(human.sum()), int((human & (known["stopped"].to_numpy() > 0)).sum())
-    edits, bot_edits = words.total(), pc.sum(everyone["bot_edits"]).as_py() or 0
-    here = pc.sum(everyone["bot_stopped"]).as_py() or 0
+        stopped, of = _bots(table)
+        here, bot_edits = here + stopped, bot_edits + of
+        users.add(table)
+    of_user = users.added_up()
+    human = 2 * of_user.bot_edits <= of_user.edits
+    humans, flagged = int(human.sum()), int((human & (of_user.stopped > 0)).sum())
+    edits = words.total()
     human_stopped = words["dropped"] + words["flagged"] - here
     then, then_all = _last_quarter(folder, minutes, int(edits * LAST))
     return {
@@ -70,54 +71,63 @@ def metrics(folder: Path) -> dict:
         "human_users": humans,
         "human_users_flagged": _share(flagged, humans),
         "human_users_flagged_count": flagged,
-        "human_users_flagged_in_this_stage": int((human & (known["flagged"].to_numpy() > 0)).sum()),
+        "human_users_flagged_in_this_stage": int((human & (of_user.flagged > 0)).sum()),
         "human_users_flagged_upper95": upper_bound(flagged, humans),
     }
 
 
-def is_bot(users: pa.Table) -> np.ndarray:
-    """Tell the bots among users with ``edits`` and ``bot_edits``: more than half of their edits carry the flag."""
-    return 2 * users["bot_edits"].to_numpy() > users["edits"].to_numpy()
+class _Counts(NamedTuple):
+    """What each user did: arrays with one number per user; a bot is who has the flag on more than half of the edits."""
+
+    edits: np.ndarray
+    bot_edits: np.ndarray
+    flagged: np.ndarray
+    stopped: np.ndarray
 
 
 class _Users:
-    """Numbers per user, added up now and then, so that what waits is never more than what is added up."""
+    """Counts per user, added up now and then, so that what waits is never more than what is added up."""
 
     def __init__(self) -> None:
-        self._sum = _sum([_numbers(verdicts.SCHEMA.empty_table())])
-        self._waiting: list[pa.Table] = []
+        self._users = np.empty(0, np.uint64)
+        self._counts = np.empty((0, len(_Counts._fields)), np.int64)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, numbers: pa.Table) -> None:
-        self._waiting.append(_sum([numbers]))
-        if sum(table.num_rows for table in self._waiting) > self._sum.num_rows:
+    def add(self, table: pa.Table) -> None:
+        """Count a group of rows; edits whose user is hidden are nobody's."""
+        table = table.filter(pc.is_valid(table["user"]))
+        self._waiting.append(_added_up(seen.hashes(table["user"].combine_chunks()), _counts(table)))
+        if sum(len(users) for users, _ in self._waiting) > len(self._users):
             self.added_up()
 
-    def added_up(self) -> pa.Table:
-        """One row per user; a null is a user, too."""
-        self._sum, self._waiting = _sum([self._sum, *self._waiting]), []
-        return self._sum
+    def added_up(self) -> _Counts:
+        """Give what each user did, in no order that means anything."""
+        users, counts = zip((self._users, self._counts), *self._waiting, strict=True)
+        self._users, self._counts = _added_up(np.concatenate(users), np.concatenate(counts))
+        self._waiting = []
+        return _Counts(*self._counts.T)
 
 
-def _numbers(table: pa.Table) -> pa.Table:
-    stopped = pc.is_in(table["verdict"], pa.array(STOPPED)).cast(pa.int64())
-    bot = pc.fill_null(table["bot"], False).cast(pa.int64())
-    return pa.table(
-        {
-            "user": table["user"],
-            "edits": pa.array(np.ones(table.num_rows, np.int64)),
-            "bot_edits": bot,
-            "flagged": pc.equal(table["verdict"], "flagged").cast(pa.int64()),
-            "stopped": stopped,
-            "bot_stopped": pc.multiply(bot, stopped),
-        }
-    )
+def _counts(table: pa.Table) -> np.ndarray:
+    """Give the counts of single edits, shape (n, 4)."""
+    marks = (_has_flag(table), _is(table, "flagged"), _is(table, *STOPPED))
+    return np.column_stack([np.ones(table.num_rows, np.int64), *marks]).astype(np.int64)
 
 
-def _sum(tables: Iterable[pa.Table]) -> pa.Table:
-    whole = pa.concat_tables(tables)
-    names = whole.column_names[1:]
-    grouped = whole.group_by("user").aggregate([(name, "sum") for name in names])
-    return grouped.select(["user", *(f"{name}_sum" for name in names)]).rename_columns(["user", *names])
+def _has_flag(table: pa.Table) -> np.ndarray:
+    return pc.fill_null(table["bot"], False).to_numpy()
+
+
+def _is(table: pa.Table, *words: str) -> np.ndarray:
+    return pc.is_in(table["verdict"], pa.array(words)).to_numpy()
+
+
+def _added_up(users: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add up the counts of equal users; they come out in the order of their hashes."""
+    order = np.argsort(users, kind="stable")
+    users = users[order]
+    first = np.flatnonzero(np.append(True, users[1:] != users[:-1])[: len(users)])
+    return users[first], np.add.reduceat(counts[order], first) if len(first) else counts
 
 
 def _minutes(table: pa.Table) -> np.ndarray:
@@ -151,8 +161,9 @@ def _begin(minutes: Counter[int], wanted: int) -> tuple[int, int]:
 
 
 def _bots(table: pa.Table) -> tuple[int, int]:
-    numbers = _numbers(table.append_column("user", pa.nulls(table.num_rows, pa.string())))
-    return pc.sum(numbers["bot_stopped"]).as_py() or 0, pc.sum(numbers["bot_edits"]).as_py() or 0
+    """Count the stopped and all edits with the flag."""
+    bot = _has_flag(table)
+    return int((bot & _is(table, *STOPPED)).sum()), int(bot.sum())
 
 
 def _share(part: int, whole: int) -> float:
