@@ -132,6 +132,9 @@ def card(entry: Entry, seen: Iterable[dict[str, Any]] = ()) -> Card:
     )
 
 
+_INNER = str.maketrans("“”", "‘’")  # quotation marks inside others
+
+
 def what_would_have_changed(
     contributions: list[Contribution], score: float | None, threshold: float | None
 ) -> str:
@@ -141,7 +144,7 @@ def what_would_have_changed(
     --------
     >>> reasons = [Contribution("name ends in “bot”", 3.0), Contribution("pauses up to 2 s", 1.0)]
     >>> what_would_have_changed(reasons, 0.9, 0.5)
-    'Had “name ends in “bot”” been as with an average user, the score would have been 0.309 and the verdict “kept”.'
+    'Had “name ends in ‘bot’” been as with an average user, the score would have been 0.309 and the verdict “kept”.'
     """
     if score is None or threshold is None or not contributions:
         return "The wiki itself flags this user; no score was needed."
@@ -150,7 +153,7 @@ def what_would_have_changed(
         if item.log_odds <= 0:
             break
         odds -= item.log_odds
-        taken.append(f"“{item.feature}”")
+        taken.append(f"“{item.feature.translate(_INNER)}”")
         if odds < _logit(threshold):
             reasons = " and ".join([", ".join(taken[:-1]), taken[-1]] if len(taken) > 1 else taken)
             return (

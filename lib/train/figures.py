@@ -80,7 +80,8 @@ def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) 
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
     for row, column in np.ndindex(2, 2):
         count = f"{cells[row, column]:,}\n{100 * share[row, column]:.1f} %"
-        axes.text(column, row, count, ha="center", va="center", fontsize=13)
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, count, ha="center", va="center", fontsize=13, color=color)
     axes.set_xticks([0, 1], ["kept", "flagged"])
     axes.set_yticks([0, 1], ["humans", "bots"])
     axes.grid(visible=False)

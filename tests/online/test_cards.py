@@ -28,7 +28,7 @@ def entry():
 def test_a_card_says_what_tipped_the_balance_and_what_would_have_changed_it(entry):
     card = cards.card(entry)
     assert "after 3 edits: the score 0.900 reached the threshold 0.500" in card.sentence()
-    assert card.would_have_changed.startswith("Had “name ends in “bot”” been as with an average user")
+    assert card.would_have_changed.startswith("Had “name ends in ‘bot’” been as with an average user")
     assert card.edit["timestamp"] == "2015-09-12T00:46:58.771Z"
     assert json.loads(card.json())["contributions"][0] == {"feature": "name ends in “bot”", "log_odds": 3.0}
 
