@@ -25,7 +25,7 @@ FILE = "reference.json"
 QUANTILES = 400
 LARGE = 0.15  # distance of two distributions from which on it counts as large
 RATIO = 2.0  # of two shares
-SURE = 0.001  # chance at which a difference counts as no accident
+SURE = 0.001  # p-value at which a difference counts as no accident
 #: Compared: what does not grow with the time that a user is watched.
 COMPARED = (
     "texts: mean evidence",
@@ -134,7 +134,7 @@ def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> Report:
                 "sample": line.before,
                 "stream": line.now,
                 "statistic": line.statistic,
-                "chance": f"{line.p:.1g}",
+                "p-value": f"{line.p:.1g}",
                 "large": "yes" if line.large else "",
             }
             for line in lines
