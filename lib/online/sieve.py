@@ -6,9 +6,7 @@ What it finds travels to the driver as one value of bytes, so that Spark moves o
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -105,18 +103,14 @@ def examine(
     ([True], (0, 1), 1)
     """
     raws = _views(values)
-    with _no_search_for_cycles():
-        read = _read(raws)
-        event = np.array([row for row, event in enumerate(read.events) if event.is_edit], np.int64)
-        table = edits.table([read.events[row] for row in event])
-        named = [bool(event.meta.id) for event in read.events]
-        identities = pa.array(
-            [
-                edits.identity(raws[place], event)
-                for place, event in zip(read.places, read.events, strict=True)
-            ],
-            pa.string(),
-        )
+    read = _read(raws)
+    event = np.array([row for row, event in enumerate(read.events) if event.is_edit], np.int64)
+    table = edits.table([read.events[row] for row in event])
+    named = [bool(event.meta.id) for event in read.events]
+    identities = pa.array(
+        [edits.identity(raws[place], event) for place, event in zip(read.places, read.events, strict=True)],
+        pa.string(),
+    )
     ids = seen.hashes(identities)
     events = pa.table(
         [np.full(len(ids), partition, np.int32), offsets[read.places], kafka_ms[read.places], ids, named],
@@ -166,18 +160,6 @@ def _read(raws: Sequence[memoryview]) -> _Read:
             places.append(place)
             events.append(event)
     return _Read(places, events, invalid, len(raws) - len(invalid) - len(events))
-
-
-@contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
-    """Many small objects are made and dropped inside, and none of them points back."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _compact(table: pa.Table) -> pa.Table:
