@@ -25,20 +25,6 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # the difference of two of them is an Int64
 
 #: Columns of the CSV of stage 2, in order; ``timestamp`` is event time in milliseconds inside the program.
-COLUMNS = (
-    "meta_id",
-    "timestamp",
-    "wiki",
-    "namespace",
-    "type",
-    "title",
-    "user",
-    "bot",
-    "minor",
-    "delta",
-    "comment",
-)
-
 ARROW_SCHEMA = pa.schema(
     [
         ("meta_id", pa.string()),
@@ -54,11 +40,7 @@ ARROW_SCHEMA = pa.schema(
         ("comment", pa.string()),
     ]
 )
-
-SPARK_SCHEMA = (
-    "meta_id string, timestamp bigint, wiki string, namespace bigint, type string, title string, "
-    "user string, bot boolean, minor boolean, delta bigint, comment string"
-)
+COLUMNS = tuple(ARROW_SCHEMA.names)
 
 
 class InvalidEvent(ValueError):

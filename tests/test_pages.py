@@ -14,10 +14,7 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 def page(tmp_path):
     outputs = [
         new_output("stream", name="stdout", text=EVIL),
-        new_output(
-            "display_data",
-            data={"text/html": plots.html_table(pd.DataFrame({"t": [EVIL]}))},
-        ),
+        new_output("display_data", data={"text/html": plots.html_table(pd.DataFrame({"t": [EVIL]}))}),
     ]
     cells = [new_markdown_cell("# A title"), new_code_cell("print(1)", outputs=outputs, execution_count=1)]
     nbformat.write(new_notebook(cells=cells), tmp_path / "01_stream.ipynb")

@@ -62,13 +62,7 @@ class Filter:
         The promise: the share of strangers that may be taken for members.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        error_rate: float = ERROR_RATE,
-        *,
-        asked: float | None = None,
-    ):
+    def __init__(self, capacity: int, error_rate: float = ERROR_RATE, *, asked: float | None = None):
         if capacity < 1:
             raise ValueError(f"The capacity of a filter must be at least 1. Got {capacity}.")
         if not 0 < error_rate < 1:
@@ -80,10 +74,7 @@ class Filter:
 
     @classmethod
     def build(
-        cls,
-        members: Iterable[str],
-        capacity: int | None = None,
-        error_rate: float = ERROR_RATE,
+        cls, members: Iterable[str], capacity: int | None = None, error_rate: float = ERROR_RATE
     ) -> Filter:
         """Build the filter of `members`.
 
@@ -104,11 +95,7 @@ class Filter:
         Filter
         """
         users = list(dict.fromkeys(members))
-        capacity = max(
-            len(users),
-            max(MIN_CAPACITY, 2 * len(users)) if capacity is None else capacity,
-            1,
-        )
+        capacity = max(len(users), max(MIN_CAPACITY, 2 * len(users)) if capacity is None else capacity, 1)
         asked = error_rate
         while True:
             sieve = cls(capacity, error_rate, asked=asked)
@@ -210,10 +197,7 @@ class Filter:
         header, bits = _unpack(data)
         sieve = cls(header["capacity"], header["error_rate"], asked=header["asked_error_rate"])
         bloom = sieve._bloom
-        if (bloom.num_slices, bloom.bits_per_slice) != (
-            header["slices"],
-            header["bits_per_slice"],
-        ):
+        if (bloom.num_slices, bloom.bits_per_slice) != (header["slices"], header["bits_per_slice"]):
             raise FilterError("The filter was laid out by another formula than this pybloom-live uses.")
         loaded = bitarray(endian="little")
         loaded.frombytes(bits)
@@ -244,11 +228,7 @@ class Filter:
 
     def _put(self, users: Sequence[str]) -> None:
         positions = self._positions(users).ravel()
-        np.bitwise_or.at(
-            self._bits(),
-            positions >> 3,
-            np.left_shift(1, positions & 7).astype(np.uint8),
-        )
+        np.bitwise_or.at(self._bits(), positions >> 3, np.left_shift(1, positions & 7).astype(np.uint8))
         self._bloom.count += len(users)
 
     def _positions(self, users: Sequence[str]) -> np.ndarray:

@@ -437,8 +437,7 @@ class Ledger:
         """The stays that ended, of one user or of all, in the order in which they ended."""
         where, values = ("WHERE user = ? ", (user,)) if user is not None else ("", ())
         rows = self.connection.execute(
-            f"SELECT {_COLUMNS}, ended, ended_reason FROM history {where}ORDER BY ended, user",
-            values,
+            f"SELECT {_COLUMNS}, ended, ended_reason FROM history {where}ORDER BY ended, user", values
         )
         return [Past(_entry(row), row[-2], row[-1]) for row in rows]
 
@@ -446,11 +445,7 @@ class Ledger:
         """How many users are listed, how many stays ended, how many users are allowed; listed ones by reason."""
         one = {
             name: int(self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-            for name, table in (
-                ("listed", "blacklist"),
-                ("ended", "history"),
-                ("allowed", "allowed"),
-            )
+            for name, table in (("listed", "blacklist"), ("ended", "history"), ("allowed", "allowed"))
         }
         by_reason = self.connection.execute(
             "SELECT reason, count(*) FROM blacklist GROUP BY reason ORDER BY reason"
@@ -475,15 +470,7 @@ class Ledger:
 
 def _row(entry: Entry) -> tuple[object, ...]:
     evidence = msgspec.json.encode(entry.evidence, order="deterministic").decode()
-    return (
-        entry.user,
-        entry.reason,
-        evidence,
-        entry.score,
-        entry.model_version,
-        entry.since,
-        entry.until,
-    )
+    return (entry.user, entry.reason, evidence, entry.score, entry.model_version, entry.since, entry.until)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

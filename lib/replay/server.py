@@ -450,12 +450,7 @@ def serving(source: Path, *arguments: str) -> Iterator[Replay]:
     command = [sys.executable, "-m", "lib.replay", str(source), "--port", "0", "--while-stdin", *arguments]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            command,
-            cwd=paths.ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
+            command, cwd=paths.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
         )
         assert process.stdin is not None and process.stdout is not None
         try:

@@ -48,12 +48,7 @@ SPARK: dict[str, Any] = {
 }
 
 _HEADER = (",".join(edits.COLUMNS) + "\n").encode()
-_FILE_SCHEMA = pa.schema(
-    [
-        field if field.name != "timestamp" else pa.field("timestamp", pa.string())
-        for field in edits.ARROW_SCHEMA
-    ]
-)
+_FILE_SCHEMA = edits.ARROW_SCHEMA.set(edits.COLUMNS.index("timestamp"), pa.field("timestamp", pa.string()))
 _ROWS_AT_ONCE = 10_000
 
 

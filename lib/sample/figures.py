@@ -118,11 +118,7 @@ def ways(found: pd.DataFrame, percent: int) -> Figure:
         What was asked for.
     """
     figure, axes = plt.subplots(figsize=(9, 3.8))
-    names = {
-        "users": "users seen",
-        "edits": "edits kept",
-        "whole": "users seen whole*",
-    }
+    names = {"users": "users seen", "edits": "edits kept", "whole": "users seen whole*"}
     colours = [plots.GREEN, plots.PURPLE, plots.YELLOW]
     for row, (way, colour) in enumerate(zip(found.index, colours, strict=True)):
         places = np.arange(len(names)) + (row - 1) * 0.26

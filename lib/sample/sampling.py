@@ -24,6 +24,7 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lib import edits, manifest, paths
@@ -48,7 +49,6 @@ _ROWS = pa.schema(
         *edits.ARROW_SCHEMA,
     ]
 )
-_ROWS_DDL = f"place bigint, kind string, count bigint, raw string, reason string, {edits.SPARK_SCHEMA}"
 _FOR_THE_COUNTS = ("place", "kind", "count", "raw", "reason", "timestamp", "user", "bot")
 
 
@@ -179,7 +179,7 @@ def select(lines: DataFrame, percent: int) -> DataFrame:
         raise ValueError(
             f"PERCENT must be from 1 to {BUCKETS}. Got {percent}. Choose 20 for a fifth of the users."
         )
-    parsed = lines.mapInArrow(_parse, _ROWS_DDL)
+    parsed = lines.mapInArrow(_parse, from_arrow_schema(_ROWS))
     hashed = parsed.withColumn("bucket", F.expr(f"pmod(xxhash64(user), {BUCKETS})"))
     kept = (F.col("kind") == EDIT) & (F.col("bucket") < percent)
     rest = [F.when(kept, F.col(name)).alias(name) for name in edits.COLUMNS if name not in _FOR_THE_COUNTS]

@@ -20,15 +20,8 @@ EDIT, INVALID, CANARY, OTHER, CONTROL = "edit", "invalid", "canary", "other", "c
 
 MINUTE_MS = 60_000
 _KEYS = ["user", "bucket", "minute"]
-_USERS = pa.schema(
-    [
-        ("user", pa.string()),
-        ("bucket", pa.int64()),
-        ("minute", pa.int64()),
-        ("edits", pa.int64()),
-        ("bot_edits", pa.int64()),
-    ]
-)
+_NUMBERS = [(name, pa.int64()) for name in ("bucket", "minute", "edits", "bot_edits")]
+_USERS = pa.schema([("user", pa.string()), *_NUMBERS])
 
 
 class Tally:

@@ -85,14 +85,7 @@ class Relay:
     [b'{"n": 1}', b'{"n": 2}']
     """
 
-    def __init__(
-        self,
-        source: Path,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        *,
-        follow: bool = False,
-    ) -> None:
+    def __init__(self, source: Path, host: str = "127.0.0.1", port: int = 0, *, follow: bool = False) -> None:
         if not follow:
             recording.files(source)  # says what is wrong before anybody connects
         self.source = source
@@ -269,10 +262,7 @@ def read(host: str, port: int, timeout: float = 30.0) -> Iterator[bytes]:
         If the connection closes, falls silent, or ends with another number of events than were received.
     """
     events = 0
-    with (
-        socket.create_connection((host, port), timeout=timeout) as client,
-        client.makefile("rb") as received,
-    ):
+    with socket.create_connection((host, port), timeout=timeout) as client, client.makefile("rb") as received:
         try:
             for line in received:
                 if not line.startswith(CONTROL):
@@ -307,28 +297,20 @@ def _broken(host: str, port: int, events: int) -> RelayBroken:
 def main(arguments: list[str] | None = None) -> int:
     """Serve a recording until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m lib.stream.relay",
-        description="Serve a recording as JSON lines over TCP.",
+        prog="python -m lib.stream.relay", description="Serve a recording as JSON lines over TCP."
     )
     parser.add_argument(
-        "recording",
-        type=paths.resolve,
-        help="a folder of events-*.jsonl.gz or a file of JSON lines",
+        "recording", type=paths.resolve, help="a folder of events-*.jsonl.gz or a file of JSON lines"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=9999, help="port to listen on (default: 9999)")
     parser.add_argument(
-        "--follow",
-        action="store_true",
-        help="the recording is still growing: end with its manifest",
+        "--follow", action="store_true", help="the recording is still growing: end with its manifest"
     )
     options = parser.parse_args(arguments)
     try:
         with Relay(options.recording, options.host, options.port, follow=options.follow) as relay:
-            print(
-                f"{relay.address} serves {paths.show(options.recording)}; stop with Ctrl-C",
-                flush=True,
-            )
+            print(f"{relay.address} serves {paths.show(options.recording)}; stop with Ctrl-C", flush=True)
             threading.Event().wait()
     except (OSError, recording.RecordingError) as error:
         print(error, file=sys.stderr)

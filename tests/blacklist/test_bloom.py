@@ -32,11 +32,7 @@ def test_no_member_is_missed_and_bytes_come_back(members, capacity, error_rate):
         assert all(user in one for user in members)
         assert one.error() <= error_rate
     assert again.to_bytes() == sieve.to_bytes()
-    assert (len(again), again.capacity, again.error_rate) == (
-        len(sieve),
-        sieve.capacity,
-        sieve.error_rate,
-    )
+    assert (len(again), again.capacity, again.error_rate) == (len(sieve), sieve.capacity, sieve.error_rate)
 
 
 @pytest.mark.parametrize("size", [1, 100, 2000, 50_000])

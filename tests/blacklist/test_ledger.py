@@ -30,15 +30,7 @@ def listed(user: str, since: int = 1000, until: int | None = None, reason: str =
 
 
 def test_entry_comes_back_as_it_was_put_in(ledger):
-    entry = Entry(
-        "Bot, \"the\" 'bot'\n\x00é",
-        "model",
-        1,
-        {"b": [1.5, None], "a": "✓"},
-        0.1 + 0.2,
-        "v",
-        9,
-    )
+    entry = Entry("Bot, \"the\" 'bot'\n\x00é", "model", 1, {"b": [1.5, None], "a": "✓"}, 0.1 + 0.2, "v", 9)
     assert ledger.add([entry]) == [entry.user]
     assert ledger.get(entry.user) == entry
     assert list(ledger.entries()) == [entry]
@@ -210,11 +202,7 @@ def test_stay_must_end_after_it_begins():
 
 
 ACTIONS = st.one_of(
-    st.tuples(
-        st.just("add"),
-        st.lists(USERS, max_size=4),
-        st.one_of(st.none(), st.integers(1, 20)),
-    ),
+    st.tuples(st.just("add"), st.lists(USERS, max_size=4), st.one_of(st.none(), st.integers(1, 20))),
     st.tuples(st.just("remove"), st.lists(USERS, max_size=4), st.none()),
     st.tuples(st.just("expire"), st.just([]), st.none()),
     st.tuples(st.just("allow"), st.lists(USERS, min_size=1, max_size=1), st.none()),

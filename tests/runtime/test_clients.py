@@ -18,12 +18,7 @@ def test_a_file_is_read_as_java_reads_it(tmp_path):
         '# a comment\n! another\n\n a = b=c \nlong=one, \\\n    two\nback=\\\\\nletter=\\u00e9\\t\\"\n',
         encoding="utf-8",
     )
-    assert clients.read_properties(path) == {
-        "a": "b=c",
-        "long": "one, two",
-        "back": "\\",
-        "letter": 'é\t"',
-    }
+    assert clients.read_properties(path) == {"a": "b=c", "long": "one, two", "back": "\\", "letter": 'é\t"'}
     assert clients.read_properties(None) == {}
 
 

@@ -78,10 +78,7 @@ PLANS = {
         "duplicates": {"share": 0.1},
         "cuts": {"every": 70, "where": "middle"},
     },
-    "another data centre takes over in a gap": {
-        "switch": {"at": [151]},
-        "gaps": {"at": [150], "events": 60},
-    },
+    "another data centre takes over in a gap": {"switch": {"at": [151]}, "gaps": {"at": [150], "events": 60}},
     "everything": {
         "seed": 3,
         "canaries": {"share": 0.05},
