@@ -6,6 +6,9 @@ import socket
 import struct
 import threading
 
+from lib import edits
+from lib.replay import faults
+
 START = 1_442_016_000_000
 ID = "{}.mediawiki.recentchange"
 
@@ -40,6 +43,24 @@ def event(number, *, centre="eqiad", at=None, **fields):
 def events(count, **fields):
     """Events 0 to count - 1."""
     return [event(number, **fields) for number in range(count)]
+
+
+def truth(plan, lines):
+    """What is on a stream: ids of its events, unreadable texts, how many canaries and duplicates."""
+    names, broken, canaries, duplicates = {}, [], 0, 0
+    for record in faults.with_content_faults(plan, faults.records(lines)):
+        try:
+            read = edits.decode(record.raw)
+        except edits.InvalidEvent:
+            broken.append(record.raw.decode(errors="replace"))
+            continue
+        if read.is_canary:
+            canaries += 1
+        elif read.meta.id in names:
+            duplicates += 1
+        else:
+            names[read.meta.id] = True
+    return [*names], broken, canaries, duplicates
 
 
 def message(number, *, raw=None, id_=None):

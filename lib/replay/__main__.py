@@ -1,7 +1,83 @@
-"""``python -m lib.replay RECORDING``: serve a recording."""
+"""``python -m lib.replay RECORDING``: serve a recording as EventStreams would."""
 
+from __future__ import annotations
+
+import argparse
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
-from lib.replay import server
+from lib import paths
+from lib.replay import faults
+from lib.replay.server import CANARY_SECONDS, CUT_SECONDS, Server
+from lib.stream import recording
 
-sys.exit(server.main())
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a recording until interrupted."""
+    given = _parser().parse_args(arguments)
+    damage: list[str] = []
+    try:
+        server = Server(
+            _readable(given.recording, damage),
+            faults.load(given.faults) if given.faults else None,
+            given.host,
+            given.port,
+            speed=given.speed,
+            cut_seconds=given.cut,
+            canary_seconds=given.canaries,
+            connections=given.connections,
+        )
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if damage:
+        server.end["warning"] = damage[0]
+        print(damage[0], file=sys.stderr, flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(server.url, flush=True)
+        if given.while_stdin:
+            sys.stdin.read()
+        else:
+            threading.Event().wait()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.replay", description="Serve a recording as Wikimedia's EventStreams would."
+    )
+    add = parser.add_argument
+    add(
+        "recording",
+        type=paths.resolve,
+        help="JSON lines (.jsonl, .jsonl.gz) or a folder of events-*.jsonl.gz",
+    )
+    add("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    add("--port", type=int, default=8888, help="port to listen on, 0 for a free one (default: 8888)")
+    add("--speed", type=float, default=0.0, help="times real time (default: as fast as the client)")
+    add("--faults", type=paths.resolve, help="a fault plan in YAML (see lib/replay/faults.py)")
+    add("--cut", type=float, default=CUT_SECONDS, help="seconds after which connections are cut")
+    add("--canaries", type=int, default=CANARY_SECONDS, help="seconds between canaries; 0: none")
+    add("--connections", type=int, default=0, help="connections per address (default: any number)")
+    add("--while-stdin", action="store_true", help="stop when standard input closes")
+    return parser
+
+
+def _readable(source: Path, damage: list[str]) -> Iterator[bytes]:
+    """Lines of a recording; of a damaged one those that can be read, and a word about the rest into `damage`."""
+    served = 0
+    try:
+        for line in recording.lines(source):
+            served += 1
+            yield line
+    except recording.RecordingError as error:
+        if not served:
+            raise
+        damage.append(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

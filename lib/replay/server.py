@@ -22,7 +22,6 @@ reached.
 
 from __future__ import annotations
 
-import argparse
 import bisect
 import contextlib
 import json
@@ -32,7 +31,6 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,89 +41,12 @@ from lib import paths
 from lib.replay import faults
 from lib.replay.faults import Plan
 from lib.replay.timeline import PREFIX, BadRequest, Request, Timeline, parse_request, with_hourly_canaries
-from lib.stream import recording
+from lib.replay.wire import Body, Codec
 
 CUT_SECONDS = 900.0
 CANARY_SECONDS = 3600
 BLOCK_BYTES = 1 << 16
-LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
-UNKNOWN_AGENTS = ("", "python-requests/", "python-urllib/")
-
-
-class Codec:
-    """Turns messages into the bytes of the stream, in the plan's form."""
-
-    def __init__(self, plan: Plan, request: Request, chance: random.Random) -> None:
-        self.plan, self.json_lines, self.chance = plan, request.json_lines, chance
-        self.line_end = LINE_ENDS[plan.line_end]
-        self.order = list(range(len(request.assignments)))
-        if plan.id_order == "reversed":
-            self.order.reverse()
-        self.heads = [f'{{"topic":{json.dumps(entry.name)},"partition":0,' for entry in request.assignments]
-        self.entries = [
-            head + entry.state + "}" for head, entry in zip(self.heads, request.assignments, strict=True)
-        ]
-        self.plain = plan.line_end == "lf" and not plan.multiline
-
-    def message(self, slot: int, moment: int, text: bytes) -> bytes:
-        """One event; `slot` is the place of its topic in the request."""
-        if self.json_lines:
-            return text + b"\n"
-        moment = moment // 1000 if self.plan.id_unit == "seconds" else moment
-        self.entries[slot] = f'{self.heads[slot]}"timestamp":{moment + 1}}}'
-        if self.plan.id_order == "shuffled":
-            self.chance.shuffle(self.order)
-        id_ = ("[" + ",".join([self.entries[place] for place in self.order]) + "]").encode()
-        if self.plain:
-            return b"event: message\nid: " + id_ + b"\ndata: " + text + b"\n\n"
-        lines = [
-            b"event: message",
-            b"id: " + id_,
-            *(b"data: " + part for part in self._parts(text)),
-            b"",
-            b"",
-        ]
-        return self.line_end.join(lines)
-
-    def special(self, *lines: str) -> bytes:
-        """Lines that are no event of the recording."""
-        return self.line_end.join([*(line.encode() for line in lines), b"", b""])
-
-    def _parts(self, text: bytes) -> list[bytes]:
-        """The text over several lines: a line end may stand where JSON has a blank between two members."""
-        return text.replace(b', "', b',\n"').split(b"\n") if self.plan.multiline else [text]
-
-
-class Body:
-    """An HTTP body in chunks, gzipped or not, in chunks as large as the plan says."""
-
-    def __init__(self, raw: Any, plan: Plan, chance: random.Random, *, gzip: bool) -> None:
-        self._raw, self._chance, self._chunk = raw, chance, plan.chunk
-        self._gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if gzip else None
-
-    def write(self, data: bytes) -> None:
-        """Send bytes now."""
-        if self._gzip:
-            data = self._gzip.compress(data) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
-        self._raw.write(b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in self._parts(data)))
-
-    def close(self) -> None:
-        """End the body as HTTP wants it."""
-        if self._gzip and (rest := self._gzip.flush()):
-            self._raw.write(b"%x\r\n%b\r\n" % (len(rest), rest))
-        self._raw.write(b"0\r\n\r\n")
-
-    def _parts(self, data: bytes) -> Iterator[bytes]:
-        if not self._chunk:
-            if data:
-                yield data
-            return
-        low, high = self._chunk if isinstance(self._chunk, tuple) else (self._chunk, self._chunk)
-        place = 0
-        while place < len(data):
-            size = self._chance.randint(low, high)
-            yield data[place : place + size]
-            place += size
+UNKNOWN_AGENTS = ("python-requests/", "python-urllib/")
 
 
 class Server(ThreadingHTTPServer):
@@ -264,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a request for a stream."""
         self.close_connection = True
         agent = self.headers.get("User-Agent", "").lower()
-        if agent == "" or agent.startswith(UNKNOWN_AGENTS[1:]):
+        if not agent or agent.startswith(UNKNOWN_AGENTS):
             self._refuse(403, "Please set a User-Agent that says who you are: name/version (url; contact).")
             return
         address = self.client_address[0]
@@ -464,74 +385,3 @@ def serving(source: Path, *arguments: str) -> Iterator[Replay]:
             process.stdin.close()
             process.stdout.close()
             process.wait()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Serve a recording until interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lib.replay", description="Serve a recording as Wikimedia's EventStreams would."
-    )
-    parser.add_argument(
-        "recording", type=Path, help="JSON lines (.jsonl, .jsonl.gz) or a folder of events-*.jsonl.gz"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
-    parser.add_argument(
-        "--port", type=int, default=8888, help="port to listen on, 0 for a free one (default: 8888)"
-    )
-    parser.add_argument(
-        "--speed", type=float, default=0.0, help="times real time (default: as fast as the client)"
-    )
-    parser.add_argument("--faults", type=Path, help="a fault plan in YAML (see lib/replay/faults.py)")
-    parser.add_argument(
-        "--cut", type=float, default=CUT_SECONDS, help="seconds after which connections are cut"
-    )
-    parser.add_argument(
-        "--canaries", type=int, default=CANARY_SECONDS, help="seconds between canaries; 0: none"
-    )
-    parser.add_argument(
-        "--connections", type=int, default=0, help="connections per address (default: any number)"
-    )
-    parser.add_argument("--while-stdin", action="store_true", help="stop when standard input closes")
-    given = parser.parse_args(arguments)
-    damage: list[str] = []
-    try:
-        server = Server(
-            _readable(given.recording, damage),
-            faults.load(given.faults) if given.faults else None,
-            given.host,
-            given.port,
-            speed=given.speed,
-            cut_seconds=given.cut,
-            canary_seconds=given.canaries,
-            connections=given.connections,
-        )
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    if damage:
-        server.end["warning"] = damage[0]
-        print(damage[0], file=sys.stderr, flush=True)
-    with server, contextlib.suppress(KeyboardInterrupt):
-        print(server.url, flush=True)
-        if given.while_stdin:
-            sys.stdin.read()
-        else:
-            threading.Event().wait()
-    return 0
-
-
-def _readable(source: Path, damage: list[str]) -> Iterator[bytes]:
-    """Lines of a recording; of a damaged one those that can be read, and a word about the rest into `damage`."""
-    served = 0
-    try:
-        for line in recording.lines(source):
-            served += 1
-            yield line
-    except recording.RecordingError as error:
-        if not served:
-            raise
-        damage.append(str(error))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,12 +9,10 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from lib import manifest, paths
@@ -170,7 +168,7 @@ class Broker:
         self.port = _claim(self.port)
         settings = self._configure()
         self._format(settings)
-        self._launch(settings)
+        self._guard = guard.start(self._pidfile, self.log, *self._java("kafka.Kafka", str(settings)))
 
     def ensure(self) -> bool:
         """Start the broker again, on the same port, if it is gone.
@@ -182,22 +180,20 @@ class Broker:
         """
         if self.running:
             return False
-        self._release()
+        self.stop()
         self.start()
         return True
 
     def stop(self) -> None:
         """Stop the broker; its topics stay in the folder. A second call does nothing."""
-        if self._guard is None:
-            return
-        self._release()
+        process, self._guard = self._guard, None
+        if process is not None:
+            guard.stop(process, STOP_SECONDS)
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _outwait(self) -> None:
@@ -239,20 +235,6 @@ class Broker:
                 f"Got: {_complaint(done.stdout + done.stderr)}. Delete the folder, or choose another."
             )
 
-    def _launch(self, settings: Path) -> None:
-        command = [
-            sys.executable,
-            "-I",
-            guard.__file__,
-            str(self._pidfile),
-            *self._java("kafka.Kafka", str(settings)),
-        ]
-        with open(self.log, "wb") as log:
-            # A session of its own: the Ctrl-C that interrupts a notebook is not for the broker.
-            self._guard = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
-
     def _java(self, main: str, *arguments: str) -> list[str]:
         classpath = os.pathsep.join(map(str, jars.broker()))
         logs = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
@@ -269,7 +251,7 @@ class Broker:
                 return
             time.sleep(0.1)
         gone = not self.running
-        self._release()
+        self.stop()
         if gone:
             complaint = _complaint(self.log.read_text(errors="replace"))
             raise BrokerError(
@@ -278,23 +260,6 @@ class Broker:
         raise BrokerError(
             f"The Kafka broker must answer within {START_SECONDS} s. Got no answer. Look into {paths.show(self.log)}."
         )
-
-    def _release(self) -> None:
-        process, self._guard = self._guard, None
-        if process is not None:
-            release(process, STOP_SECONDS)
-
-
-def release(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Close a guard's pipe, which ends its program, and wait for it."""
-    if process.stdin:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float = 5.0) -> str:

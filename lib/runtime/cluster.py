@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyspark
@@ -97,15 +96,13 @@ class Spark:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
         """Stop workers and master; a second call does nothing."""
         for name in list(self._guards)[::-1]:
-            broker.release(self._guards.pop(name), STOP_SECONDS)
+            guard.stop(self._guards.pop(name), STOP_SECONDS)
 
     def _worker(self, number: int) -> list[str]:
         work = self.folder / f"work-{number}"
@@ -113,17 +110,10 @@ class Spark:
         return ["--host", broker.LOOPBACK, *size, "--webui-port", "0", "--work-dir", str(work), self.master]
 
     def _launch(self, name: str, *arguments: str) -> None:
-        role = name.partition("-")[0]
-        guarded = [sys.executable, "-I", guard.__file__, str(self.folder / f"{name}.pid")]
-        with open(self.folder / f"{name}.log", "wb") as log:
-            self._guards[name] = subprocess.Popen(
-                [*guarded, *command(role, *arguments)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment() | {"SPARK_LOCAL_IP": broker.LOOPBACK, "SPARK_DAEMON_MEMORY": "256m"},
-                start_new_session=True,
-            )
+        program = command(name.partition("-")[0], *arguments)
+        env = environment() | {"SPARK_LOCAL_IP": broker.LOOPBACK, "SPARK_DAEMON_MEMORY": "256m"}
+        files = self.folder / f"{name}.pid", self.folder / f"{name}.log"
+        self._guards[name] = guard.start(*files, *program, env=env)
 
     def _wait(self, workers: int) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -182,9 +172,7 @@ class Brokers:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:

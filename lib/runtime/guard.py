@@ -2,7 +2,7 @@
 
 ``python guard.py PIDFILE PROGRAM ARGUMENTS…``: standard input is a pipe from the parent. When it closes (the parent
 closed it, ended, or was killed) the program gets SIGTERM, and SIGKILL ten seconds later. The file holds the program's
-process id and is locked as long as it runs. Standard library only.
+process id and is locked as long as it runs. :func:`start` and :func:`stop` are for the parent. Standard library only.
 """
 
 import contextlib
@@ -13,21 +13,55 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 PATIENCE = 10  # seconds from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1
 
 
-def main(pidfile: str, *command: str) -> int:
-    """Run the command until it ends or the parent does; return its exit code."""
+def command(pidfile: Path, *program: str) -> list[str]:
+    """Return what runs a program under guard."""
+    return [sys.executable, "-I", __file__, str(pidfile), *program]
+
+
+def start(
+    pidfile: Path, log: Path, *program: str, env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start a program under guard; what it writes goes into a file, which is begun anew."""
+    with open(log, "wb") as file:
+        # A session of its own: the Ctrl-C that interrupts a notebook is not for the program.
+        return subprocess.Popen(
+            command(pidfile, *program),
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=env,
+            start_new_session=True,
+        )
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Close a guard's pipe, which ends its program, and wait for it; after so many seconds kill it."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(pidfile: str, *program: str) -> int:
+    """Run the program until it ends or the parent does; return its exit code."""
     with open(pidfile, "w", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         # No thread runs yet, so code between fork and exec is safe.
-        program = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)  # noqa: PLW1509
-        print(program.pid, file=file, flush=True)
-        threading.Thread(target=_end_with_parent, args=(program,), daemon=True).start()
-        code = program.wait()
+        process = subprocess.Popen(program, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)  # noqa: PLW1509
+        print(process.pid, file=file, flush=True)
+        threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
+        code = process.wait()
     return code if code >= 0 else 128 - code
 
 
@@ -43,14 +77,14 @@ def busy(pidfile: Path) -> bool:
     return False
 
 
-def _end_with_parent(program: subprocess.Popen[bytes]) -> None:
+def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     while os.read(0, 4096):
         pass
-    program.terminate()
+    process.terminate()
     try:
-        program.wait(PATIENCE)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        program.kill()
+        process.kill()
 
 
 def _die_with_parent() -> None:

@@ -299,14 +299,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lib.stream.relay", description="Serve a recording as JSON lines over TCP."
     )
-    parser.add_argument(
-        "recording", type=paths.resolve, help="a folder of events-*.jsonl.gz or a file of JSON lines"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
-    parser.add_argument("--port", type=int, default=9999, help="port to listen on (default: 9999)")
-    parser.add_argument(
-        "--follow", action="store_true", help="the recording is still growing: end with its manifest"
-    )
+    add = parser.add_argument
+    add("recording", type=paths.resolve, help="a folder of events-*.jsonl.gz or a file of JSON lines")
+    add("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    add("--port", type=int, default=9999, help="port to listen on (default: 9999)")
+    add("--follow", action="store_true", help="the recording is still growing: end with its manifest")
     options = parser.parse_args(arguments)
     try:
         with Relay(options.recording, options.host, options.port, follow=options.follow) as relay:

@@ -13,6 +13,7 @@ from streams import ID, START, event, events
 from lib import paths
 from lib.replay import faults
 from lib.replay import server as replay
+from lib.replay.__main__ import main
 from lib.replay.server import Server
 from lib.stream import recording, sse
 
@@ -372,5 +373,5 @@ def test_of_a_damaged_recording_what_can_be_read_is_served(tmp_path):
 def test_a_port_in_use_is_one_sentence(tmp_path, capsys):
     (tmp_path / "day.jsonl").write_bytes(event(0))
     with Server(events(1)) as server:
-        assert replay.main([str(tmp_path / "day.jsonl"), "--port", str(server.server_address[1])]) == 1
+        assert main([str(tmp_path / "day.jsonl"), "--port", str(server.server_address[1])]) == 1
     assert "port" in capsys.readouterr().err

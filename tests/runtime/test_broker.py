@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from lib.runtime import broker
+from lib.runtime import broker, guard
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +124,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path):
 
 
 def test_the_guard_ends_its_program_when_the_parents_pipe_closes(tmp_path):
-    from lib.runtime import guard
-
-    command = [
-        sys.executable,
-        "-I",
-        guard.__file__,
-        str(tmp_path / "pid"),
-        "/bin/sh",
-        "-c",
-        "echo up; exec sleep 600",
-    ]
+    command = guard.command(tmp_path / "pid", "/bin/sh", "-c", "echo up; exec sleep 600")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
     process.stdin.close()
@@ -143,17 +133,7 @@ def test_the_guard_ends_its_program_when_the_parents_pipe_closes(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_the_program_ends_when_the_guard_itself_is_killed(tmp_path):
-    from lib.runtime import guard
-
-    command = [
-        sys.executable,
-        "-I",
-        guard.__file__,
-        str(tmp_path / "pid"),
-        "/bin/sh",
-        "-c",
-        "echo $$; exec sleep 600",
-    ]
+    command = guard.command(tmp_path / "pid", "/bin/sh", "-c", "echo $$; exec sleep 600")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     process.kill()

@@ -4,16 +4,14 @@ import json
 import random
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from streams import END, OK, START, Script, event, events, message, silence
+from streams import END, OK, START, Script, event, events, message, silence, truth
 
-from lib import edits, manifest, parameters, paths
+from lib import manifest, parameters, paths
 from lib.replay import faults
-from lib.replay import server as replay
 from lib.replay.server import Server
 from lib.stream import eventstreams, recorder, recording
 from lib.stream.recorder import Recorder, RecorderError, Source
@@ -53,24 +51,6 @@ def ids(folder):
 
 def letters(folder):
     return [json.loads(line) for line in (folder / recorder.DEAD_LETTERS).read_bytes().splitlines()]
-
-
-def truth(plan, lines):
-    """What is on a stream: ids, unreadable texts, canaries and duplicates."""
-    names, broken, canaries, duplicates = [], [], 0, 0
-    for record in faults.with_content_faults(plan, faults.records(lines)):
-        try:
-            read = edits.decode(record.raw)
-        except edits.InvalidEvent:
-            broken.append(record.raw.decode(errors="replace"))
-            continue
-        if read.is_canary:
-            canaries += 1
-        elif read.meta.id in names:
-            duplicates += 1
-        else:
-            names.append(read.meta.id)
-    return names, broken, canaries, duplicates
 
 
 def agree(folder, made, plan, lines):
@@ -424,13 +404,3 @@ def test_killed_at_random_moments(children, tmp_path):
 @pytest.mark.parametrize("seed", [2, 3])
 def test_killed_at_many_random_moments(children, tmp_path, seed):
     assert killed_at_random(children, tmp_path, seed, kills=20, count=4000) > 5
-
-
-def test_the_replay_server_outlives_nobody(tmp_path):
-    """After all of the above no replay server is left behind: each goes with the process that started it."""
-    day = tmp_path / "day.jsonl"
-    day.write_bytes(b"\n".join(events(3)))
-    with replay.serving(day) as server:
-        done = threading.Event()
-        threading.Thread(target=lambda: (server.process.wait(), done.set()), daemon=True).start()
-    assert done.wait(10)
