@@ -44,6 +44,7 @@ notebooks: setup ## Execute the notebooks where they are and keep their outputs 
 	@for notebook in notebooks/0*.ipynb; do \
 	    $(PY) -m jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False $$notebook || exit; \
 	done
+	@$(PY) -m tests.readme
 
 lint: setup ## Check style (notebooks too) and types
 	@$(PY) -m ruff check

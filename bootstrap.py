@@ -33,7 +33,7 @@ DONE = VENV / ".wikisieve"
 LOG = ROOT / ".setup" / "setup.log"
 SCRATCH = (
     ROOT / ".setup" / "tmp"
-)  # /tmp may be small, or in memory; Spark's package alone is unpacked to 1 GB
+)  # /tmp may be small, or in memory: Spark's package alone is unpacked to 1 GB
 LOCK = ROOT / "requirements.lock"
 ROOM = 4 * 2**30  # bytes: the environment takes 1.7 GB, and packages are unpacked beside it
 
