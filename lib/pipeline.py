@@ -25,8 +25,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from lib import manifest, pages, paths
+from lib.stream.connection import LIVE_URL
 
-LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
 NAMES = ("01_stream", "02_sample", "03_eda_train", "04_online")
 CELL_SECONDS = 3600
 START_SECONDS = 120

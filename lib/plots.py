@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,8 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown, display
 from matplotlib import font_manager
+
+from lib.intervals import clopper_pearson
 
 # Okabe and Ito's palette (2008) keeps apart under every common colour blindness.
 HUMAN = "#0072B2"
@@ -95,6 +97,11 @@ def table(frame: pd.DataFrame, caption: str = "") -> None:
     display(HTML(styled))
 
 
+def values(content: Mapping[str, object], names: str) -> None:
+    """Show some values of a manifest, a row each; their names have blanks between them."""
+    table(pd.DataFrame({"value": {name: content[name] for name in names.split()}}, dtype="object"))
+
+
 def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     """Return a table as HTML with every cell escaped, text to the left and numbers to the right.
 
@@ -140,14 +147,14 @@ def note(text: str) -> None:
     display(Markdown(text))
 
 
-def share(part: int, whole: int, interval: tuple[float, float]) -> str:
-    """Write a share with its count and its 95 % interval.
+def share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
+    """Write a share with its count and its 95 % interval: the exact binomial one, unless another is given.
 
     Examples
     --------
-    >>> share(3, 10, (0.07, 0.65))
-    '30.0 % (3 of 10; 95 % interval 7.0 to 65.0 %)'
+    >>> share(3, 10)
+    '30.0 % (3 of 10; 95 % interval 6.7 to 65.2 %)'
     """
-    low, high = interval
+    low, high = clopper_pearson(part, whole) if interval is None else interval
     value = 100 * part / whole if whole else 0.0
     return f"{value:.1f} % ({part:,} of {whole:,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"

@@ -258,9 +258,8 @@ class Filter:
     def _contains_arrow(self, users: pa.Array) -> np.ndarray:
         if not pa.types.is_dictionary(users.type):
             users = users.dictionary_encode()
-        answers = np.append(
-            self.contains(users.dictionary.to_pylist()), False
-        )  # the last one answers for null
+        # The last one answers for null.
+        answers = np.append(self.contains(users.dictionary.to_pylist()), False)
         return answers[users.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
 
 

@@ -130,6 +130,17 @@ def bootstrap(frame: pd.DataFrame, seed: int, draws: int = DRAWS) -> np.ndarray:
     return counts[:, kept] @ edits[kept] / (counts @ edits)
 
 
+def unevenness(frame: pd.DataFrame) -> str:
+    """Say in a sentence why the share of the edits is so uncertain."""
+    busiest = frame.nlargest(10, "edits")
+    share = 100 * busiest["edits"].sum() / max(frame["edits"].sum(), 1)
+    return (
+        f"The ten busiest of {len(frame):,} users made {share:.0f} % of all edits, and {busiest['kept'].sum()} of them "
+        f"are in the sample: the share of edits varies as if there were {effective_users(frame['edits']):,.0f} equally "
+        "busy users."
+    )
+
+
 def effective_users(edits: pd.Series | np.ndarray) -> float:
     """Number of equally busy users whose edits would vary as much as these: Kish's (Σn)² / Σn².
 
@@ -278,6 +289,16 @@ def wrong_ways(spark: SparkSession, frame: pd.DataFrame, percent: int, seed: int
         f"edits: rand() < {percent / 100:g}": np.random.default_rng(seed).binomial(edits, percent / 100),
     }
     return pd.DataFrame([_outcome(kept, edits) for kept in ways.values()], index=list(ways))
+
+
+def mistakes(ways: pd.DataFrame, percent: int) -> str:
+    """Say in a sentence what the two wrong rules do."""
+    right, signed, drawn = ways.to_dict("records")
+    return (
+        f"Asked for {percent} % of the users, the signed hash gives {100 * signed['users']:.1f} %, the rule "
+        f"{100 * right['users']:.1f} %. Drawing edits touches {100 * drawn['users']:.1f} % of the users; of those with "
+        f"several edits {100 * drawn['whole']:.1f} % are whole."
+    )
 
 
 def _outcome(kept: np.ndarray, edits: np.ndarray) -> dict[str, float]:

@@ -89,6 +89,15 @@ class Sample:
         sent = self.counts["events_read"] if self.relay_sent is None else self.relay_sent
         return {"relay_sent": sent, **{name: self.counts[name] for name in names}}
 
+    def books(self) -> str:
+        """Say in a sentence whether they balance."""
+        sent, *parts = self.balance().values()
+        return (
+            f"The relay sent {sent:,} events, Spark read {self.counts['events_read']:,}, and "
+            f"{' + '.join(f'{part:,}' for part in parts)} = {sum(parts):,}: "
+            f"the books {'balance' if self.balances() else 'DO NOT BALANCE'}."
+        )
+
     def balances(self) -> bool:
         """Tell whether relay out = Spark in = kept + left out + not edits + canaries + invalid."""
         sent, *rest = self.balance().values()

@@ -36,6 +36,7 @@ from lib.edits import Event
 from lib.stream import connection, cursor, sse
 from lib.stream.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamRefused
 from lib.stream.cursor import Cursor
+from lib.stream.seen import REMEMBERED, Repeats, Seen
 
 READ_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
@@ -43,11 +44,11 @@ LIVE_LAG_MS = 15 * 60_000
 SLACK_MS = 60_000
 SLACK_SECONDS = 10.0
 LONGEST_WAIT = 10.0
-SEEN = 200_000
-REMEMBERED = 4_096
 REASONS = 50
 WARN_MS = 60_000
 TRY_AGAIN = frozenset({408, 425, 429})
+#: What a message that was received can be.
+KINDS = ("events", "duplicates", "repeated", "canaries", "invalid", "other_wikis", "outside")
 PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
 
@@ -94,37 +95,6 @@ class Counts:
         general = re.sub(r"\d+", "N", reason)[:200]
         known = general in self.reasons or len(self.reasons) < REASONS
         self.reasons[general if known else "other reasons"] += 1
-
-
-class Seen:
-    """Which keys have come, of the last many: two sets of hashes, of which the older is dropped when one is full.
-
-    Parameters
-    ----------
-    size : int
-        How many keys are remembered at least; at most twice as many.
-
-    Examples
-    --------
-    >>> seen = Seen(2)
-    >>> [seen.add(key) for key in ("a", "b", "a", "c", "b")]
-    [True, True, False, True, False]
-    """
-
-    def __init__(self, size: int = SEEN) -> None:
-        self._size = size
-        self._new: set[int] = set()
-        self._old: set[int] = set()
-
-    def add(self, key: str) -> bool:
-        """Remember a key; return whether it is new."""
-        number = hash(key)
-        if number in self._new or number in self._old:
-            return False
-        if len(self._new) >= self._size:
-            self._old, self._new = self._new, set()
-        self._new.add(number)
-        return True
 
 
 class Stream:
@@ -222,12 +192,7 @@ class Stream:
         self._past: set[str | None] = set()
         self._held = 0.0  # since an event was past `until`: when one from before it came last
         self._answered = False  # whether a connection was ever accepted
-        self._went_back = False  # whether this connection began before the end of the last
-        self._caught_up: set[str | None] = set()  # topics that have given something new on this connection
-        self._times: dict[str, int] = dict(
-            given.get("times", {})
-        )  # of keys that came more than once: how often
-        self._times_here: dict[str, int] = {}  # the same, on this connection
+        self._repeats = Repeats(given.get("times", {}))
         self._failures = 0  # connections without anything new, in a row
         self._problem = ""
         self._retry_after: float | None = None
@@ -243,7 +208,7 @@ class Stream:
         return {
             "cursor": self._cursor.to_json(),
             "remembered": [*self._remembered],
-            "times": dict(self._times),
+            "times": dict(self._repeats.times),
             "topics": [*self._topics],
         }
 
@@ -281,9 +246,7 @@ class Stream:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         self._before = last_id.encode() if last_id else b""
-        self._went_back = self._resumed or self.counts.received > 0
-        self._caught_up.clear()
-        self._times_here.clear()
+        self._repeats.connect(went_back=self._resumed or self.counts.received > 0)
         url = self.url if since is None else connection.with_since(self.url, since)
         return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
 
@@ -352,14 +315,16 @@ class Stream:
         new = self._seen.add(key)
         if new:
             self._progress = True
-            self._caught_up.add(topic)
+            self._repeats.caught_up(topic)
             if event is not None and not event.is_canary and moment is not None:
                 self._note_time(moment, topic)
         if moment is not None and self._is_outside(moment):
             self.counts.outside += 1
             return None
         if not new:
-            self._note_again(key, topic)
+            repeated = self._repeats.note(key, topic)
+            self.counts.repeated += repeated
+            self.counts.duplicates += not repeated
             return None
         if event is not None and self._is_wanted(event):
             self._note_given(key, event)
@@ -400,24 +365,6 @@ class Stream:
             self._topics.add(topic)
             if self._held:
                 self._held = time.monotonic()
-
-    def _note_again(self, key: str, topic: str | None) -> None:
-        """Tell what the server sent twice from what comes again because we went back.
-
-        Until a topic gives something new on this connection, we are where we were before, and only what comes more
-        often than it did then is a duplicate.
-        """
-        before = self._times.get(key, 1)
-        now = before + 1
-        if self._went_back and topic not in self._caught_up:
-            now = self._times_here[key] = self._times_here.get(key, 0) + 1
-        if now <= before:
-            self.counts.repeated += 1
-            return
-        self.counts.duplicates += 1
-        self._times[key] = now
-        if len(self._times) > REMEMBERED:
-            del self._times[next(iter(self._times))]
 
     def _note_given(self, key: str, event: Event) -> None:
         self.counts.events += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from lib import edits, plots
 from lib.intervals import clopper_pearson
 from lib.stream import recording
 from lib.stream.cursor import SECONDS_BELOW, Cursor
+from lib.stream.eventstreams import KINDS
 
 MINUTE_MS = 60_000
 BINS = 900  # more minutes than this are drawn in wider steps
@@ -61,6 +63,23 @@ def read(path: Path) -> pd.DataFrame:
             "kind": pd.Categorical.from_codes(np.array(bots, "int64"), pd.Index(["human", "bot"])),
         }
     )
+
+
+def books(made: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Show what became of the messages that came, and say whether these are all.
+
+    Parameters
+    ----------
+    made : mapping
+        The manifest of a recording.
+    """
+    counts = pd.Series({kind.replace("_", " "): made[kind] for kind in KINDS}, name="messages")
+    sums = "the books balance" if counts.sum() == made["received"] else "THE BOOKS DO NOT BALANCE"
+    finding = (
+        f"{made['received']:,} messages came over {made['reconnects'] + 1} connection(s), "
+        f"{made['events']:,} were kept, {made['invalid']:,} could not be read: {sums}."
+    )
+    return counts.to_frame(), finding
 
 
 class Rates(NamedTuple):
@@ -148,7 +167,7 @@ def share_finding(events: pd.DataFrame, wikis: pd.DataFrame) -> str:
     if flags.empty:
         return "No event says whether a bot made it."
     bots = int((flags == "bot").sum())
-    share = plots.share(bots, len(flags), clopper_pearson(bots, len(flags)))
+    share = plots.share(bots, len(flags))
     percent = 100 * wikis["share"]
     return (
         f"Bots made {share} of the events. Of the busiest wikis {percent.idxmax()} is the most automatic "

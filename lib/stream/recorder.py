@@ -28,8 +28,8 @@ import msgspec
 
 from lib import edits, manifest, parameters, paths
 from lib.replay import server as replay
-from lib.stream import default_day, eventstreams, recording
-from lib.stream.eventstreams import Counts, Item, Stream
+from lib.stream import default_day, eventstreams, recording, seen
+from lib.stream.eventstreams import KINDS, Counts, Item, Stream
 
 STATE = "state.json"
 DEAD_LETTERS = "dead_letters.jsonl"
@@ -405,7 +405,7 @@ class Recorder:
         for path in reversed(recording.segments(self.folder)):
             names = [_id.decode(line).meta.id for line in recording.file_lines(path)]
             found.append([name for name in names if name])
-            if sum(map(len, found)) >= eventstreams.SEEN:
+            if sum(map(len, found)) >= seen.SEEN:
                 break
         return itertools.chain.from_iterable(reversed(found))
 
@@ -414,15 +414,7 @@ class Recorder:
         counts = Counts.from_json(state.counts)
         segments = recording.segments(self.folder)
         content: dict[str, Any] = {
-            "events": counts.events,
-            "duplicates": counts.duplicates,
-            "repeated": counts.repeated,
-            "canaries": counts.canaries,
-            "invalid": counts.invalid,
-            "other_wikis": counts.other_wikis,
-            "outside": counts.outside,
-            "received": counts.received,
-            "reconnects": counts.reconnects,
+            **{name: getattr(counts, name) for name in (*KINDS, "received", "reconnects")},
             "first_dt": state.first[1] if state.first else None,
             "last_dt": state.last[1] if state.last else None,
             "invalid_reasons": dict(counts.reasons.most_common()),

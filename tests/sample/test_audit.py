@@ -111,15 +111,16 @@ def test_few_users_are_tested_in_fewer_groups():
 
 def test_the_wrong_ways_are_wrong(spark):
     frame = audit.users(crowd(3000), 20)
-    right, signed, edits = audit.wrong_ways(spark, frame, 20, seed=0).to_dict("records")
+    ways = audit.wrong_ways(spark, frame, 20, seed=0)
+    right, signed, edits = ways.to_dict("records")
     assert right["users"] == frame["kept"].mean()
     assert right["whole"] == signed["whole"] == 1.0
-    assert (
-        0.57 < signed["users"] < 0.63
-    )  # half of all hashes are negative, and a fifth of the others below 20
+    # Half of all hashes are negative, and a fifth of the others below 20.
+    assert 0.57 < signed["users"] < 0.63
     assert edits["edits"] == pytest.approx(0.2, abs=0.01)
     assert edits["users"] > 0.3
     assert edits["whole"] < 0.1
+    assert f"the signed hash gives {100 * signed['users']:.1f} %, the rule" in audit.mistakes(ways, 20)
 
 
 def test_coverage_counts_what_a_list_from_the_first_minutes_stops_later():
@@ -149,6 +150,7 @@ def test_coverage_counts_what_a_list_from_the_first_minutes_stops_later():
 def test_the_smallest_samples_break_nothing(spark, rows):
     frame = audit.users(table(rows), 20)
     assert all(0 <= share.low <= share.high <= 1 for share in audit.shares(frame, seed=0).values())
+    assert audit.unevenness(frame).startswith(f"The ten busiest of {len(frame)} users")
     assert audit.independence(frame).p == 1.0
     assert audit.uniformity(frame).p == 1.0
     assert audit.wrong_ways(spark, frame, 20, seed=0).to_numpy().max() <= 1

@@ -143,7 +143,7 @@ def test_all_edits_of_some_users_and_none_of_the_others(spark, in_dir, tmp_path)
         "canaries": 1,
         "invalid": 3,
     }
-    assert sample.balances()
+    assert sample.balances() and sample.books().endswith(" + 3 + 1 + 3 = 207: the books balance.")
     told = manifest.read(out_dir, "notebooks/02_sample.ipynb")
     assert {name: told[name] for name in ("percent", "events_read", "edits_read", "edits_kept")} == {
         "percent": 20,

@@ -160,9 +160,8 @@ def test_until_leaves_out_what_is_not_before_it_and_waits_for_what_is_late():
         stream = Stream(server.url, until=START + 5000)
         assert run(stream) == [0, 1, 2, 3, 4]
     assert stream.ended == eventstreams.PAST_UNTIL
-    assert (
-        stream.counts.outside == 6
-    )  # up to the one that is late by a minute and by the greatest delay so far
+    # Up to the one that is late by a minute and by the greatest delay so far.
+    assert stream.counts.outside == 6
 
 
 @pytest.mark.parametrize("read", [0, 1, 3])

@@ -1,9 +1,11 @@
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from streams import ID, START, event, events
 
 from lib import manifest
 from lib.stream import figures, recording
+from lib.stream.eventstreams import KINDS
 
 
 @pytest.fixture
@@ -20,17 +22,22 @@ def read(tmp_path):
 def test_what_is_read(read):
     frame = read([event(0, bot=True), event(1, bot=False, wiki=None), event(2, type="log", bot=...)])
     assert list(frame["wiki"]) == ["enwiki", figures.NO_NAME, "enwiki"]
-    assert list(frame["kind"].astype(object)) == ["bot", "human", None] or frame["kind"].isna().sum() == 1
+    assert list(frame["kind"][:2]) == ["bot", "human"] and pd.isna(frame["kind"][2])
+
+
+@pytest.mark.parametrize(("received", "says"), [(9, "the books balance"), (10, "THE BOOKS DO NOT BALANCE")])
+def test_the_books_balance_when_every_message_is_one_of_its_kinds(received, says):
+    made = {**dict.fromkeys(KINDS, 1), "events": 3, "received": received, "reconnects": 1}
+    table, finding = figures.books(made)
+    assert table["messages"].sum() == 9 and list(table.index)[5] == "other wikis"
+    assert (
+        finding.startswith(f"{received} messages came over 2 connection(s), 3 were kept") and says in finding
+    )
 
 
 def test_rates_are_per_minute_and_minutes_without_events_count(read):
     found = figures.rates(read([event(n, bot=n == 0) for n in (0, 1, 2, 190)]))
-    assert list(found.per_minute["human"]) == [2, 0, 0, 0] or list(found.per_minute.sum(axis=1)) == [
-        3,
-        0,
-        0,
-        1,
-    ]
+    assert found.per_minute.to_dict("list") == {"human": [2, 0, 0, 1], "bot": [1, 0, 0, 0]}
     assert figures.rate_finding(found, 4).startswith(
         "4 events in 0.1 hours: 1.0 per minute on average, 3 at most"
     )
