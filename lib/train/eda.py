@@ -34,7 +34,6 @@ NAMESPACES = {
     10: "templates",
     14: "categories",
 }
-_HOUR = 3_600_000
 _MASKS = (
     (r"/\*.*?\*/", "/* § */"),
     (r"\[\[[^\]]*\]\]", "[[…]]"),
@@ -300,9 +299,8 @@ def _without_far_times(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rhythm_sentence(known: pd.DataFrame, counts: pd.DataFrame, moment: pd.Series, minutes: int) -> str:
-    whole = (
-        counts.iloc[1:-1] if len(counts) > 4 else counts
-    )  # the sample's ends cut off the first and the last
+    # The sample's ends cut off the first and the last.
+    whole = counts.iloc[1:-1] if len(counts) > 4 else counts
     change = {
         kind: float(whole[kind].std(ddof=0) / whole[kind].mean()) for kind in KINDS if whole[kind].sum()
     }

@@ -89,8 +89,8 @@ def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) 
     wrong, found = int(cells[0, 1]), int(cells[1, 1])
     humans, there = (int(count) for count in cells.sum(axis=1))
     return figure, (
-        f"At the threshold the model finds {plots.share(found, there, clopper_pearson(found, there))} of the bots "
-        f"and flags {plots.share(wrong, humans, clopper_pearson(wrong, humans))} of the humans."
+        f"At the threshold the model finds {plots.share(found, there)} of the bots "
+        f"and flags {plots.share(wrong, humans)} of the humans."
     )
 
 
@@ -227,8 +227,8 @@ def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: flo
         rows.append(
             {
                 "who says it": name,
-                "bots found": plots.share(found, there, clopper_pearson(found, there)),
-                "humans flagged": plots.share(wrong, humans, clopper_pearson(wrong, humans)),
+                "bots found": plots.share(found, there),
+                "humans flagged": plots.share(wrong, humans),
             }
         )
     return pd.DataFrame(rows)
@@ -308,16 +308,12 @@ def forward_table(ahead: Forward, answers: dict[str, np.ndarray]) -> pd.DataFram
     rows = []
     for name, stop in answers.items():
         facts = evaluation.stopped(ahead.later, np.where(stop, evaluation.DROPPED, evaluation.KEPT))
-        caught, humans = int((stop & ahead.later.flagged).sum()), facts["humans"]
+        caught = int((stop & ahead.later.flagged).sum())
         rows.append(
             {
                 "who stops": name,
-                "bot edits stopped": plots.share(
-                    caught, facts["bot_edits"], clopper_pearson(caught, facts["bot_edits"])
-                ),
-                "humans flagged": plots.share(
-                    facts["humans_flagged"], humans, clopper_pearson(facts["humans_flagged"], humans)
-                ),
+                "bot edits stopped": plots.share(caught, facts["bot_edits"]),
+                "humans flagged": plots.share(facts["humans_flagged"], facts["humans"]),
                 "95 % upper bound": f"{100 * facts['human_user_fpr_upper95']:.2f} %",
             }
         )
@@ -332,9 +328,7 @@ def forward(ahead: Forward, answers: dict[str, np.ndarray]) -> tuple[Figure, str
     colors = (plots.BOT, "black", plots.GREEN, plots.PURPLE, plots.YELLOW)
     moments = pd.to_datetime(pd.Series(later.times[bot]), unit="ms", errors="coerce").to_numpy()
     ends = {}
-    for (name, stop), color in zip(
-        answers.items(), colors, strict=False
-    ):  # the last, the majority, stops nothing
+    for (name, stop), color in zip(answers.items(), colors, strict=False):  # the majority stops nothing
         so_far = np.cumsum(stop[bot]) / np.arange(1, len(bot) + 1)
         ends[name] = float(so_far[-1]) if len(bot) else 0.0
         axes.plot(moments, so_far, color=color, lw=2, label=f"{name}: {100 * ends[name]:.1f} %")

@@ -81,9 +81,8 @@ def fit(counts: np.ndarray, seed: int = 0) -> Tail | None:
     if len(counts) < FEWEST or len(np.unique(counts)) < 3:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the package warns of rival laws that cannot be fitted: they are left out below
+        # The package warns of rival laws that cannot be fitted: they are left out below.
+        warnings.simplefilter("ignore")
         fitted = powerlaw.Fit(counts, discrete=True, verbose=0)
         law = fitted.power_law
         if not math.isfinite(law.alpha) or not math.isfinite(fitted.xmin):
