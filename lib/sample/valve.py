@@ -46,6 +46,8 @@ def word(line: bytes) -> dict[str, Any]:
 class Valve:
     """A port on loopback that gives one client the lines of a relay, as fast as the client gets them done.
 
+    It is open for the length of a ``with`` block.
+
     Parameters
     ----------
     host : str
@@ -61,6 +63,8 @@ class Valve:
 
     Attributes
     ----------
+    host, port : str, int
+        Where the client connects.
     lost : str or None
         Why the relay was lost; None as long as it was not.
 
@@ -86,25 +90,20 @@ class Valve:
         self._bytes = self._lines = self._done = 0
         self._room = threading.Condition()
         self._closed = False
+        self._of = host, port
+
+    def __enter__(self) -> Self:
         try:
-            self._relay = socket.create_connection((host, port), timeout=patience)
+            self._relay = socket.create_connection(self._of, timeout=self._patience)
         except OSError as error:
             raise RelayLost(error.strerror or str(error)) from None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._server.getsockname()
         self._thread = threading.Thread(target=self._run, name="valve", daemon=True)
         self._thread.start()
+        return self
 
-    def done(self, lines: int) -> None:
-        """Report how many lines, from the first on, the client is done with."""
-        with self._room:
-            self._done = lines
-            while self._blocks and self._blocks[0][0] <= lines:
-                self._bytes -= self._blocks.popleft()[1]
-            self._room.notify()
-
-    def close(self) -> None:
-        """Hang up on both sides."""
+    def __exit__(self, *_: object) -> None:
         with self._room:
             self._closed = True
             self._room.notify()
@@ -114,11 +113,13 @@ class Valve:
             end.close()
         self._thread.join()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def done(self, lines: int) -> None:
+        """Report how many lines, from the first on, the client is done with."""
+        with self._room:
+            self._done = lines
+            while self._blocks and self._blocks[0][0] <= lines:
+                self._bytes -= self._blocks.popleft()[1]
+            self._room.notify()
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # the client went away, or the valve was closed

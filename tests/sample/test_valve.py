@@ -73,8 +73,8 @@ def test_silence_is_told(server):
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = place.getsockname()[1]
-    with pytest.raises(RelayLost, match="Connection refused"):
-        Valve("127.0.0.1", port, 20)
+    with pytest.raises(RelayLost, match="Connection refused"), Valve("127.0.0.1", port, 20):
+        pass
 
 
 @pytest.mark.parametrize("limits", [{"most_lines": 1000}, {"most_bytes": 1_000_000}])
