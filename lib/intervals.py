@@ -36,6 +36,8 @@ def clopper_pearson(part: int, whole: int, confidence: float = 0.95) -> tuple[fl
 def upper_bound(part: int, whole: int, confidence: float = 0.95) -> float:
     """One-sided exact upper bound of a share: the true one is below it with the given confidence.
 
+    Parameters and reference as in :func:`clopper_pearson`; 1 when nothing was tried.
+
     Examples
     --------
     >>> upper_bound(0, 300) < 0.01 < upper_bound(0, 298)

@@ -148,7 +148,14 @@ def note(text: str) -> None:
 
 
 def share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
-    """Write a share with its count and its 95 % interval: the exact binomial one, unless another is given.
+    """Write a share with its count and its 95 % interval.
+
+    Parameters
+    ----------
+    part, whole : int
+        ``part`` of ``whole``.
+    interval : tuple of float, optional
+        From 0 to 1; by default the exact binomial one (Clopper and Pearson).
 
     Examples
     --------

@@ -213,7 +213,13 @@ class Filter:
 
     @classmethod
     def load(cls, path: str | Path) -> Filter:
-        """Read a file of :meth:`save`; raises `FilterError` when it is missing or must not be used."""
+        """Read a file of :meth:`save`.
+
+        Raises
+        ------
+        FilterError
+            The file is missing or must not be used.
+        """
         try:
             data = Path(path).read_bytes()
         except OSError as error:

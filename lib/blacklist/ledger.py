@@ -289,6 +289,11 @@ class Ledger:
         -------
         list of str
             The users who were listed, in the order given.
+
+        Raises
+        ------
+        LedgerError
+            The reason is empty.
         """
         if not reason:
             raise LedgerError("A removal must have a reason. Got an empty one. Say why the user is released.")
@@ -335,7 +340,17 @@ class Ledger:
         return sorted(due)
 
     def allow(self, user: str, *, reason: str, at: int) -> None:
-        """Never list this user: ends the current stay and bars every later one, until :meth:`disallow`."""
+        """Never list this user: ends the current stay and bars every later one, until :meth:`disallow`.
+
+        Parameters
+        ----------
+        user : str
+            Need not be listed.
+        reason : str
+            Why; who is allowed already keeps the older one.
+        at : int
+            Event time in milliseconds.
+        """
         with self.transaction():
             self.remove([user], reason=f"allowed: {reason}", at=at)
             self.connection.execute("INSERT OR IGNORE INTO allowed VALUES (?, ?, ?)", (user, reason, at))

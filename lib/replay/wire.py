@@ -30,7 +30,7 @@ class Codec:
         self.plain = plan.line_end == "lf" and not plan.multiline
 
     def message(self, slot: int, moment: int, text: bytes) -> bytes:
-        """One event; `slot` is the place of its topic in the request."""
+        """One event: the place of its topic in the request, Kafka's timestamp in milliseconds, and its text."""
         if self.json_lines:
             return text + b"\n"
         moment = moment // 1000 if self.plan.id_unit == "seconds" else moment

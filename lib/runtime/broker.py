@@ -242,7 +242,13 @@ class Broker:
         return [str(java.find().program), *flags, main, *arguments]
 
     def wait(self) -> None:
-        """Wait until the process answers as a broker does."""
+        """Wait until the process answers as a broker does.
+
+        Raises
+        ------
+        BrokerError
+            When it ends, or does not answer in time; it is stopped then.
+        """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.running:
@@ -305,7 +311,7 @@ def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float 
 
 
 def answers(bootstrap: str, seconds: float, properties: Mapping[str, str] = {}) -> bool:
-    """Return whether a Kafka broker answers within so many seconds."""
+    """Return whether a Kafka broker answers within so many seconds; see :func:`lib.runtime.clients.reach`."""
     if not any(_connects(server, seconds) for server in bootstrap.split(",")):
         return False
     return clients.reach(bootstrap, properties, seconds)

@@ -33,8 +33,6 @@ _SAME = {
     "ssl.keystore.location": "ssl_certfile",
     "ssl.key.password": "ssl_password",
 }
-
-
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _INLINE = ("ssl.truststore.certificates", "ssl.keystore.key", "ssl.keystore.certificate.chain")
 _TALK = ("kafka.net.manager", "kafka.net.connection")  # loggers that tell why a connection fails
@@ -281,6 +279,17 @@ def _overheard() -> Iterator[list[BaseException]]:
 
 def make_topics(bootstrap: str, names: list[str], partitions: int, properties: Mapping[str, str]) -> None:
     """Make topics that are not there yet, with as many replicas as there are brokers, at most three.
+
+    Parameters
+    ----------
+    bootstrap : str
+        ``host:port``, or several with commas.
+    names : list of str
+        The topics.
+    partitions : int
+        Of each new one.
+    properties : mapping
+        Kafka client properties.
 
     Raises
     ------
