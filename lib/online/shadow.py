@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.intervals import clopper_pearson
+from lib.intervals import over_users
 from lib.online.books import Books
 
 ENOUGH = 3  # shadow edits before a user is proposed for release
@@ -64,11 +64,11 @@ def report(out_dir: Path, data: pd.DataFrame, threshold: float) -> Report:
         }
     )
     right, all_ = int(seen["is_bot"].sum()), len(seen)
-    low, high = clopper_pearson(right, all_)
+    low, high = over_users(users["bot_flags"].to_numpy(), users["shadow_edits"].to_numpy())
     sentence = (
         f"{all_:,} dropped edits of {len(users):,} users were scored in the shadow; {right:,} of them carry the flag: "
         f"the precision of dropping is {100 * right / max(all_, 1):.1f} % "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %). "
+        f"(95 % interval over users {100 * low:.1f} to {100 * high:.1f} %). "
         f"Proposed for release because they look human there: {len(release)}."
     )
     return Report(table, sentence, release)
