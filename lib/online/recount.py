@@ -179,8 +179,8 @@ def sentence(metrics: dict) -> str:
     """Say what :func:`metrics` counted."""
     low, high = (100 * bound for bound in metrics["bot_edits_stopped_interval"])
     return (
-        f"{100 * metrics['bot_edits_stopped']:.1f} % of {metrics['bot_edits']:,} bot edits were stopped (95 % interval over "
-        f"users {low:.1f} to {high:.1f} %), in the last quarter "
+        f"{100 * metrics['bot_edits_stopped']:.1f} % of {metrics['bot_edits']:,} bot edits were stopped (95 % interval "
+        f"over users {low:.1f} to {high:.1f} %), in the last quarter "
         f"{100 * metrics['bot_edits_stopped_last_quarter']:.1f} % of "
         f"{metrics['bot_edits_last_quarter']:,}. {metrics['human_users_flagged_count']:,} of "
         f"{metrics['human_users']:,} human users came to be on the list: {100 * metrics['human_users_flagged']:.2f} %, "
