@@ -25,6 +25,7 @@ PURPLE = "#CC79A7"
 YELLOW = "#E69F00"
 GREY = "#7F7F7F"
 KINDS = {"human": HUMAN, "bot": BOT}
+_FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas counts nanoseconds in 64 bits
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
 
 
@@ -42,6 +43,34 @@ def label(text: object, longest: int = 60) -> str:
     )
     short = line if len(line) <= longest else line[: longest - 1] + "…"
     return short.replace("$", r"\$")
+
+
+def near(times: pd.Series) -> pd.Series:
+    """Tell which moments belong into a picture over time: a clock that was wrong would squeeze the others into a line.
+
+    Parameters
+    ----------
+    times : Series of int64
+        Milliseconds since the epoch.
+
+    Returns
+    -------
+    Series of bool
+        False for what is further from the middle half than ten times its width, and for what no axis can show.
+
+    Examples
+    --------
+    >>> near(pd.Series([0, 10_000, 20_000, 30_000, 9_000_000])).tolist()
+    [True, True, True, True, False]
+    """
+    low, high = (float(times.quantile(share)) for share in (0.25, 0.75))
+    width = max(high - low, 60_000.0)
+    return times.between(max(low - 10 * width, _FIRST), min(high + 10 * width, _LAST))
+
+
+def far(n: int) -> str:
+    """Say how many events are not in a picture over time; nothing if all are."""
+    return f" Not in the picture: {n:,} whose time lies far from the others'." if n else ""
 
 
 @cache

@@ -38,14 +38,14 @@ def frame(out_dir: Path) -> pd.DataFrame:
 
 def over_time(data: pd.DataFrame) -> tuple[Figure, str]:
     """Draw what was dropped, flagged and kept over event time."""
-    step = _step(data)
-    counts = pd.crosstab(data["timestamp"].dt.floor(step), data["verdict"]).reindex(
-        columns=VERDICTS, fill_value=0
-    )
+    shown = data[_near(data)]
+    step = _step(shown)
+    steps = shown["timestamp"].dt.floor(step)
+    counts = pd.DataFrame({word: (shown["verdict"] == word).groupby(steps).sum() for word in VERDICTS})
     per_minute = counts / (step / pd.Timedelta(minutes=1))
     figure, axes = plt.subplots()
     bottom = np.zeros(len(counts))
-    for word in ("kept", "dropped", "flagged"):
+    for word in ("kept", "dropped", "flagged") if len(counts) else ():
         top = bottom + per_minute[word].to_numpy()
         axes.fill_between(
             counts.index,
@@ -60,12 +60,13 @@ def over_time(data: pd.DataFrame) -> tuple[Figure, str]:
         bottom = top
     axes.set(title="Verdicts over time", xlabel="event time (UTC)", ylabel="edits per minute", ylim=(0, None))
     _clock(axes)
-    axes.legend(loc="upper right", ncols=3)
+    if len(counts):
+        axes.legend(loc="upper right", ncols=3)
     total = data["verdict"].value_counts()
     share = {word: 100 * total.get(word, 0) / max(len(data), 1) for word in VERDICTS}
     return figure, (
         f"Of {len(data):,} edits {share['dropped']:.1f} % were dropped, {share['kept']:.1f} % kept, and "
-        f"{total.get('flagged', 0):,} put their user on the blacklist."
+        f"{total.get('flagged', 0):,} put their user on the blacklist.{plots.far(len(data) - len(shown))}"
     )
 
 
@@ -74,8 +75,11 @@ def growth(data: pd.DataFrame, runs: list[dict[str, Any]]) -> tuple[Figure, str]
     start = runs[0].get("members_start", 0) if runs else 0
     caught = data[data["verdict"] == "flagged"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), width_ratios=(2, 1))
-    times = [data["timestamp"].iloc[0], *caught["timestamp"], data["timestamp"].iloc[-1]] if len(data) else []
-    sizes = [start, *range(start + 1, start + len(caught) + 1), start + len(caught)] if len(data) else []
+    shown = data[_near(data)]
+    new = shown[shown["verdict"] == "flagged"]
+    times = [*shown["timestamp"].iloc[:1], *new["timestamp"], *shown["timestamp"].iloc[-1:]]
+    first = start + int((caught.index < shown.index.min()).sum())
+    sizes = [first, *range(first + 1, first + len(new) + 1), first + len(new)] if len(shown) else []
     left.step(times, sizes, where="post", color=plots.BOT)
     left.set(
         title="The blacklist grows", xlabel="event time (UTC)", ylabel="users on the list", ylim=(0, None)
@@ -83,9 +87,9 @@ def growth(data: pd.DataFrame, runs: list[dict[str, Any]]) -> tuple[Figure, str]
     _clock(left)
     right.bar([str(run["run"]) for run in runs], [run["flagged"] for run in runs], color=plots.YELLOW)
     right.set(title="New in each run", xlabel="run", ylabel="users flagged")
-    new = ", ".join(f"{run['flagged']:,}" for run in runs)
+    caught_by = ", ".join(f"{run['flagged']:,}" for run in runs)
     return figure, (
-        f"The list grew from {start:,} to {start + len(caught):,} users; the {len(runs)} runs newly caught {new}."
+        f"The list grew from {start:,} to {start + len(caught):,} users; the {len(runs)} runs newly caught {caught_by}."
         if len(runs) != 1
         else f"The list grew from {start:,} to {start + len(caught):,} users in one run."
     )
@@ -117,12 +121,13 @@ def comparison(
         ways["a perfect list of all before"] = user.isin(set(perfect))
     figure, axes = plt.subplots()
     bots = data["is_bot"].to_numpy()
-    times = data["timestamp"][bots]
+    shown = _near(data).to_numpy()[bots]
+    times = data["timestamp"][bots][shown]
     step = max(1, len(times) // 2000)
     for name, stops in ways.items():
         share = np.cumsum(stops.to_numpy()[bots]) / np.arange(1, bots.sum() + 1)
         colour, style = _LINES[name]
-        axes.plot(times[::step], 100 * share[::step], style, color=colour, label=name)
+        axes.plot(times[::step], 100 * share[shown][::step], style, color=colour, label=name)
     axes.set(
         title="Bot edits stopped so far",
         xlabel="event time (UTC)",
@@ -181,6 +186,10 @@ def _of(user: pd.Series, rule: Any) -> pd.Series:
 
 def _percent(share: float) -> str:
     return "–" if np.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _near(data: pd.DataFrame) -> pd.Series:
+    return plots.near(data["timestamp"].astype("datetime64[ms, UTC]").astype("int64"))
 
 
 def _step(data: pd.DataFrame) -> pd.Timedelta:

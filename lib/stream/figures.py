@@ -58,7 +58,7 @@ def read(path: Path) -> pd.DataFrame:
     }
     return pd.DataFrame(
         {
-            "time": pd.to_datetime(np.array(times, "int64"), unit="ms", utc=True),
+            "time": pd.Series(np.array(times, "datetime64[ms]")).dt.tz_localize("UTC"),
             **frame,
             "kind": pd.Categorical.from_codes(np.array(bots, "int64"), pd.Index(["human", "bot"])),
         }
@@ -87,29 +87,31 @@ class Rates(NamedTuple):
 
     per_minute: pd.DataFrame  #: one row per step, columns ``human`` and ``bot``, events per minute
     step_minutes: int
+    far: int = 0  #: events left out, for their time lies far from the others'
 
 
 def rates(events: pd.DataFrame) -> Rates:
     """Count the events per minute; a recording of many hours is counted in wider steps."""
+    events, whole = events[plots.near(events["time"].astype("int64"))], len(events)
     if events.empty:
-        return Rates(pd.DataFrame({"human": [], "bot": []}), 1)
-    minutes = (events["time"].max() - events["time"].min()) / pd.Timedelta(minutes=1)
+        return Rates(pd.DataFrame({"human": [], "bot": []}), 1, whole)
+    minutes = (events["time"].max() - events["time"].min()).total_seconds() / 60
     step = max(1, int(np.ceil(minutes / BINS)))
     binned = events.groupby([events["time"].dt.floor(f"{step}min"), "kind"], observed=False).size()
     table = binned.unstack("kind", fill_value=0)
     every = pd.date_range(table.index[0], table.index[-1], freq=f"{step}min")
-    return Rates(table.reindex(every, fill_value=0) / step, step)
+    return Rates(table.reindex(every, fill_value=0) / step, step, whole - len(events))
 
 
 def rate_finding(found: Rates, events: int) -> str:
     """Say how many events there are, and how fast they came."""
     totals = found.per_minute.sum(axis=1)
     if totals.empty:
-        return "There is no event to count."
+        return f"There is no event to count.{plots.far(found.far)}"
     hours = found.step_minutes * len(totals) / 60
     return (
         f"{events:,} events in {hours:.1f} hours: {totals.mean():.1f} per minute on average, "
-        f"{totals.max():.0f} at most, at {totals.idxmax():%H:%M} UTC."
+        f"{totals.max():.0f} at most, at {totals.idxmax():%H:%M} UTC.{plots.far(found.far)}"
     )
 
 

@@ -272,7 +272,8 @@ def _concentration_sentence(people: pd.DataFrame, coefficients: dict[str, float]
 
 def rhythm(data: pd.DataFrame) -> tuple[Figure, str]:
     """Draw the edits over time, humans and bots; times far from all others are left out."""
-    known = _without_far_times(data[data["kind"].notna() & data["time"].notna()])
+    known = data[data["kind"].notna() & data["time"].notna()]
+    known = known[plots.near(known["timestamp"])]
     figure, axes = plt.subplots(figsize=(10, 3.8))
     axes.set_title("The rhythm of the day")
     if known["time"].nunique() < 2:
@@ -289,13 +290,6 @@ def rhythm(data: pd.DataFrame) -> tuple[Figure, str]:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.legend(loc="upper left", ncols=2)
     return figure, _rhythm_sentence(known, counts, moment, minutes)
-
-
-def _without_far_times(data: pd.DataFrame) -> pd.DataFrame:
-    """Leave out times further from the middle half than ten times its width: a clock was wrong, or somebody lied."""
-    low, high = (float(data["timestamp"].quantile(share)) for share in (0.25, 0.75))
-    width = max(high - low, 60_000.0)
-    return data[data["timestamp"].between(low - 10 * width, high + 10 * width)]
 
 
 def _rhythm_sentence(known: pd.DataFrame, counts: pd.DataFrame, moment: pd.Series, minutes: int) -> str:

@@ -81,3 +81,19 @@ def test_a_position_is_shown_with_what_is_asked_for():
     assert list(table["last event"]) == ["offset -1", f"{START + 60_001} (2015-09-12T00:01:00.001Z)"]
     assert table["asked for"].iloc[0] == f"{START} (2015-09-12T00:00:00.000Z)"
     assert figures.positions({"base": None, "time": None, "topics": []}).empty
+
+
+def test_a_clock_that_was_wrong_is_left_out_of_the_picture_and_counted(read):
+    days = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+    frame = read(
+        [*events(40, bot=False), *(event(n, bot=True, meta={"dt": day}) for n, day in enumerate(days, 50))]
+    )
+    assert len(frame) == 42
+    found = figures.rates(frame)
+    assert (found.per_minute.sum().sum(), found.far) == (40, 2)
+    assert figures.rate_finding(found, 42).endswith(
+        "Not in the picture: 2 whose time lies far from the others'."
+    )
+    plt.close(figures.rate_figure(found))
+    only = figures.rates(frame[frame["kind"] == "bot"])
+    assert only.per_minute.empty and only.far == 2
