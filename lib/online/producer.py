@@ -79,6 +79,7 @@ class Report(msgspec.Struct, frozen=True):
     ended: str  #: why the stream ended
     resumed: bool  #: whether the topic said where to go on
     position: dict[str, Any] = {}  #: where it ended
+    warnings: list[str] = []  #: what a reader of the verdicts should know of the stream
 
 
 class ProducerError(RuntimeError):
@@ -333,6 +334,7 @@ class Producer:
             stream.ended,
             start is not None,
             self._position(stream, before),
+            stream.warnings,
         )
 
     def _send_all(self, stream: KeyedStream, producer: KafkaProducer, before: int) -> None:

@@ -89,6 +89,8 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
             with producer.Sender(order) as sender:
                 run = stage.sieve(sender)
             position = sender.report.position
+            for warning in sender.report.warnings:
+                say(warning)
             say(_line(number, len(wanted), run))
         cards.write(settings.out_dir, stage.books, stage.model, _texts(stage))
     return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")

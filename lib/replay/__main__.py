@@ -12,6 +12,7 @@ from pathlib import Path
 from lib import paths
 from lib.replay import faults
 from lib.replay.server import CANARY_SECONDS, CUT_SECONDS, Server
+from lib.replay.timeline import Timeline
 from lib.stream import recording
 
 
@@ -33,9 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    if damage:
-        server.end["warning"] = damage[0]
-        print(damage[0], file=sys.stderr, flush=True)
+    warnings = [*damage, *_left_out(server.timeline)]
+    if warnings:
+        server.end["warning"] = " ".join(warnings)
+        print(*warnings, sep="\n", file=sys.stderr, flush=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         print(server.url, flush=True)
         if given.while_stdin:
@@ -64,6 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=int, default=0, help="connections per address (default: any number)")
     add("--while-stdin", action="store_true", help="stop when standard input closes")
     return parser
+
+
+def _left_out(timeline: Timeline) -> Iterator[str]:
+    """Say what of a recording is not in the stream of recent changes."""
+    if timeline.others:
+        names = ", ".join(f"{stream}: {n:,}" for stream, n in sorted(timeline.others.items()))
+        yield (
+            "A recording must be of recent changes. "
+            f"Got {timeline.others.total():,} events of other streams ({names}), which were left out. "
+            "Their meta.stream says so."
+        )
 
 
 def _readable(source: Path, damage: list[str]) -> Iterator[bytes]:

@@ -51,6 +51,11 @@ import yaml
 from lib import edits
 
 STREAM = "mediawiki.recentchange"
+#: The others that EventStreams has; a recording's events of these are served under their names.
+OTHER_STREAMS = tuple(
+    f"mediawiki.{name}"
+    for name in ("page-create", "page-delete", "page-move", "page-undelete", "revision-create", "test")
+)
 CONTENT = ("canaries", "malformed", "duplicates", "switch")
 TRANSPORT = ("cuts", "gaps", "stalls", "errors", "comments")
 
@@ -211,7 +216,7 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
     for ordinal, raw in enumerate(lines):
         meta = _meta(raw)
         if meta is not None:
-            stream = meta.stream or STREAM
+            stream = stream_of(meta)
             moment = edits.Event(meta=meta).time_ms
             last = Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
             yield from (last._replace(raw=early.raw, ordinal=early.ordinal) for early in unplaced)
@@ -222,6 +227,20 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
         else:
             unplaced.append(Record(raw, 0, f"eqiad.{STREAM}", STREAM, ordinal))
     yield from unplaced
+
+
+def stream_of(meta: edits.Meta) -> str:
+    """Tell which stream an event belongs to: what does not name another one is a recent change.
+
+    Examples
+    --------
+    >>> from datetime import datetime
+    >>> dt = datetime(2015, 9, 12)
+    >>> stream_of(edits.Meta(dt=dt, stream="page-create")), stream_of(edits.Meta(dt=dt, stream="recentchange"))
+    ('mediawiki.page-create', 'mediawiki.recentchange')
+    """
+    named = f"mediawiki.{(meta.stream or '').removeprefix('mediawiki.')}"
+    return named if named in OTHER_STREAMS else STREAM
 
 
 def _meta(raw: bytes) -> edits.Meta | None:

@@ -12,7 +12,7 @@ import json
 import mmap
 import tempfile
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -22,15 +22,7 @@ from lib.replay import faults
 from lib.replay.faults import Plan, Record
 
 PREFIX = "/v2/stream/"
-STREAMS = (
-    "recentchange",
-    "page-create",
-    "page-delete",
-    "page-move",
-    "page-undelete",
-    "revision-create",
-    "test",
-)
+STREAMS = tuple(name.removeprefix("mediawiki.") for name in (faults.STREAM, *faults.OTHER_STREAMS))
 CENTRES = ("eqiad", "codfw")
 
 
@@ -63,6 +55,7 @@ class Timeline:
         self.times = array("q")
         self.topic_of = array("H")
         self.faults: dict[int, frozenset[str]] = {}
+        self.others: Counter[str] = Counter()  #: events that are no recent changes, by their streams
         self._ends = array("q", [0])
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the timeline
         self._index_of: dict[tuple[str, str], int] = {}
@@ -82,6 +75,8 @@ class Timeline:
             self._ends.append(end)
             self.times.append(record.time)
             self.topic_of.append(self._topic(record.topic, record.stream))
+            if record.stream != faults.STREAM:
+                self.others[record.stream] += 1
             while ordinal < record.ordinal:
                 ordinal += 1
                 if here := next(marks):
@@ -236,18 +231,17 @@ def parse_request(path: str, headers: Any, timeline: Timeline, head: int, newcom
 
 def _topics(names: str, timeline: Timeline) -> dict[str, int | None]:
     """Topics of a comma-joined list of streams, each with its index in the timeline."""
-    known = {*STREAMS, *(stream.removeprefix("mediawiki.") for stream in timeline.streams)}
     topics: dict[str, int | None] = {}
     for name in names.split(","):
         short = name.removeprefix("mediawiki.")
-        if short not in known:
-            raise BadRequest(404, f"No such stream: {name!r}. Streams: {', '.join(sorted(known))}.")
+        if short not in STREAMS:
+            raise BadRequest(404, f"No such stream: {name!r}. Streams: {', '.join(sorted(STREAMS))}.")
         stream = f"mediawiki.{short}"
         topics |= {f"{centre}.{stream}": None for centre in CENTRES if f"{centre}.{stream}" not in topics}
         topics |= {
             topic: index
             for index, (topic, of) in enumerate(zip(timeline.topics, timeline.streams, strict=True))
-            if of.removeprefix("mediawiki.") == short
+            if of == stream
         }
     return topics
 

@@ -38,7 +38,7 @@ class Codec:
         if self.plan.id_order == "shuffled":
             self.chance.shuffle(self.order)
         id_ = ("[" + ",".join([self.entries[place] for place in self.order]) + "]").encode()
-        if self.plain:
+        if self.plain and b"\r" not in text:
             return b"event: message\nid: " + id_ + b"\ndata: " + text + b"\n\n"
         lines = [
             b"event: message",
@@ -54,8 +54,13 @@ class Codec:
         return self.line_end.join([*(line.encode() for line in lines), b"", b""])
 
     def _parts(self, text: bytes) -> list[bytes]:
-        """The text over several lines: a line end may stand where JSON has a blank between two members."""
-        return text.replace(b', "', b',\n"').split(b"\n") if self.plan.multiline else [text]
+        """The text over several lines: a line end may stand where JSON has a blank between two members.
+
+        A carriage return would end the line, and what comes behind it would be read as another field.
+        """
+        if self.plan.multiline:
+            text = text.replace(b', "', b',\n"')
+        return text.replace(b"\r", b"\n").split(b"\n")
 
 
 class Body:

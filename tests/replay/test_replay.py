@@ -16,6 +16,7 @@ from lib.replay import server as replay
 from lib.replay.__main__ import main
 from lib.replay.server import Server
 from lib.stream import recording, sse
+from lib.stream.eventstreams import Stream
 
 AGENT = {"User-Agent": "tests/1 (tests)"}
 QUIET = {"canary_seconds": 0}
@@ -154,6 +155,20 @@ def test_a_list_of_streams_has_the_events_of_all():
         assert numbers(read(server)) == [0, 2]
         assert numbers(read(server, "page-create")) == [1]
         assert numbers(read(server, "recentchange,page-create")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["recentchange", "", None, "eqiad.mediawiki.recentchange", "mine"])
+def test_what_does_not_name_another_stream_is_a_recent_change(name):
+    odd = event(1, meta={"stream": name})
+    with Server([event(0), odd, event(2)], **QUIET) as server:
+        assert numbers(read(server)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", [b'{"meta": {"dt":\r"x"}}', b"a\revent: end", b"a\r\revent: end\rdata: b"])
+def test_a_carriage_return_in_a_line_ends_neither_the_line_nor_the_stream(text):
+    with Server([event(0), text, event(2)], **QUIET) as server:
+        found = [message.data for message in read(server) if message.event == b"message"]
+    assert found == [event(0), text.replace(b"\r", b"\n"), event(2)]
 
 
 def test_json_lines_have_no_ids():
@@ -368,6 +383,16 @@ def test_of_a_damaged_recording_what_can_be_read_is_served(tmp_path):
         with urllib.request.urlopen(request, timeout=10) as answer:
             found = numbers(sse.Decoder().feed(answer.read()))
     assert 1000 < len(found) < 2000 and found == list(range(len(found)))
+
+
+def test_what_is_of_another_stream_is_named_at_the_end(tmp_path):
+    other = event(1, meta={"stream": "mediawiki.page-create", "topic": "eqiad.mediawiki.page-create"})
+    (tmp_path / "day.jsonl").write_bytes(b"\n".join([event(0), other, event(2)]))
+    with replay.serving(tmp_path / "day.jsonl", "--canaries", "0") as server:
+        stream = Stream(server.url)
+        assert len(list(stream)) == 2
+    (warning,) = stream.warnings
+    assert "Got 1 events of other streams (mediawiki.page-create: 1), which were left out" in warning
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path, capsys):
