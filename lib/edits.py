@@ -8,6 +8,7 @@ The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -141,6 +142,7 @@ def decode(raw: bytes | memoryview | str) -> Event:
     lib.edits.InvalidEvent: Expected `int | null`, got `str` - at `$.namespace`
     """
     try:
+        _check_text(raw)
         event = _event_decoder.decode(raw)
         if not FIRST_YEAR < event.meta.dt.year < LAST_YEAR:
             _check_time(event)
@@ -152,13 +154,15 @@ def decode(raw: bytes | memoryview | str) -> Event:
         return canary
 
 
-def decode_all(raws: Sequence[bytes | memoryview]) -> list[Event | InvalidEvent]:
+def decode_all(raws: Sequence[bytes | memoryview], *, utf8: bool = False) -> list[Event | InvalidEvent]:
     """Read many events; in the place of one that cannot be read stands the error that says why.
 
     Parameters
     ----------
     raws : sequence of bytes or memoryview
         JSON texts, one event each.
+    utf8 : bool, default False
+        Whether all are known to be UTF-8.
 
     Returns
     -------
@@ -174,6 +178,9 @@ def decode_all(raws: Sequence[bytes | memoryview]) -> list[Event | InvalidEvent]
     for start in range(0, len(raws), _BLOCK):
         block = raws[start : start + _BLOCK]
         try:
+            if not utf8:
+                for raw in block:
+                    _check_text(raw)
             events = [_event_decoder.decode(raw) for raw in block]
             years = {event.meta.dt.year for event in events}
             usual = FIRST_YEAR < min(years) and max(years) < LAST_YEAR
@@ -188,6 +195,12 @@ def _decode_or_error(raw: bytes | memoryview) -> Event | InvalidEvent:
         return decode(raw)
     except InvalidEvent as error:
         return error
+
+
+def _check_text(raw: bytes | memoryview | str) -> None:
+    """Refuse what is not UTF-8, also in fields that the decoder passes over."""
+    if not isinstance(raw, str):
+        codecs.utf_8_decode(raw, "strict", True)
 
 
 def _check_time(event: Event) -> None:

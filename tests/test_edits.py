@@ -60,6 +60,14 @@ def test_a_canary_is_one_whatever_else_is_in_it(fields):
     assert edits.decode(event(meta=meta, **fields)).is_canary
 
 
+def test_what_is_not_utf8_is_invalid_also_where_nobody_looks():
+    raw = event(server_name="x").replace(b'"x"', b'"Zo\xeb"')
+    with pytest.raises(edits.InvalidEvent, match="utf-8"):
+        edits.decode(raw)
+    good, bad = edits.decode_all([event(), raw])
+    assert isinstance(good, edits.Event) and isinstance(bad, edits.InvalidEvent)
+
+
 def test_null_and_missing_are_the_same():
     missing = edits.decode(b'{"meta": {"dt": "2021-10-08T22:23:28Z"}, "type": "edit"}')
     null = edits.decode(event(user=None, comment=None, bot=None, length=None, meta={"id": None}))
