@@ -63,6 +63,7 @@ class Item(NamedTuple):
     raw: bytes  #: the JSON text
     event: Event | None  #: the event; None if the text cannot be read
     reason: str | None  #: why it cannot be read
+    cut: bool = False  #: it was too long: `raw` is its beginning
 
 
 @dataclass
@@ -277,7 +278,6 @@ class Stream:
             yield None
 
     def _items(self, decoder: sse.Decoder, chunk: bytes) -> Iterator[Item]:
-        dropped = decoder.dropped
         for message in decoder.feed(chunk):
             item = self._item(message)
             if item is not None:
@@ -285,9 +285,6 @@ class Stream:
             if self.ended:
                 return
         self._retry_ms = decoder.retry
-        if decoder.dropped > dropped:
-            self.counts.received += 1
-            self._count_invalid(f"longer than {decoder.longest} bytes")
         if self._progress:
             self._note_progress()
 
@@ -308,7 +305,7 @@ class Stream:
         try:
             event = edits.decode(raw)
         except edits.InvalidEvent as error:
-            reason = str(error)
+            reason = f"longer than {sse.LONGEST} bytes" if message.cut else str(error)
         key, topic, moment = self._identify(message, event)
         self._last_topic = topic
         self._last_id = self._before = message.id
@@ -333,7 +330,7 @@ class Stream:
         if reason is None:
             return None
         self._count_invalid(reason)
-        return Item(raw, None, reason)
+        return Item(raw, None, reason, message.cut)
 
     def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str | None, int | None]:
         """Key, topic and time of a message; what does not say them itself has them from its place in the stream."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LONGEST = 1 << 24
+KEPT = 1 << 16  # bytes of a message that was too long
 _USUAL = b"event: message\nid: "
 _BOM = b"\xef\xbb\xbf"
 
@@ -20,6 +21,7 @@ class Message(NamedTuple):
     data: bytes
     id: bytes  #: the last id that the stream has named; empty if it has named none
     event: bytes  #: ``message`` unless the stream says otherwise
+    cut: bool = False  #: too long: only the beginning of `data` is there
 
 
 class Decoder:
@@ -28,7 +30,8 @@ class Decoder:
     Parameters
     ----------
     longest : int, default 16 MiB
-        Bytes that a message may have; a longer one is dropped, so that a broken server cannot fill the memory.
+        Bytes that a message may have; of a longer one the beginning is given, so that a broken server cannot fill the
+        memory.
 
     Attributes
     ----------
@@ -36,27 +39,25 @@ class Decoder:
         What a client would send as ``Last-Event-ID``.
     retry : int or None
         Milliseconds to wait before a reconnect, if the server asked for them.
-    dropped : int
-        Messages that were too long.
 
     Examples
     --------
     >>> decoder = Decoder()
     >>> decoder.feed(b":ok\n\nid: 7\r\nda"), decoder.feed(b"ta: a\r\n"), decoder.feed(b"data: b\r\n\r\n")
-    ([], [], [Message(data=b'a\nb', id=b'7', event=b'message')])
+    ([], [], [Message(data=b'a\nb', id=b'7', event=b'message', cut=False)])
     """
 
     def __init__(self, longest: int = LONGEST) -> None:
         self.longest = longest
         self.last_id = b""
         self.retry: int | None = None
-        self.dropped = 0
         self._rest = b""
         self._parts: list[bytes] = []
         self._pending = 0
         self._after_cr = False
         self._begun = False
         self._skipping = False
+        self._head = b""  # of the message that is skipped
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Take the next bytes and return the messages that they complete."""
@@ -71,10 +72,9 @@ class Decoder:
         self._pending = len(self._rest)
         messages = []
         for block in blocks:
-            if self._skipping:
-                self._skipping = False
-            elif message := self._message(block):
-                messages.append(message)
+            cut, self._skipping = self._skipping, False
+            if message := self._message(self._head if cut else block):
+                messages.append(message._replace(cut=True) if cut else message)
         if self._pending > self.longest:
             self._drop()
         return messages
@@ -88,7 +88,8 @@ class Decoder:
         return []
 
     def _drop(self) -> None:
-        self.dropped += not self._skipping
+        if not self._skipping:
+            self._head = (self._rest + b"".join(self._parts))[:KEPT]
         self._skipping = True
         last = self._parts[-1] if self._parts else self._rest
         self._rest = b"x\n" if last.endswith(b"\n") else b"x"

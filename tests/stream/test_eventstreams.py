@@ -406,12 +406,17 @@ def test_equal_unreadable_texts_at_different_places_are_different():
     assert stream.counts.invalid == 3
 
 
-def test_a_message_that_is_too_long_is_dropped_and_counted(monkeypatch):
+def test_of_a_message_that_is_too_long_the_beginning_is_given(monkeypatch):
     monkeypatch.setattr(eventstreams.sse, "LONGEST", 5000)
+    monkeypatch.setattr(eventstreams.sse, "KEPT", 1000)
     monkeypatch.setattr(eventstreams.sse.Decoder.__init__, "__defaults__", (5000,))
-    with Server([event(0), event(1, comment="x" * 9000), event(2)]) as server:
+    long = event(1, comment="x" * 9000)
+    with Server([event(0), long, event(2)]) as server:
         stream = Stream(server.url)
-        assert run(stream) == [0, 2]
+        first, item, last = stream
+    assert (first.event.meta.id, last.event.meta.id) == ("id-0", "id-2")
+    assert long.startswith(item.raw) and 500 < len(item.raw) < 1000
+    assert item.cut and item.reason == "longer than 5000 bytes"
     assert stream.counts.invalid == 1 and stream.counts.received == 3
 
 

@@ -98,10 +98,12 @@ def test_byte_order_mark_and_comments():
 @pytest.mark.parametrize("size", [1, 7, 100, 5000])
 def test_a_message_without_end_does_not_fill_the_memory(size):
     decoder = Decoder(longest=1000)
-    text = b"data: " + b"x" * 4000 + b"\n\ndata: after\n\n"
+    text = b"id: 7\ndata: " + b"x" * 4000 + b"\n\ndata: after\n\n"
     found = []
     for place in range(0, len(text), size):
         found += decoder.feed(text[place : place + size])
         assert decoder._pending <= 1000 + size
-    assert found[-1:] == [Message(b"after", b"", b"message")]
-    assert decoder.dropped + len(found) == 2
+    long, after = found
+    assert after == Message(b"after", b"7", b"message")
+    assert long == Message(b"x" * len(long.data), b"7", b"message", cut=len(long.data) < 4000)
+    assert len(long.data) > 900
