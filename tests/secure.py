@@ -15,30 +15,40 @@ USER, PASSWORD = "ada", f'open "{WORD}" \\ $$'
 MODULES = "org.apache.kafka.common.security"
 LISTENER = "listener.name.sasl_ssl"
 SETTINGS = """
-listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},SSL://{host}:{mutual},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},SSL://{host}:{mutual}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
 {listener}.ssl.keystore.type=PEM
 {listener}.ssl.keystore.location={keystore}
 {listener}.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_{user}={password};
 {listener}.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;
+listener.name.ssl.ssl.client.auth=required
+listener.name.ssl.ssl.keystore.type=PEM
+listener.name.ssl.ssl.keystore.location={keystore}
+listener.name.ssl.ssl.truststore.type=PEM
+listener.name.ssl.ssl.truststore.location={authority}
 """
 
 
 class SecureBroker(broker.Broker):
-    """The embedded broker with one more listener, at `secure`, that wants SASL over TLS."""
+    """The embedded broker with two more listeners over TLS: one wants a password, the other a certificate."""
 
     def __init__(self, folder: Path):
         super().__init__(folder, heap="384m")
-        self.authority, self._keystore = certificates(folder / "certificates")
-        self.secure_port = broker.free_port()
+        self.authority, self._keystore, self.mine = certificates(folder / "certificates", "kafka", USER)
+        self.secure_port, self.mutual_port = broker.free_port(), broker.free_port()
 
     @property
     def secure(self) -> str:
-        """What clients call ``bootstrap.servers``."""
+        """What clients with a password call ``bootstrap.servers``."""
         return f"{broker.LOOPBACK}:{self.secure_port}"
+
+    @property
+    def mutual(self) -> str:
+        """What clients with a certificate call ``bootstrap.servers``."""
+        return f"{broker.LOOPBACK}:{self.mutual_port}"
 
     def _configure(self) -> Path:
         settings = super()._configure()
@@ -47,6 +57,8 @@ class SecureBroker(broker.Broker):
             host=broker.LOOPBACK,
             plain=self.port,
             port=self.secure_port,
+            mutual=self.mutual_port,
+            authority=self.authority,
             controller=given["controller.quorum.voters"].rpartition(":")[2],
             listener=LISTENER,
             keystore=self._keystore,
@@ -81,6 +93,15 @@ class SecureBroker(broker.Broker):
         )
         return path
 
+    def with_certificate(self, folder: Path, store: Path | None) -> Path:
+        """Write a file of client properties of somebody who shows a certificate, or none."""
+        path = folder / "client-certificate.properties"
+        mine = f"ssl.keystore.type=PEM\nssl.keystore.location={store}\n" if store else ""
+        path.write_text(
+            f"security.protocol=SSL\nssl.truststore.type=PEM\nssl.truststore.location={self.authority}\n{mine}"
+        )
+        return path
+
 
 def quoted(text: str) -> str:
     """Write a text as a login module's options want it."""
@@ -92,8 +113,8 @@ def in_a_file(text: str) -> str:
     return text.replace("\\", "\\\\")
 
 
-def certificates(folder: Path) -> tuple[Path, Path]:
-    """Make an authority and, signed by it, a certificate for 127.0.0.1; give the authority and the key store, PEM."""
+def certificates(folder: Path, *names: str) -> list[Path]:
+    """Make an authority and, signed by it, certificates for 127.0.0.1; give the authority and the key stores, PEM."""
     if shutil.which("openssl") is None:
         pytest.skip("TLS and SASL were NOT tested: there is no openssl to make certificates with.")
     folder.mkdir(parents=True)
@@ -111,13 +132,14 @@ def certificates(folder: Path) -> tuple[Path, Path]:
     _openssl(folder, *new, "-subj", "/CN=our authority", "-keyout", "ca.key", "-out", "ca.pem")
     signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", f"subjectAltName=IP:{broker.LOOPBACK}"]
     leaf = ["-addext", "basicConstraints=critical,CA:FALSE"]
-    _openssl(folder, *new, *signed, *leaf, "-subj", "/CN=kafka", "-keyout", "kafka.key", "-out", "kafka.crt")
-    store = folder / "kafka.pem"
-    store.write_bytes((folder / "kafka.key").read_bytes() + (folder / "kafka.crt").read_bytes())
-    return folder / "ca.pem", store
+    for name in names:
+        key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
+        _openssl(folder, *new, *signed, *leaf, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate)
+        (folder / f"{name}.pem").write_bytes(key.read_bytes() + certificate.read_bytes())
+    return [folder / "ca.pem", *(folder / f"{name}.pem" for name in names)]
 
 
-def _openssl(folder: Path, *arguments: str) -> None:
+def _openssl(folder: Path, *arguments: str | Path) -> None:
     done = subprocess.run(["openssl", *arguments], cwd=folder, check=False, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"TLS and SASL were NOT tested: this openssl makes no certificates: {done.stderr[-200:]}")

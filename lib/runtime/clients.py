@@ -20,12 +20,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError
 
 from lib import paths
 
 REPLICAS = 3  # of a topic, where there are so many brokers
+LARGEST = 8 << 20  # bytes of a message in our topics
+USUAL_LARGEST = 1 << 20  # what Kafka takes when it is told nothing else
 _SAME = {
     "security.protocol": "security_protocol",
     "sasl.mechanism": "sasl_mechanism",
@@ -237,6 +239,13 @@ def _explain(
             f"ssl.truststore.location. Got one that is refused ({reason}), with the authorities in "
             f"{properties.get('ssl.truststore.location', 'this system')!r}. Give the right PEM file, or the right name."
         )
+    if alert := re.search(r"\] .*alert ((?:bad |unknown )?(?:certificate|ca)\b.*?) \(_ssl", said):
+        store = properties.get("ssl.keystore.location")
+        raise Refused(
+            f"ssl.keystore.location must be a PEM file with a key and a certificate that Kafka at {bootstrap} trusts. "
+            f"Got {'none' if store is None else repr(store)}, and Kafka hangs up ({alert[1]}). "
+            "Give the file that belongs to you, with ssl.keystore.type=PEM."
+        )
     if "Handshake failed" in said:
         raise Refused(
             f"security.protocol must be what Kafka speaks at {bootstrap}. "
@@ -301,7 +310,11 @@ def make_topics(bootstrap: str, names: list[str], partitions: int, properties: M
         admin = KafkaAdminClient(bootstrap_servers=bootstrap, **options)
         try:
             replicas = min(REPLICAS, len(admin.describe_cluster()["brokers"]))
-            configuration = {"min.insync.replicas": str(max(1, replicas - 1)), "retention.ms": "-1"}
+            configuration = {
+                "min.insync.replicas": str(max(1, replicas - 1)),
+                "retention.ms": "-1",
+                "max.message.bytes": str(LARGEST),
+            }
             there = set(admin.list_topics())
             wanted = [
                 NewTopic(
@@ -320,3 +333,18 @@ def make_topics(bootstrap: str, names: list[str], partitions: int, properties: M
         raise ConnectionError(
             f"Kafka at {bootstrap} must let topics be made. Got {type(error).__name__}: {error}."
         ) from None
+
+
+def largest(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
+    """Find out how many bytes a message of a topic may have; what Kafka usually takes, where it does not tell."""
+    setting = "max.message.bytes"
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, **for_python(properties))
+        try:
+            wanted = ConfigResource(ConfigResourceType.TOPIC, topic, {setting: None})
+            found = admin.describe_configs([wanted], config_filter="all")
+            return int(found["topic"][topic][setting]["value"])
+        finally:
+            admin.close()
+    except (KafkaError, KeyError, TypeError, ValueError):
+        return USUAL_LARGEST

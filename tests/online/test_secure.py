@@ -64,15 +64,18 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
     assert files and not [path for path in files if secure.WORD.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, mechanism):
-    given = clients.read_properties(locked.properties(tmp_path, mechanism))
-    topic = f"letters-{mechanism}"
-    clients.make_topics(locked.secure, [topic], 2, given)
-    with publisher.Publisher(locked.secure, topic, 2, given) as out:
+@pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "certificate"])
+def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
+    where, path = locked.secure, None
+    if way == "certificate":
+        where, path = locked.mutual, locked.with_certificate(tmp_path, locked.mine)
+    given = clients.read_properties(path or locked.properties(tmp_path, way))
+    topic = f"letters-{way}"
+    clients.make_topics(where, [topic], 2, given)
+    with publisher.Publisher(where, topic, 2, given) as out:
         out.send(pa.array(["a", "b"]), pa.array(["1", "2"]))
     reader = spark.read.format("kafka").options(**clients.for_spark(given))
-    found = reader.option("kafka.bootstrap.servers", locked.secure).option("subscribe", topic).load()
+    found = reader.option("kafka.bootstrap.servers", where).option("subscribe", topic).load()
     assert sorted(tuple(map(bytes, row)) for row in found.select("key", "value").collect()) == [
         (b"a", b"1"),
         (b"b", b"2"),
@@ -106,13 +109,23 @@ def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, 
 
 
 def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
-    other, _ = secure.certificates(tmp_path / "other")
+    (other,) = secure.certificates(tmp_path / "other")
     given = clients.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
     with pytest.raises(
         clients.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
     ) as told:
         broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
+
+
+def test_who_shows_no_certificate_or_a_stranger_s_is_told(locked, tmp_path):
+    _, stranger = secure.certificates(tmp_path / "other", "stranger")
+    for store, got in ((None, "none"), (stranger, repr(str(stranger)))):
+        given = clients.read_properties(locked.with_certificate(tmp_path, store))
+        with pytest.raises(
+            clients.Refused, match=rf"ssl.keystore.location must .* Got {got}, and Kafka hangs up"
+        ):
+            broker.external(locked.mutual, given, seconds=PATIENCE)
 
 
 def test_another_protocol_than_the_listener_s_is_named(locked, properties):
