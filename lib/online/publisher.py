@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from lib.train import text
 from lib.train.text import compiled
 
 MESSAGES = 4_000  # of one record batch
+BYTES = 1_000_000  # of one record batch before it is packed: what any broker takes
 PATIENCE = 60.0  # seconds to try again for
 LZ4 = 3
 _VARINT = 10  # bytes of the longest number
@@ -164,6 +165,24 @@ def record_batch(keys: pa.Array, values: pa.Array, rows: np.ndarray, time_ms: in
     return struct.pack(">qi", 0, len(head) + len(body)) + head + body
 
 
+def _pieces(rows: np.ndarray, sizes: np.ndarray, messages: int) -> Iterator[np.ndarray]:
+    """Cut rows into record batches of so many messages and :data:`BYTES` at most; a larger one goes by itself.
+
+    Examples
+    --------
+    >>> sizes = np.array([1, 1, 1, BYTES, 1, BYTES + 1, 1])
+    >>> [piece.tolist() for piece in _pieces(np.arange(7), sizes, 2)]
+    [[0, 1], [2], [3], [4], [5], [6]]
+    """
+    ends = np.cumsum(sizes[rows])
+    start = 0
+    while start < len(rows):
+        room = BYTES + (ends[start - 1] if start else 0)
+        stop = max(start + 1, min(start + messages, int(np.searchsorted(ends, room, "right"))))
+        yield rows[start:stop]
+        start = stop
+
+
 class Publisher:
     """Publishes columns of keys and values to one topic.
 
@@ -217,10 +236,10 @@ class Publisher:
         """
         now = int(time.time() * 1000)
         to = partitions_of(keys, self._partitions)
+        sizes = np.diff(text.buffers(keys)[0]) + np.diff(text.buffers(values)[0]) + _OVERHEAD
         for partition in range(self._partitions):
             mine = np.flatnonzero(to == partition)
-            for start in range(0, len(mine), self._messages):
-                rows = mine[start : start + self._messages]
+            for rows in _pieces(mine, sizes, self._messages):
                 self._deliver(partition, record_batch(keys, values, rows, now))
 
     def _deliver(self, partition: int, batch: bytes) -> None:
