@@ -29,6 +29,7 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from lib import paths
+from lib.online import excerpt
 from lib.runtime import clients
 from lib.stream import eventstreams, sse
 from lib.stream.cursor import Cursor
@@ -42,6 +43,7 @@ STEP_SECONDS = 0.5
 TAIL = 4_096  # messages of a partition that are read back at first
 RESTARTS = 5
 REFUSED = 3  # exit code: starting again is no use
+_AROUND = 4_096  # bytes of a message beside text and key, with some to spare
 USERS = 100_000  # users whose partition is remembered
 
 
@@ -115,12 +117,8 @@ def read_tail(order: Order, first: int = TAIL) -> Tail:
     try:
         places = [TopicPartition(order.topic, number) for number in range(order.partitions)]
         begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
-        newest = [
-            message
-            for place in places
-            for message in _messages(consumer, place, max(begins[place], ends[place] - 1), ends[place])
-        ]
-        kept = [message.position for message in newest if message.source == order.source]
+        newest = [_newest(consumer, place, begins[place], ends[place]) for place in places]
+        kept = [found.position for found in newest if found is not None and found.source == order.source]
         if not kept:
             return Tail(None, [])
         latest = max(kept, key=_progress)
@@ -130,7 +128,8 @@ def read_tail(order: Order, first: int = TAIL) -> Tail:
             while True:
                 start = max(begins[place], ends[place] - wanted)
                 tail = _messages(consumer, place, start, ends[place])
-                if start == begins[place] or _reaches_behind(tail, latest):
+                mine = [message for message in tail if message.source == order.source]
+                if start == begins[place] or _reaches_behind(mine, latest):
                     break
                 wanted *= 4
             keys += [message.key for message in tail if message.key]
@@ -141,7 +140,7 @@ def read_tail(order: Order, first: int = TAIL) -> Tail:
 
 class _Message(NamedTuple):
     position: dict[str, Any]
-    source: str
+    source: str  #: empty for a message of another program
     key: str
 
 
@@ -149,7 +148,27 @@ class _Named(msgspec.Struct):
     meta: dict[str, Any]
 
 
+class _Position(msgspec.Struct):
+    sent: int
+    time: int
+    cursor: dict[str, Any]
+
+
 _meta_decoder = msgspec.json.Decoder(_Named)
+_position_decoder = msgspec.json.Decoder(_Position)
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+def _newest(consumer: KafkaConsumer, place: TopicPartition, begin: int, end: int) -> _Message | None:
+    """Find the last message of a partition that a producer of ours wrote; others may write into the topic, too."""
+    step = 1
+    while begin < end:
+        start = max(begin, end - step)
+        ours = [message for message in _messages(consumer, place, start, end) if message.source]
+        if ours:
+            return ours[-1]
+        end, step = start, min(4 * step, TAIL)
+    return None
 
 
 def _messages(consumer: KafkaConsumer, place: TopicPartition, start: int, end: int) -> list[_Message]:
@@ -167,16 +186,19 @@ def _messages(consumer: KafkaConsumer, place: TopicPartition, start: int, end: i
 
 
 def _message(record: Any) -> _Message:
-    headers = dict(record.headers)
-    position = headers.get(POSITION, b"")
-    key = headers[KEY].decode() if KEY in headers else _meta_id(record.value)
-    return _Message(json.loads(position) if position else {}, headers.get(SOURCE, b"").decode(), key)
+    headers = {name: value or b"" for name, value in record.headers}
+    key = headers[KEY].decode(errors="replace") if KEY in headers else _meta_id(record.value)
+    try:
+        position = msgspec.structs.asdict(_position_decoder.decode(headers.get(POSITION, b"")))
+        return _Message(position, headers.get(SOURCE, b"").decode(), key)
+    except _UNREADABLE:
+        return _Message({}, "", key)
 
 
 def _meta_id(raw: bytes | None) -> str:
     try:
         return str(_meta_decoder.decode(raw or b"").meta.get("id") or "")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return ""
 
 
@@ -196,8 +218,6 @@ def _reaches_behind(tail: list[_Message], latest: dict[str, Any]) -> bool:
 
 
 def _lies_before(position: dict[str, Any], again: list[dict[str, Any]], latest: dict[str, Any]) -> bool:
-    if not position:
-        return False
     if not again:
         moment, newest = position["cursor"]["time"], latest["cursor"]["time"]
         return (
@@ -279,6 +299,7 @@ class Producer:
         self.sent = 0
         self._failure: BaseException | None = None
         self._partition: dict[str, int] = {}
+        self._largest = clients.LARGEST
 
     def run(self) -> Report:
         """Send until the stream ends, and everything is in the topic.
@@ -311,6 +332,7 @@ class Producer:
         )
         stream.know(tail.keys)
         before = start["sent"] if start else 0
+        self._largest = clients.largest(order.bootstrap, order.topic, order.properties)
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
             acks="all",
@@ -318,7 +340,7 @@ class Producer:
             compression_type="lz4",
             linger_ms=5,
             batch_size=1 << 18,
-            max_request_size=8 << 20,
+            max_request_size=2 * clients.LARGEST,
             **clients.for_python(order.properties),
         )
         try:
@@ -344,11 +366,11 @@ class Producer:
         moved, since = STEP - 1, time.monotonic()  # a first position as soon as there is an event
         for item in stream:
             if item is not None:
-                named = headers
-                if item.event is None or not item.event.meta.id:
-                    named = [*headers, (KEY, stream.name.encode())]
                 key, partition = self._place(item)
-                producer.send(order.topic, item.raw, key=key, partition=partition, headers=named).add_errback(
+                value, identity = self._value(item, key, stream.name)
+                named = headers if identity is None else [*headers, (KEY, identity)]
+                key = key if value is item.raw else None  # an excerpt is nobody's edit
+                producer.send(order.topic, value, key=key, partition=partition, headers=named).add_errback(
                     self._fail
                 )
                 self.sent += 1
@@ -371,6 +393,19 @@ class Producer:
         """A position that is small enough to travel with messages."""
         whole = self._position(stream, before)
         return msgspec.json.encode({name: whole[name] for name in ("sent", "time", "cursor")})
+
+    def _value(self, item: Item, key: bytes | None, name: str) -> tuple[bytes, bytes | None]:
+        """Give a message's value, and the event's identity where the value does not tell it."""
+        own = item.event.meta.id if item.event is not None else None
+        size = len(item.raw) + len(key or b"") + _AROUND
+        if item.cut:
+            return excerpt.pack(item.raw, f"{item.reason}; its beginning is shown"), name.encode()
+        if size + size // 200 > self._largest:  # even if compression finds nothing
+            reason = (
+                f"{len(item.raw)} bytes are too many for Kafka, which takes {self._largest}; the beginning"
+            )
+            return excerpt.pack(item.raw, reason), (own or name).encode()[: excerpt.LONGEST]
+        return item.raw, None if own else name.encode()
 
     def _place(self, item: Item) -> tuple[bytes | None, int]:
         """Give a message's key and partition."""
@@ -409,6 +444,8 @@ class Sender:
         self.reports: list[Report] = []
         self.failures = 0
         self._process: subprocess.Popen[bytes] | None = None
+        # Files and no pipes: a report can be longer than a pipe holds, and nobody reads before the end.
+        self._answer: IO[bytes] | None = None
         self._said: IO[bytes] | None = None
         self._begun = 0.0
 
@@ -469,12 +506,12 @@ class Sender:
         if order.max_seconds:
             left = max(0.001, order.max_seconds - (time.monotonic() - self._begun))
             order = msgspec.structs.replace(order, max_seconds=left)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
+        self._answer, self._said = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  (closed in _end)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lib.online.producer"],
             cwd=paths.ROOT,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._answer,
             stderr=self._said,
             start_new_session=True,
         )
@@ -484,8 +521,9 @@ class Sender:
             self._process.stdin.flush()
 
     def _read_out(self) -> tuple[bytes, str]:
-        assert self._process is not None and self._process.stdout is not None and self._said is not None
-        answer = self._process.stdout.read()
+        assert self._answer is not None and self._said is not None
+        self._answer.seek(0)
+        answer = self._answer.read()
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         self._end()
@@ -495,17 +533,17 @@ class Sender:
         process, self._process = self._process, None
         if process is None:
             return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if self._said is not None:
-            self._said.close()
+        for file in (self._answer, self._said):
+            if file is not None:
+                file.close()
 
 
 def _end_with_parent() -> None:

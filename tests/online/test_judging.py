@@ -284,3 +284,26 @@ def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court, 
     outcome = court.hear([raw, raw])
     assert outcome.counts["duplicates"] == 0
     assert outcome.verdicts.column("meta_id").to_pylist() == [edits.identity(raw, edits.decode(raw))] * 2
+
+
+def look(raws):
+    n = np.arange(len(raws))
+    return sieve.examine(pa.array(raws, pa.binary()), 0, n, n, Model(), Filter.build([]))
+
+
+def test_texts_that_no_wiki_takes_are_cut_alike_whatever_stands_beside_them():
+    long = event(1, "Ada", comment="é" * 5000, title="t" * 5000)
+    alone, among = look([long]), look([event(0, "Bob"), long, event(2, "Bob", comment="x" * sieve.LONGEST)])
+    for found, row in ((alone, 0), (among, 1)):
+        assert found.edits.column("comment")[row].as_py() == "é" * sieve.LONGEST
+        assert found.edits.column("title")[row].as_py() == "t" * sieve.LONGEST
+    assert np.array_equal(alone.evidence[0], among.evidence[1], equal_nan=True)
+    assert len(among.edits.column("comment")[2].as_py()) == sieve.LONGEST
+
+
+def test_one_event_that_is_not_utf8_is_a_dead_letter_and_the_others_are_judged():
+    bad = event(1, "Ada", server_name="x").replace(b'"x"', b'"\xeb"')
+    found = look([event(0, "Ada"), bad, event(2, "Ada")])
+    assert found.events.num_rows == 2
+    (letter,) = found.invalid.to_pylist()
+    assert letter["raw"] == bad and "utf-8" in letter["reason"]

@@ -10,7 +10,7 @@ import world
 from kafka.admin import KafkaAdminClient
 
 from lib import edits
-from lib.online import producer
+from lib.online import excerpt, producer
 from lib.replay import server as replay
 from lib.runtime import clients
 from lib.stream import eventstreams
@@ -143,7 +143,35 @@ def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
                 sender.check()
 
 
+def test_an_event_that_is_too_long_for_kafka_goes_as_its_beginning_and_once(kafka, topic, raws, monkeypatch):
+    monkeypatch.setattr(clients, "largest", lambda *_: 90_000)
+    long = [
+        raws[0].replace(b'"id 0"', b'"long"')[:-1] + b', "n": "%b"}' % (b"x" * 90_000),
+        raws[0].replace(b'"id":', b'"no":') + b" " * 90_000,
+    ]
+    with replay.Server([*raws[1:20], *long, *raws[20:40]], canary_seconds=0) as server:
+        for most in (19, 5, 0):
+            producer.Producer(order(kafka, topic, server.url, max_events=most)).run()
+    cut = [excerpt.unpack(raw, "?") for raw in in_topic(kafka, topic).elements() if raw.startswith(b"\0")]
+    assert sorted(raw for raw, _ in cut) == sorted(raw[: excerpt.LONGEST] for raw in long)
+    assert {reason.split(" ", 1)[1] for _, reason in cut} == {
+        "bytes are too many for Kafka, which takes 90000; the beginning"
+    }
+
+
+def test_a_report_may_be_longer_than_a_pipe_holds(kafka, topic):
+    others = [streams.event(n, wiki="dewiki", meta={"id": f"{n:06d}" * 10}) for n in range(2_000)]
+    with replay.Server([streams.event(0), *others], canary_seconds=0) as server:
+        given = order(kafka, topic, server.url, wikis=("enwiki",))
+        with producer.Sender(given) as sender:
+            while not sender.done:
+                sender.check()
+    assert sender.report.sent == 1 and len(sender.report.position["remembered"]) == 2_000
+
+
 def test_topics_are_made_once(kafka, topic):
+    assert clients.largest(kafka.bootstrap, topic, {}) == clients.LARGEST
+    assert clients.largest(kafka.bootstrap, "no-such-topic", {}) == clients.USUAL_LARGEST
     clients.make_topics(kafka.bootstrap, [topic], 3, {})
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     assert topic in admin.list_topics()
