@@ -246,9 +246,9 @@ class Stage:
             self.properties,
             self.most,
         )
+        over, ends = False, None
         try:
-            ends: dict[int, int] | None = None
-            while ends is None or self._is_behind(ends):
+            while not over:
                 running.check()
                 self._keep_broker()
                 _check(sender)
@@ -257,10 +257,11 @@ class Stage:
                 if ends is None and sender.done:
                     ends = self._ends()
                 time.sleep(0.05)
+                over = ends is not None and (not self._is_behind(ends) or running.has_passed(ends))
         finally:
             running.stop()
         running.check_judge()
-        return ends is not None and not self._is_behind(ends)
+        return over or (ends is not None and not self._is_behind(ends))
 
     def _is_behind(self, ends: dict[int, int]) -> bool:
         return any(self.committed.get(partition, 0) < end for partition, end in ends.items())

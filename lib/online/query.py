@@ -39,6 +39,8 @@ BESIDE = {
     "asyncProgressTrackingEnabled": "true",
     "_asyncProgressTrackingOverrideSinkSupportCheck": "true",
 }
+#: What another program wrote in a transaction and took back was never there.
+COMMITTED = {"kafka.isolation.level": "read_committed"}
 _PACKED = "packed binary"
 
 
@@ -151,13 +153,14 @@ class Query:
         most: int = MOST,
     ):
         self._judge = judge
+        self._topic = topic
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self._sitting: Future[None] | None = None
         self._lock = threading.Lock()
         self._checkpoint = Path(tempfile.mkdtemp(prefix="wikisieve-checkpoint-"))
         source = (
             spark.readStream.format("kafka")
-            .options(**FETCH | for_spark(properties))
+            .options(**FETCH | COMMITTED | for_spark(properties))
             .option("kafka.bootstrap.servers", bootstrap)
             .option("assign", json.dumps({topic: list(range(partitions))}))
             .option("startingOffsets", starting_offsets(topic, partitions, offsets))
@@ -195,6 +198,21 @@ class Query:
             sitting = self._sitting
         if sitting is not None and sitting.done():
             sitting.result()
+
+    def has_passed(self, ends: Mapping[int, int]) -> bool:
+        """Tell whether everything before these offsets is judged, though no message stands right before them.
+
+        The marks that end a transaction have offsets, and so has what was taken back.
+        """
+        with self._lock:
+            idle = self._sitting is None or self._sitting.done()
+        progress = self._query.lastProgress if idle else None
+        if progress is None:
+            return False
+        read = json.loads(progress.sources[0].endOffset or "{}").get(self._topic, {})
+        with self._lock:
+            idle = self._sitting is None or self._sitting.done()
+        return idle and all(read.get(str(partition), 0) >= end for partition, end in ends.items())
 
     def check(self) -> None:
         """Raise what went wrong in the query or in the judge's thread, if anything did."""

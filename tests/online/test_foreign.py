@@ -1,0 +1,87 @@
+"""Other programs write into the topic, too: all of that is accounted for, and our producer still finds its place."""
+
+import json
+from collections import Counter
+
+import pytest
+import world
+from kafka import KafkaProducer
+
+from lib.online import online, producer
+from lib.replay import server as replay
+
+DAY = "2015-09-12T23:59:00Z"
+OURS = "the test's recording"  # as `world.order` names it
+
+
+@pytest.fixture(scope="module")
+def here(kafka, spark):
+    return {"kafka": kafka.bootstrap, "session": spark}
+
+
+def edit(name, **fields):
+    content = {"meta": {"dt": DAY, "id": name}, "type": "edit", "user": name, **fields}
+    return json.dumps(content).encode()
+
+
+def write(bootstrap, topic, messages, **options):
+    """Write messages as another program does: value and whatever else `send` takes."""
+    out = KafkaProducer(bootstrap_servers=bootstrap, max_request_size=8 << 20, **options)
+    if "transactional_id" in options:
+        out.init_transactions()
+        out.begin_transaction()
+    for value, more in messages:
+        out.send(topic, value, **more)
+    out.flush()
+    return out
+
+
+#: What no producer of ours would write; edits among it are judged, the rest are dead letters.
+ODD = [
+    (edit("no key"), {"partition": 0}),
+    (edit("wrong key"), {"key": b"\xff\xfe", "partition": 1}),
+    (edit("another's headers"), {"headers": [("position", b"junk"), ("key", b"\xff"), ("source", b"\xff")]}),
+    (edit("half a position"), {"headers": [("position", b'{"sent": 1}'), ("source", OURS.encode())]}),
+    (edit("long", comment="x" * 5_000_000), {}),
+    (None, {"key": b"no value", "partition": 0}),
+    (b"", {"partition": 1}),
+    (b"[" * 100_000, {"partition": 0}),
+]
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "lz4"])
+def test_what_others_wrote_is_judged_and_the_producer_finds_its_place(
+    kafka, here, model_dir, tmp_path, codec
+):
+    raws = world.events()[:500]
+    recording = world.record(tmp_path / "day.jsonl", raws)
+    world.judge(tmp_path / "whole", model_dir, recording, **here)
+    metrics = world.judge(tmp_path / "cut", model_dir, recording, (200,), **here)
+    write(kafka.bootstrap, metrics["topics"]["events"], ODD, compression_type=codec).close()
+    world.judge(tmp_path / "cut", model_dir, recording, resume=True, **here)
+    whole, cut = Counter(world.rows(tmp_path / "whole")), Counter(world.rows(tmp_path / "cut"))
+    assert not whole - cut
+    assert sorted(row[0] for row in (cut - whole).elements()) == sorted(
+        json.loads(value)["meta"]["id"] for value, _ in ODD[:5]
+    )
+    more = world.letters(tmp_path / "cut") - world.letters(tmp_path / "whole")
+    assert more.total() == 3 and not world.letters(tmp_path / "whole") - world.letters(tmp_path / "cut")
+
+
+def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_dir, tmp_path):
+    recording = world.record(tmp_path / "day.jsonl", world.events()[:50])
+    with (
+        replay.serving(recording, "--canaries", "0") as server,
+        online.Stage(tmp_path, model_dir, **here) as stage,
+    ):
+        with producer.Sender(world.order(stage, server.url)) as sender:
+            stage.sieve(sender)
+        for name, ends in (("kept", "commit_transaction"), ("taken back", "abort_transaction")):
+            given = [(edit(f"{name} {n}"), {"partition": n}) for n in range(2)]
+            out = write(kafka.bootstrap, stage.events_topic, given, transactional_id=name)
+            getattr(out, ends)()
+            out.close()
+        with producer.Sender(world.order(stage, server.url)) as sender:
+            stage.sieve(sender)  # ends, although the last offsets are no messages
+    found = {row[0] for row in world.rows(tmp_path)}
+    assert {"kept 0", "kept 1"} <= found and not {"taken back 0", "taken back 1"} & found
