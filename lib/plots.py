@@ -73,6 +73,18 @@ def far(n: int) -> str:
     return f" Not in the picture: {n:,} whose time lies far from the others'." if n else ""
 
 
+def short(text: object, longest: int = 500) -> str:
+    """Cut a stranger's text that would fill the page; what MediaWiki takes as a comment is left whole.
+
+    Examples
+    --------
+    >>> short("whole"), short("x" * 2000, 3)
+    ('whole', 'xxx… (2,000 characters)')
+    """
+    line = str(text)
+    return line if len(line) <= longest else f"{line[:longest]}… ({len(line):,} characters)"
+
+
 @cache
 def _drawn() -> frozenset[int]:
     font = font_manager.findfont(font_manager.FontProperties())
@@ -144,7 +156,7 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     sides = ["left" if _is_text(shown.iloc[:, i]) else "right" for i in range(shown.shape[1])]
     head = _row("th", shown.columns, sides)
     body = "".join(_row("td", cells, sides) for cells in shown.itertuples(index=False, name=None))
-    title = f"<p>{html.escape(caption)}</p>" if caption else ""
+    title = f"<p>{html.escape(short(caption))}</p>" if caption else ""
     return f"{title}<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
@@ -168,7 +180,7 @@ def _cell(value: object) -> str:
         return "" if math.isnan(value) else f"{value:,.6g}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(str(value))
+    return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(short(value))
 
 
 def note(text: str) -> None:

@@ -65,10 +65,11 @@ class Card(msgspec.Struct, frozen=True):
         """Write the card as HTML; whatever the stream wrote is shown as text."""
         say = html.escape
         edit = "".join(
-            f"<tr><th>{say(name)}</th><td>{say(_text(value))}</td></tr>" for name, value in self.edit.items()
+            f"<tr><th>{say(name)}</th><td>{say(plots.short(_text(value)))}</td></tr>"
+            for name, value in self.edit.items()
         )
         return (
-            f"<h4>{say(self.user)}</h4><p>{say(self.sentence())}</p>"
+            f"<h4>{say(plots.short(self.user))}</h4><p>{say(self.sentence())}</p>"
             f"<table><caption>The edit that tipped the balance</caption>{edit}</table>"
         )
 

@@ -32,7 +32,7 @@ def frame(out_dir: Path) -> pd.DataFrame:
     data = verdicts.read(out_dir).to_pandas()
     data = data.sort_values(["timestamp", "meta_id"], ignore_index=True)
     data["stopped"] = data["verdict"].isin(recount.STOPPED)
-    data["is_bot"] = data["bot"].fillna(False).astype(bool)
+    data["is_bot"] = data["bot"].eq(True)  # a missing flag is none
     return data
 
 

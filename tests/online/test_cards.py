@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from lib import edits
@@ -36,6 +37,8 @@ def test_a_card_says_what_tipped_the_balance_and_what_would_have_changed_it(entr
 def test_texts_of_the_stream_are_escaped(entry):
     page = cards.card(entry).html()
     assert "<script>" not in page and "&lt;script&gt;" in page
+    long = cards.card(msgspec.structs.replace(entry, user="u" * 9000)).html()
+    assert "u" * 500 + "…" in long and len(long) < 3000
     cards.card(entry).figure()  # TeX in a name is drawn as it is
 
 

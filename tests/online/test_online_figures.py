@@ -6,8 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import world
 
 from lib.online import figures
+from lib.online import verdicts as files
 
 HOUR = 1_442_016_000_000
 FIRST, LAST = -62_135_596_800_000, 253_402_300_799_999  # of the years 1 to 9999
@@ -25,6 +27,14 @@ def verdicts(times):
             "is_bot": n % 3 == 0,
         }
     )
+
+
+def test_a_missing_flag_is_none_and_says_nothing(tmp_path, recwarn):
+    rows = [("Ada", None, "kept"), ("Bot", True, "flagged"), ("Eve", False, "kept")]
+    (tmp_path / "verdicts").mkdir()
+    files.write(tmp_path, 1, world.verdict_table(*rows))
+    assert figures.frame(tmp_path)["is_bot"].tolist() == [False, True, False]
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 
 @pytest.mark.parametrize("times", [[], [LAST], [FIRST, *(HOUR + 60_000 * n for n in range(50)), LAST]])
