@@ -143,7 +143,7 @@ def what_would_have_changed(
 
     Examples
     --------
-    >>> reasons = [Contribution("name ends in “bot”", 3.0), Contribution("pauses up to 2 s", 1.0)]
+    >>> reasons = [Contribution("name ends in “bot”", 3.0), Contribution("size unchanged", 1.0)]
     >>> what_would_have_changed(reasons, 0.9, 0.5)
     'Had “name ends in ‘bot’” been as with an average user, the score would have been 0.309 and the verdict “kept”.'
     """

@@ -15,13 +15,12 @@ import pandas as pd
 from scipy.stats import fisher_exact
 from scipy.stats.distributions import kstwo
 
-from lib import manifest
 from lib.online import judging
 from lib.online.books import Books
-from lib.train import features
+from lib.train import blacklist, features
 from lib.train.model import Model, Population
 
-FILE = "reference.json"
+FILE = blacklist.REFERENCE
 QUANTILES = 400
 LARGE = 0.15  # distance of two distributions from which on it counts as large
 RATIO = 2.0  # of two shares
@@ -29,8 +28,6 @@ SURE = 0.001  # p-value at which a difference counts as no accident
 #: Compared: what does not grow with the time that a user is watched.
 COMPARED = (
     "texts: mean evidence",
-    "comment length: mean",
-    "change of size: mean",
     "marked as minor",
     "new page",
     "edit of one section",
@@ -40,7 +37,6 @@ COMPARED = (
     "in the main namespace",
     "on a talk page",
     "size reduced",
-    "name: evidence",
 )
 
 
@@ -100,11 +96,6 @@ def reference(people: Population, model: Model) -> dict[str, Any]:
             for name in COMPARED
         },
     }
-
-
-def write_reference(folder: Path, people: Population, model: Model) -> Path:
-    """Leave :func:`reference` beside the model."""
-    return manifest.write_json(folder / FILE, reference(people, model))
 
 
 def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> Report:

@@ -171,7 +171,7 @@ class Stage:
                 self.bootstrap = started.result()
         for name, value in SPARK.items():
             self.spark.conf.set(name, value)
-        self._eyes = self.spark.sparkContext.broadcast(query.Eyes(self.model.lower.weights))
+        self._eyes = self.spark.sparkContext.broadcast(query.Eyes(self.model.weights))
         self._blacklist: Broadcast[bytes] | None = None
         self._books: Books | None = None
         self._open.callback(self._close_books)

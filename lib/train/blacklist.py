@@ -35,7 +35,8 @@ FLAGGED = "flagged in the sample"
 LEDGER = "ledger.sqlite"
 BEFORE = ".ledger.before.sqlite"  # the ledger of an earlier run while a run is under way, or has failed
 FILTER = "blacklist.bloom"
-OUTPUTS = ("model.skops", FILTER, "reference.json", "metrics.json", manifest.NAME)
+MODEL, REFERENCE, METRICS = "model.skops", "reference.json", "metrics.json"
+OUTPUTS = (MODEL, FILTER, REFERENCE, METRICS, manifest.NAME)
 _ENDINGS = ("", "-wal", "-shm")
 PROBES = 500_000  # made-up names by which the hash error is measured
 _SHOWN = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
@@ -250,6 +251,44 @@ def write(folder: Path, listed: Iterable[Entry]) -> None:
     new.rename(folder / LEDGER)
     _remove(folder / BEFORE)
     Filter.build(members).save(folder / FILTER)
+
+
+def finish(
+    folder: Path,
+    model: Model,
+    listed: Iterable[Entry],
+    reference: dict[str, Any],
+    metrics: dict[str, Any],
+    **facts: Any,
+) -> None:
+    """Leave what stage 3 made: all files or, when something fails, none. The model comes last: where it is, all are.
+
+    Parameters
+    ----------
+    folder : Path
+    model : Model
+    listed : iterable of Entry
+        From :func:`entries`.
+    reference : dict
+        How the sample looks to the model (:func:`lib.online.drift.reference`).
+    metrics : dict
+        The contract's ``metrics.json``.
+    **facts
+        For the manifest; the outputs' SHA-256 are added.
+    """
+    new = folder / f".{MODEL}.new"
+    try:
+        write(folder, listed)
+        manifest.write_json(folder / REFERENCE, reference)
+        manifest.write_json(folder / METRICS, metrics)
+        model.save(new)
+        outputs = {name: manifest.sha256(folder / name) for name in (FILTER, METRICS)}
+        manifest.write(folder, **facts, outputs={MODEL: manifest.sha256(new), **outputs})
+        new.rename(folder / MODEL)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        begin(folder)
+        raise
 
 
 def _take_over(folder: Path, ledger: Ledger) -> set[str]:

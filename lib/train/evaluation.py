@@ -7,6 +7,7 @@ lists where.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,12 +20,11 @@ from sklearn.linear_model import LogisticRegression
 
 from lib.intervals import clopper_pearson, upper_bound
 from lib.train import features, model
-from lib.train.model import CrossValidation, Model, Population, Stack
+from lib.train.model import CrossValidation, Model, Population
 
 RESAMPLES = 1000
 FPR_OF_RECALL = 0.005
 FORWARD_AT = 0.6
-FEWEST_FOLDS = 4  # one tested, one for the threshold, one for the lower level's evidence, one learnt from
 DECISION = 0.5  # of a score that is a probability
 _CHUNK = 50
 
@@ -295,9 +295,9 @@ def forward(
 ) -> Forward:
     """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
 
-    The users are dealt into folds. For each fold, both levels and the threshold are learnt from the earlier edits of
-    the others; then the later edits of the fold's users are judged one by one, beginning with nothing known of anybody.
-    Where too few humans came before to promise `max_human_fpr`, the threshold lies above all of their scores.
+    The users are dealt into folds. For each fold, the whole model with its threshold is learnt from the earlier edits
+    of the others; then the later edits of the fold's users are judged one by one, beginning with nothing known of
+    anybody. Where too few humans came before to promise `max_human_fpr`, the threshold lies above all of their scores.
 
     Parameters
     ----------
@@ -306,6 +306,10 @@ def forward(
     max_human_fpr : float, default 0.01
     at : float, default 0.6
         The moment, as a share of the time between first and last edit.
+    folds : int, default 5
+        Fewer where there are fewer bots.
+    with_name : bool, default True
+        Whether the name may speak.
 
     Returns
     -------
@@ -315,30 +319,29 @@ def forward(
     first, last = int(people.times[0]), int(people.times[-1])
     moment = first + int(at * (last - first))
     before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
-    folds = min(folds, max(FEWEST_FOLDS, int(before.bots.sum())))
+    folds = min(folds, max(model.FEWEST_FOLDS + 1, int(before.bots.sum())))
     model.check(before, folds)
-    stack = Stack(before, model.deal(before, folds, seed), seed)
-    fold_of = dict(zip(before.names, stack.fold, strict=True))
+    fold = model.deal(before, folds, seed)
+    fold_of = dict(zip(before.names, fold, strict=True))
     random = np.random.default_rng(seed)
-    fold = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
+    fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
     verdicts = np.zeros(len(later.user), int)
     for k in range(folds):
-        held = frozenset({k})
-        rows = stack.rows(held)
-        top = model.highest(rows, stack.scores(held, with_name), len(before))
-        threshold = _threshold(top[~before.bots & (stack.fold != k)], max_human_fpr)
-        judge = Model(stack.lower(held), stack.judge(held, with_name), threshold, with_name)
-        mine = fold[later.user] == k
-        verdicts[mine] = replay(judge, later)[mine]
+        judge = _learnt(before.subset((fold != k)[before.user]), seed, max_human_fpr, with_name)
+        mine = fold_later[later.user] == k
+        verdicts[mine] = replay(judge, later.subset(mine))
     return Forward(later, verdicts, moment, stopped(later, verdicts))
 
 
-def _threshold(human_scores: np.ndarray, max_human_fpr: float) -> float:
-    """Choose the threshold; where too few humans came before to promise anything, the strictest: above all of them."""
+def _learnt(people: Population, seed: int, max_human_fpr: float, with_name: bool) -> Model:
+    """Learn a model; where too few humans are there to promise anything, flag nobody below the highest of them."""
+    cross = model.cross_validate(people, seed, min(model.FOLDS, int(people.bots.sum())))
     try:
-        return model.working_threshold(human_scores, max_human_fpr)
+        return Model.fit(people, seed, max_human_fpr, with_name, cross)
     except model.NoHonestThreshold:
-        return max(float(np.nextafter(human_scores.max(initial=0.0), np.inf)), model.LEAST_SCORE)
+        highest = float(cross.highest_of_all_deals(with_name)[~people.bots].max())
+        sure = Model.fit(people, seed, 1.0, with_name, cross)
+        return dataclasses.replace(sure, threshold=float(np.nextafter(highest, np.inf)))
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

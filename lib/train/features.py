@@ -9,8 +9,7 @@ flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +29,8 @@ TEXT_SOURCE = "140339377959"
 LOOKED_AT = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
 
 #: The numbers of :func:`evidence`, in order.
-EVIDENCE = ("text", "name", "hints", "flags", "delta", "comment_bytes", "template", "title", "wiki")
-TEXT, NAME, HINTS, SEEN, DELTA, BYTES, TEMPLATE, TITLE, WIKI = range(len(EVIDENCE))
+EVIDENCE = ("text", "hints", "flags", "delta", "template", "title", "wiki")
+TEXT, HINTS, SEEN, DELTA, TEMPLATE, TITLE, WIKI = range(len(EVIDENCE))
 
 #: What an edit can be seen to be, one bit each, in the words of a verdict card.
 FLAGS = (
@@ -114,17 +113,11 @@ NAME_WORDS = Lexicon(
 
 _CONTEXT = 4  # columns for wiki, namespace, type with minor, and their combination
 _TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment says more than the page does
-_SALT_COMMENT, _SALT_TITLE, _SALT_NAME, _SALT_CONTEXT = (
-    np.uint64(17),
-    np.uint64(7177),
-    np.uint64(71),
-    np.uint64(101),
-)
+_SALT_COMMENT, _SALT_TITLE, _SALT_CONTEXT = np.uint64(17), np.uint64(7177), np.uint64(101)
 _SCRATCH = 16 * text.LONGEST
 NO_NAMESPACE = -1000
 TEXT_SIZES = (3, 5)
 TITLE_SIZES = (3, 4)
-NAME_SIZES = (2, 5)
 
 
 class Columns(NamedTuple):
@@ -182,27 +175,6 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: type) -> np.ndarray:
         column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
     )
     return np.array(values, kind)  # a copy: numba compiles for writable arrays only once
-
-
-@inner
-def _name_pieces(data: np.ndarray, start: int, stop: int, masked: np.ndarray, out: np.ndarray) -> int:
-    """Cut a name (small letters, marked ends) into hashed pieces; give their number."""
-    stop = min(stop, start + 255)
-    n = 0
-    masked[n] = text.MARK_START
-    n += 1
-    for i in range(start, stop):
-        byte = text.lower(data[i])
-        if 48 <= byte <= 57:
-            byte = 48
-        if byte == 48 and masked[n - 1] == 48:
-            continue
-        masked[n] = byte
-        n += 1
-    masked[n] = text.MARK_END
-    n += 1
-    k = text.grams(masked, n, NAME_SIZES[0], NAME_SIZES[1], _SALT_NAME, out, 0)
-    return text.words(masked, n, _SALT_NAME, out, k)
 
 
 @inner
@@ -382,15 +354,13 @@ def _evidence(
     c: Columns,
     text_weights: np.ndarray,
     text_bias: float,
-    name_weights: np.ndarray,
-    name_bias: float,
     steps: np.ndarray,
     found: np.ndarray,
     name_steps: np.ndarray,
     name_found: np.ndarray,
 ) -> np.ndarray:
     n = len(c.namespace)
-    out = np.empty((n, 9))
+    out = np.empty((n, len(EVIDENCE)))
     masked = np.empty(text.LONGEST + 64, np.uint8)
     pieces = np.empty(_SCRATCH, np.int64)
     for i in range(n):
@@ -409,16 +379,13 @@ def _evidence(
         k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], pieces, 0)
         for j in range(k):
             logit += text_weights[pieces[j]] * _CONTEXT_WEIGHT
-        k = _name_pieces(c.user_data, u, v, masked, pieces)
-        size = c.comment[i + 1] - c.comment[i]
-        out[i, 0] = logit
-        out[i, 1] = name_bias + _total(name_weights, pieces, 0, k)
-        out[i, 2] = _hints(c.user_data, u, v, name_steps, name_found)
-        out[i, 3] = _flags(
+        out[i, TEXT] = logit
+        out[i, HINTS] = _hints(c.user_data, u, v, name_steps, name_found)
+        out[i, SEEN] = _flags(
             seen,
             seen_title,
             words,
-            size == 0,
+            c.comment[i + 1] == c.comment[i],
             address,
             _begins_large(c.comment_data, c.comment[i], c.comment[i + 1]),
             _has_slash(c.title_data, c.title[i], c.title[i + 1]),
@@ -427,21 +394,18 @@ def _evidence(
             c.namespace[i],
             c.delta[i],
         )
-        out[i, 4] = c.delta[i]
-        out[i, 5] = size
-        out[i, 6] = template
-        out[i, 7] = text.fingerprint(c.title_data, c.title[i], c.title[i + 1])
-        out[i, 8] = wiki
+        out[i, DELTA] = c.delta[i]
+        out[i, TEMPLATE] = template
+        out[i, TITLE] = text.fingerprint(c.title_data, c.title[i], c.title[i + 1])
+        out[i, WIKI] = wiki
     return out
 
 
 class Weights(NamedTuple):
-    """The two linear models inside the evidence: one of texts, one of names."""
+    """The linear model of texts inside the evidence."""
 
     text: np.ndarray  #: float32, one per bucket
-    text_bias: float
-    name: np.ndarray
-    name_bias: float
+    bias: float
 
 
 def evidence(table: pa.Table, weights: Weights) -> np.ndarray:
@@ -452,7 +416,7 @@ def evidence(table: pa.Table, weights: Weights) -> np.ndarray:
     table : pyarrow.Table or pyarrow.RecordBatch
         Edits, with the columns of :data:`LOOKED_AT`.
     weights : Weights
-        Linear models of the comment, title and context, and of the name.
+        Linear model of the comment, title and context.
 
     Returns
     -------
@@ -462,9 +426,7 @@ def evidence(table: pa.Table, weights: Weights) -> np.ndarray:
     return _evidence(
         columns(table),
         weights.text,
-        weights.text_bias,
-        weights.name,
-        weights.name_bias,
+        weights.bias,
         COMMENT_WORDS.steps,
         COMMENT_WORDS.found,
         NAME_WORDS.steps,
@@ -472,7 +434,7 @@ def evidence(table: pa.Table, weights: Weights) -> np.ndarray:
     )
 
 
-# --- the matrices behind the two linear models ------------------------------------------------------------------------
+# --- the matrix behind the linear model -------------------------------------------------------------------------------
 
 
 @compiled
@@ -503,37 +465,6 @@ def _text_rows(c: Columns, starts: np.ndarray, index: np.ndarray, values: np.nda
                 values[place] = _CONTEXT_WEIGHT
 
 
-@compiled
-def _name_rows(
-    offsets: np.ndarray,
-    data: np.ndarray,
-    starts: np.ndarray,
-    index: np.ndarray,
-    values: np.ndarray,
-    fill: bool,
-) -> None:
-    masked = np.empty(text.LONGEST + 64, np.uint8)
-    pieces = np.empty(_SCRATCH, np.int64)
-    for i in range(len(offsets) - 1):
-        k = _name_pieces(data, offsets[i], offsets[i + 1], masked, pieces)
-        if not fill:
-            starts[i + 1] = starts[i] + k
-            continue
-        for j in range(k):
-            index[starts[i] + j] = pieces[j]
-            values[starts[i] + j] = 1 / np.sqrt(k)
-
-
-def _matrix(rows: Callable, n: int, *sources: Any) -> sp.csr_matrix:
-    starts = np.zeros(n + 1, np.int64)
-    rows(*sources, starts, np.empty(0, np.int32), np.empty(0), False)
-    index, values = np.empty(starts[-1], np.int32), np.empty(starts[-1])
-    rows(*sources, starts, index, values, True)
-    matrix = sp.csr_matrix((values, index, starts), shape=(n, text.BUCKETS))
-    matrix.sum_duplicates()
-    return matrix
-
-
 def text_matrix(table: pa.Table) -> sp.csr_matrix:
     """Give the matrix whose product with the text weights is the text's evidence.
 
@@ -542,12 +473,14 @@ def text_matrix(table: pa.Table) -> sp.csr_matrix:
     scipy.sparse.csr_matrix, shape (n, text.BUCKETS)
         One row per edit: pieces of the masked comment, of the masked title, and of the context.
     """
-    return _matrix(_text_rows, table.num_rows, columns(table))
-
-
-def name_matrix(users: pa.Array) -> sp.csr_matrix:
-    """Give the matrix of hashed pieces of user names, one row per name."""
-    return _matrix(_name_rows, len(users), *text.buffers(users))
+    source, n = columns(table), table.num_rows
+    starts = np.zeros(n + 1, np.int64)
+    _text_rows(source, starts, np.empty(0, np.int32), np.empty(0), False)
+    index, values = np.empty(starts[-1], np.int32), np.empty(starts[-1])
+    _text_rows(source, starts, index, values, True)
+    matrix = sp.csr_matrix((values, index, starts), shape=(n, text.BUCKETS))
+    matrix.sum_duplicates()
+    return matrix
 
 
 # --- the summary of a user --------------------------------------------------------------------------------------------
@@ -558,27 +491,17 @@ SILENCE_DAYS = 7  # a user silent for longer starts a new summary
 _SILENCE_MS = SILENCE_DAYS * 86_400_000
 
 _N_FLAGS, _N_HINTS = len(FLAGS), len(NAME_HINTS)
-(_N, _FIRST, _LAST, _SUM, _SQUARES, _MAX, _MIN, _RECENT, _LOGIT, _BITS) = range(10)
-_COUNTS = 10
-(_D_SUM, _D_SQUARES, _D_SIZE, _D_SAME, _D_LAST, _L_SUM, _L_SQUARES) = range(
+_EMPTY_COMMENT = 1 << FLAGS.index("empty comment")
+(_N, _LAST, _SUM, _SQUARES, _MAX, _MIN, _RECENT, _BITS) = range(8)
+_COUNTS = 8
+(_D_SAME, _D_LAST, _TITLE_LAST, _SERIES, _BURST, _LONGEST_BURST, _WIKIS) = range(
     _COUNTS + _N_FLAGS, _COUNTS + _N_FLAGS + 7
 )
-_RING = _L_SQUARES + 1  # the last three templates
-(_REPEATS, _RING_HITS, _TEMPLATES) = range(
-    _RING + 3, _RING + 6
-)  # _TEMPLATES and the next: 96 bits of a sketch
-_TITLES = _TEMPLATES + 2
-(_TITLE_LAST, _TITLE_SAME, _WIKIS, _HOURS) = range(_TITLES + 2, _TITLES + 6)
-_GAPS = _HOURS + 1
-GAP_EDGES_S = (2.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
-_N_GAPS = len(GAP_EDGES_S) + 1
-(_G_SUM, _G_SQUARES, _RUN, _LONGEST_RUN, _SERIES, _BURST, _LONGEST_BURST) = range(
-    _GAPS + _N_GAPS, _GAPS + _N_GAPS + 7
-)
+_RING = _WIKIS + 1  # the last three templates
+_TEMPLATES = _RING + 3  # this and the next: 96 bits of a sketch
 #: Numbers in a user's summary. All zero: nothing seen yet.
-STATE = _LONGEST_BURST + 1
-_RUN_GAP_S = 600.0
-_BURST_GAP_S = 5.0
+STATE = _TEMPLATES + 2
+_BURST_GAP_MS = 5000.0
 _RECENT_SHARE = 0.2
 _SKETCH = 48
 
@@ -627,54 +550,30 @@ def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
     """Add one edit to a summary."""
     n = s[_N]
     if n > 0:
-        gap = max((time - s[_LAST]) / 1000.0, 0.0)
-        bin_ = 0
-        for edge in GAP_EDGES_S:
-            bin_ += gap > edge
-        s[_GAPS + bin_] += 1
-        log = np.log1p(gap)
-        s[_G_SUM] += log
-        s[_G_SQUARES] += log * log
-        s[_RUN] = s[_RUN] + 1 if gap <= _RUN_GAP_S else 0.0
-        s[_LONGEST_RUN] = max(s[_LONGEST_RUN], s[_RUN])
-        s[_BURST] = s[_BURST] + 1 if gap <= _BURST_GAP_S else 0.0
+        s[_BURST] = s[_BURST] + 1 if time - s[_LAST] <= _BURST_GAP_MS else 0.0
         s[_LONGEST_BURST] = max(s[_LONGEST_BURST], s[_BURST])
         s[_LAST] = max(s[_LAST], time)
-        s[_REPEATS] += e[TEMPLATE] == s[_RING]
         again = e[TEMPLATE] == s[_RING] or e[TEMPLATE] == s[_RING + 1] or e[TEMPLATE] == s[_RING + 2]
-        s[_RING_HITS] += again
-        s[_SERIES] += again and e[TITLE] != s[_TITLE_LAST] and (np.int64(e[SEEN]) & 64) == 0
-        s[_TITLE_SAME] += e[TITLE] == s[_TITLE_LAST]
+        s[_SERIES] += again and e[TITLE] != s[_TITLE_LAST] and (np.int64(e[SEEN]) & _EMPTY_COMMENT) == 0
         s[_D_SAME] += e[DELTA] == s[_D_LAST]
         s[_MAX] = max(s[_MAX], e[TEXT])
         s[_MIN] = min(s[_MIN], e[TEXT])
         s[_RECENT] += _RECENT_SHARE * (e[TEXT] - s[_RECENT])
     else:
-        s[_FIRST] = s[_LAST] = time
+        s[_LAST] = time
         s[_MAX] = s[_MIN] = s[_RECENT] = e[TEXT]
     s[_N] = n + 1
     s[_SUM] += e[TEXT]
     s[_SQUARES] += e[TEXT] * e[TEXT]
-    s[_LOGIT] = e[NAME]
     s[_BITS] = e[HINTS]
     flags = np.int64(e[SEEN])
     for i in range(_N_FLAGS):
         s[_COUNTS + i] += (flags >> i) & 1
     if not np.isnan(e[DELTA]):
-        size = np.log1p(abs(e[DELTA]))
-        signed = size if e[DELTA] > 0 else -size
-        s[_D_SUM] += signed
-        s[_D_SQUARES] += signed * signed
-        s[_D_SIZE] += size
         s[_D_LAST] = e[DELTA]
-    length = np.log1p(e[BYTES])
-    s[_L_SUM] += length
-    s[_L_SQUARES] += length * length
     s[_RING + 2], s[_RING + 1], s[_RING] = s[_RING + 1], s[_RING], e[TEMPLATE]
     _tick(s, _TEMPLATES, np.int64(e[TEMPLATE]), 2 * _SKETCH)
-    _tick(s, _TITLES, np.int64(e[TITLE]), 2 * _SKETCH)
     _tick(s, _WIKIS, np.int64(e[WIKI]), _SKETCH)
-    _tick(s, _HOURS, np.int64(time // 3_600_000), 24)
     s[_TITLE_LAST] = e[TITLE]
 
 
@@ -687,43 +586,20 @@ FEATURES = (
     "texts: spread of the evidence",
     "texts: recent evidence",
     "texts: evidence added up",
-    "pauses: mean",
-    "pauses: spread",
-    "pauses up to 2 s",
-    "pauses of 2 to 10 s",
-    "pauses of 10 to 30 s",
-    "pauses of 30 s to 2 min",
-    "pauses of 2 to 10 min",
-    "pauses of 10 min to 1 h",
-    "pauses over 1 h",
-    "time from the first to the last edit",
-    "edits per minute",
-    "longest run without a pause of 10 min",
     "different comments: share",
-    "comment repeats the one before",
-    "comment repeats one of the last three",
     "different comments",
-    "different pages: share",
-    "page of the edit before",
     "wikis",
-    "hours of the day",
-    "change of size: mean",
-    "change of size: spread",
-    "change of size: mean amount",
     "change of size as before",
-    "comment length: mean",
-    "comment length: spread",
     "comments repeated from page to page: share",
     "comments repeated from page to page: number",
     "changes of the same size: number",
     "longest burst without a pause of 5 s",
     *FLAGS,
-    "name: evidence",
     *NAME_HINTS,
 )
 _N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(FLAGS[0])
-_NAME_FEATURES = FEATURES.index("name: evidence")
+_NAME_FEATURES = FEATURES.index(NAME_HINTS[0])
 #: Which features say something of the user's name.
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
@@ -749,41 +625,21 @@ def _describe(s: np.ndarray, x: np.ndarray) -> None:
     x[4] = _spread(s[_SUM], s[_SQUARES], n)
     x[5] = s[_RECENT]
     x[6] = mean * np.log1p(n)
-    x[7] = s[_G_SUM] / gaps
-    x[8] = _spread(s[_G_SUM], s[_G_SQUARES], gaps)
-    for i in range(_N_GAPS):
-        x[9 + i] = s[_GAPS + i] / gaps
-    minutes = (s[_LAST] - s[_FIRST]) / 60_000.0
-    x[16] = np.log1p(max(minutes, 0.0))
-    x[17] = np.log((n - 1) / (minutes + 1.0) + 0.001) if minutes >= 0 else 0.0
-    x[18] = np.log1p(s[_LONGEST_RUN])
     templates = _distinct(s, _TEMPLATES, 2 * _SKETCH)
-    x[19] = min(templates / n, 1.0)
-    x[20] = s[_REPEATS] / gaps
-    x[21] = s[_RING_HITS] / gaps
-    x[22] = np.log(max(templates, 1.0))
-    x[23] = min(_distinct(s, _TITLES, 2 * _SKETCH) / n, 1.0)
-    x[24] = s[_TITLE_SAME] / gaps
-    x[25] = np.log(max(_distinct(s, _WIKIS, _SKETCH), 1.0))
-    x[26] = _bits(s[_HOURS]) / 24.0
-    known = max(n - s[_COUNTS + 19], 1.0)
-    x[27] = s[_D_SUM] / known
-    x[28] = _spread(s[_D_SUM], s[_D_SQUARES], known)
-    x[29] = s[_D_SIZE] / known
-    x[30] = s[_D_SAME] / gaps
-    x[31] = s[_L_SUM] / n
-    x[32] = _spread(s[_L_SUM], s[_L_SQUARES], n)
-    x[33] = s[_SERIES] / gaps
+    x[7] = min(templates / n, 1.0)
+    x[8] = np.log(max(templates, 1.0))
+    x[9] = np.log(max(_distinct(s, _WIKIS, _SKETCH), 1.0))
+    x[10] = s[_D_SAME] / gaps
+    x[11] = s[_SERIES] / gaps
     # Powers of the logarithm: the further a number is beyond what people do, the more it must count.
-    x[34] = np.log1p(s[_SERIES]) ** 2
-    x[35] = np.log1p(s[_D_SAME])
-    x[36] = np.log1p(s[_LONGEST_BURST]) ** 3
+    x[12] = np.log1p(s[_SERIES]) ** 2
+    x[13] = np.log1p(s[_D_SAME])
+    x[14] = np.log1p(s[_LONGEST_BURST]) ** 3
     for i in range(_N_FLAGS):
         x[_FLAG_FEATURES + i] = s[_COUNTS + i] / n
-    x[_NAME_FEATURES] = s[_LOGIT]
     hints = np.int64(s[_BITS])
     for i in range(_N_HINTS):
-        x[_NAME_FEATURES + 1 + i] = (hints >> i) & 1
+        x[_NAME_FEATURES + i] = (hints >> i) & 1
 
 
 def empty(users: int) -> np.ndarray:

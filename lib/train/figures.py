@@ -23,7 +23,7 @@ from lib import plots
 from lib.intervals import clopper_pearson, upper_bound
 from lib.train import eda, evaluation
 from lib.train.evaluation import Forward, LabelNoise
-from lib.train.model import CrossValidation, Model, Population, choose_threshold
+from lib.train.model import CrossValidation, Model, Population
 
 MODEL = "model"
 BOTH = "model and list"
@@ -260,11 +260,9 @@ def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tup
     axes.set_title("The guarantee")
     _legend_beside(axes)
     there = int((human >= model.threshold).sum())
-    promised = choose_threshold(cross.highest(model.with_name)[~bots], max_human_fpr)
-    margin = f", which is the margin above the promised {promised:.3f}," if promised < model.threshold else ""
     return figure, (
-        f"The threshold of {model.threshold:.3f}{margin} flags {there} of {len(human):,} humans; with 95 % confidence "
-        f"the true share is at most {100 * upper_bound(there, len(human)):.3g} %, "
+        f"The threshold of {model.threshold:.3f} flags {there} of {len(human):,} humans in the deal that is "
+        f"drawn; with 95 % confidence the true share is at most {100 * upper_bound(there, len(human)):.3g} %, "
         f"and {100 * max_human_fpr:g} % were promised."
     )
 

@@ -16,7 +16,7 @@ EVIDENCE = {
     "edit": {"meta_id": "1", "timestamp": 1442018818771, "wiki": "enwiki", "title": NASTY, "comment": NASTY},
     "threshold": 0.5,
     "edits": 3,
-    "contributions": [["name ends in “bot”", 3.0], ["pauses: mean", -0.5], ["new page", 0.4]],
+    "contributions": [["name ends in “bot”", 3.0], ["wikis", -0.5], ["new page", 0.4]],
     "features": {},
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib import manifest
 from lib.blacklist.ledger import Entry
 from lib.online import drift, shadow
 from lib.online.books import Books, Summaries
@@ -33,7 +34,7 @@ def stream(people, judge, folder, shift=0.0):
 
 def test_the_same_world_needs_no_training(learnt, tmp_path):
     people, judge = learnt
-    drift.write_reference(tmp_path, people, judge)
+    manifest.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
     data = stream(people, judge, tmp_path)
     found = drift.report(tmp_path, tmp_path, data)
     large = found.table[found.table["large"] == "yes"]["what"].tolist()
@@ -42,7 +43,7 @@ def test_the_same_world_needs_no_training(learnt, tmp_path):
 
 def test_another_world_asks_for_training(learnt, tmp_path):
     people, judge = learnt
-    drift.write_reference(tmp_path, people, judge)
+    manifest.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
     found = drift.report(tmp_path, tmp_path, stream(people, judge, tmp_path, shift=5.0))
     assert found.train_again and "train again" in found.sentence and "texts: mean evidence" in found.sentence
 
@@ -53,7 +54,7 @@ def test_without_a_reference_it_says_so(learnt, tmp_path):
 
 
 def test_the_reference_is_json_and_names_its_model(learnt, tmp_path):
-    kept = json.loads(drift.write_reference(tmp_path, *learnt).read_text())
+    kept = json.loads(json.dumps(drift.reference(*learnt)))
     assert kept["model"] == learnt[1].version and kept["users"] == len(learnt[0])
     assert all(len(kept["features"][name]) == drift.QUANTILES + 1 for name in drift.COMPARED)
 

@@ -18,8 +18,6 @@ from lib.train import features
 WEIGHTS = features.Weights(
     np.random.default_rng(0).normal(0, 1, 1 << 17).astype(np.float32),
     0.0,
-    np.random.default_rng(1).normal(0, 1, 1 << 17).astype(np.float32),
-    0.0,
 )
 
 
@@ -34,11 +32,12 @@ class Model:
 
     def score(self, x):
         edits_made = np.exp(x[:, features.FEATURES.index("number of edits")])
-        repeats = x[:, features.FEATURES.index("comment repeats the one before")]
+        different = np.round(np.exp(x[:, features.FEATURES.index("different comments")]))
+        repeats = (edits_made - different) / np.maximum(edits_made - 1, 1)
         return np.where(edits_made >= 3, 0.1 + 0.85 * repeats, 0.1)
 
     def explain_all(self, states):
-        return [[("comment repeats the one before", 1.0)] for _ in states]
+        return [[("different comments", 1.0)] for _ in states]
 
 
 def event(number, user, *, seconds=None, comment="archived", kind="edit", bot=False, **more):
@@ -129,7 +128,7 @@ def test_the_edit_that_tips_the_balance_is_flagged_and_those_after_it_are_droppe
     entry = court.books.ledger.get("AnyBot")
     assert entry.since == 1731369602000 and entry.score == 0.95 and entry.model_version == "test"
     assert entry.evidence["edit"]["meta_id"] == "id-2"
-    assert entry.evidence["edits"] == 3 and entry.evidence["features"]["comment repeats the one before"] == 1
+    assert entry.evidence["edits"] == 3 and entry.evidence["features"]["number of edits"] == np.log(3)
 
 
 def test_a_member_of_the_ledger_is_dropped_from_the_first_edit_on(tmp_path):

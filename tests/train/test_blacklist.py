@@ -188,12 +188,32 @@ def test_a_damaged_ledger_is_set_aside_with_a_warning(tmp_path, listed):
         assert len(ledger) == len(listed)
 
 
+def finish(folder, trained, listed, **facts):
+    people, _, judge = trained
+    blacklist.finish(folder, judge, listed, drift.reference(people, judge), {"users": {}}, **facts)
+
+
+def test_a_run_leaves_all_files_and_the_manifest_knows_them(tmp_path, trained, listed):
+    finish(tmp_path, trained, listed, seed=0)
+    assert {path.name for path in tmp_path.iterdir()} == {*blacklist.OUTPUTS, blacklist.LEDGER}
+    outputs = manifest.read(tmp_path, "03")["outputs"]
+    assert {name: manifest.sha256(tmp_path / name) for name in outputs} == outputs
+    assert Model.load(tmp_path / "model.skops").version == trained[2].version
+
+
+@pytest.mark.parametrize("fails", ["write_json", "write"])
+def test_a_run_that_fails_at_its_end_leaves_none_of_its_files(tmp_path, trained, listed, monkeypatch, fails):
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(manifest, fails, full)
+    with pytest.raises(OSError, match="no space left"):
+        finish(tmp_path, trained, listed)
+    assert [path.name for path in tmp_path.iterdir()] == [blacklist.BEFORE]
+
+
 def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, trained, listed):
-    blacklist.write(tmp_path, listed)
-    trained[2].save(tmp_path / "model.skops")
-    drift.write_reference(tmp_path, trained[0], trained[2])
-    for name in ("metrics.json", "manifest.json"):
-        (tmp_path / name).write_text("{}")
+    finish(tmp_path, trained, listed)
     blacklist.begin(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [blacklist.BEFORE]
     with pytest.raises(manifest.MissingInput, match="model.skops is missing. Run notebooks/03_eda_train"):

@@ -36,8 +36,8 @@ def linear(seed):
     return model
 
 
-TEXTS, NAMES = linear(1), linear(2)
-WEIGHTS = features.Weights(TEXTS.coef_[0].astype(np.float32), 0.25, NAMES.coef_[0].astype(np.float32), 0.25)
+TEXTS = linear(1)
+WEIGHTS = features.Weights(TEXTS.coef_[0].astype(np.float32), 0.25)
 anything = st.none() | st.text(max_size=40)
 whole = st.none() | st.integers(-(2**63), 2**63 - 1)
 an_edit = st.tuples(anything, anything, anything, anything, anything, whole, whole, st.none() | st.booleans())
@@ -59,8 +59,6 @@ def test_the_fast_path_gives_the_reference_estimators_decision(rows):
     )
     seen = features.evidence(edit, WEIGHTS)
     assert np.abs(seen[:, features.TEXT] - TEXTS.decision_function(features.text_matrix(edit))).max() < 1e-6
-    names = features.name_matrix(edit.column("user"))
-    assert np.abs(seen[:, features.NAME] - NAMES.decision_function(names)).max() < 1e-6
     assert np.isfinite(np.delete(seen, features.DELTA, axis=1)).all()
 
 
@@ -100,7 +98,7 @@ def test_every_shape_of_column_runs_the_same_machine_code():
         edit.set_column(4, "type", edit.column("title").dictionary_encode()),
         edit.set_column(5, "title", pa.array(["a", "b"]).cast(pa.large_string())),
     ):
-        assert features.evidence(shape, WEIGHTS).shape == (shape.num_rows, 9)
+        assert features.evidence(shape, WEIGHTS).shape == (shape.num_rows, len(features.EVIDENCE))
     assert len(compiled.signatures) == before
 
 
@@ -211,12 +209,14 @@ def test_fold_leaves_its_input_alone_and_stays_small():
     state = features.empty(7)
     features.fold(state, user, times, seen)
     assert not state.any()
-    assert features.STATE <= 72
+    assert features.STATE <= 42
 
 
 def test_checkpoints_come_early_then_at_every_doubling():
     n = 4100
-    _, rows, x = features.fold(features.empty(1), np.zeros(n, int), np.arange(n) * 1000, np.ones((n, 9)))
+    _, rows, x = features.fold(
+        features.empty(1), np.zeros(n, int), np.arange(n) * 1000, np.ones((n, len(features.EVIDENCE)))
+    )
     expected = [*features.CHECKPOINTS, 2000, 4000]
     assert (rows + 1).tolist() == expected
     np.testing.assert_allclose(np.exp(x[:, 0]), expected)
@@ -226,9 +226,13 @@ def test_a_long_silence_starts_anew():
     times = np.array(
         [0, 1000, 1000 + features.SILENCE_DAYS * DAY_MS, 2001 + 2 * features.SILENCE_DAYS * DAY_MS]
     )
-    state, _, _ = features.fold(features.empty(1), np.zeros(4, int), times, np.ones((4, 9)))
+    state, _, _ = features.fold(
+        features.empty(1), np.zeros(4, int), times, np.ones((4, len(features.EVIDENCE)))
+    )
     assert np.exp(features.describe(state)[0, 0]) == 1
-    state, _, _ = features.fold(features.empty(1), np.zeros(3, int), times[:3], np.ones((3, 9)))
+    state, _, _ = features.fold(
+        features.empty(1), np.zeros(3, int), times[:3], np.ones((3, len(features.EVIDENCE)))
+    )
     assert round(np.exp(features.describe(state)[0, 0])) == 3
 
 
@@ -241,7 +245,9 @@ def test_hostile_numbers_and_times_stay_finite():
 
 
 def test_nothing_in_nothing_out():
-    state, rows, x = features.fold(features.empty(0), np.empty(0, int), np.empty(0, int), np.empty((0, 9)))
+    state, rows, x = features.fold(
+        features.empty(0), np.empty(0, int), np.empty(0, int), np.empty((0, len(features.EVIDENCE)))
+    )
     assert state.shape == (0, features.STATE)
     assert rows.shape == (0,)
     assert x.shape == (0, len(features.FEATURES))

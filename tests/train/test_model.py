@@ -101,9 +101,7 @@ def test_rows_of_a_user_weigh_one_together_and_end_with_all_edits(people):
 def test_without_the_name_no_feature_of_the_name_is_seen(people, fitted):
     x = np.arange(len(features.FEATURES), dtype=float)[None]
     hidden = model.visible(x, with_name=False)[0].astype(int)
-    assert not any(
-        "name: " in features.FEATURES[i] or features.FEATURES[i] in features.NAME_HINTS for i in hidden
-    )
+    assert not any(features.FEATURES[i] in features.NAME_HINTS for i in hidden)
     blind = Model.fit(people, max_human_fpr=0.02, with_name=False)
     assert blind.version != fitted.version
     renamed = [
@@ -159,9 +157,22 @@ def test_ties_do_not_break_the_promise():
     assert (scores >= model.choose_threshold(scores, 0.01)).sum() == 0
 
 
-def test_the_working_threshold_has_a_margin(people, fitted):
-    assert model.working_threshold(np.zeros(1000)) == model.LEAST_SCORE
-    assert fitted.threshold >= model.LEAST_SCORE
+def test_the_promise_holds_for_every_deal_of_the_people(people, fitted):
+    cross = model.cross_validate(people)
+    assert len({deal.fold.tobytes() for deal in (cross, *cross.again)}) == model.DEALS
+    for deal in (cross, *cross.again):
+        assert fitted.threshold >= model.choose_threshold(deal.highest()[~people.bots], 0.02)
+
+
+def test_without_the_name_features_end(people):
+    blind = Model.fit(people, max_human_fpr=0.02, with_name=False)
+    x = model.summarise(people, blind.texts.decision_function(people.texts)).x
+    far = x + 1e6 * x.std(axis=0)
+    further = x + 2e6 * x.std(axis=0)
+    np.testing.assert_array_equal(blind.score(far), blind.score(further))
+    np.testing.assert_allclose(
+        blind.score(x), blind.judge.predict_proba(model.visible(x, with_name=False))[:, 1], rtol=1e-9
+    )
 
 
 # --- use --------------------------------------------------------------------------------------------------------------
@@ -170,14 +181,13 @@ def test_the_working_threshold_has_a_margin(people, fitted):
 def test_the_score_of_the_stream_is_that_of_training(people, fitted):
     seen = fitted.evidence(people.table)
     _, rows, x = features.fold(features.empty(len(people)), people.user, people.times, seen)
-    logits = model.lower_logits(people, fitted.lower)
-    reference = model.summarise(people, logits)
+    reference = model.summarise(people, fitted.texts.decision_function(people.texts))
     np.testing.assert_allclose(fitted.score(x), fitted.score(reference.x[: len(rows)]), atol=1e-6)
     assert fitted.score(x[:0]).shape == (0,)
 
 
 def test_a_score_is_the_judges_and_does_not_depend_on_the_rows_around_it(people, fitted):
-    x = model.summarise(people, model.lower_logits(people, fitted.lower)).x
+    x = model.summarise(people, fitted.texts.decision_function(people.texts)).x
     whole = fitted.score(x)
     np.testing.assert_allclose(whole, fitted.judge.predict_proba(x)[:, 1], rtol=1e-9)
     np.testing.assert_array_equal(whole, [fitted.score(row[None])[0] for row in x])
