@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
-from lib.intervals import clopper_pearson, upper_bound
+from lib.intervals import clopper_pearson, over_users, upper_bound
 from lib.train import features, model
 from lib.train.model import CrossValidation, Model, Population
 
@@ -243,7 +243,10 @@ def simulate(
 
 
 def stopped(people: Population, verdicts: np.ndarray) -> dict[str, Any]:
-    """Count what verdicts did: bot edits stopped, also in the last quarter, and humans flagged, with bounds."""
+    """Count what verdicts did: bot edits stopped, also in the last quarter, and humans flagged, with bounds.
+
+    The interval of the share of bot edits is over users.
+    """
     stop = verdicts != KEPT
     bot_edits = people.flagged
     last = np.arange(len(stop)) >= len(stop) * 3 // 4
@@ -255,12 +258,20 @@ def stopped(people: Population, verdicts: np.ndarray) -> dict[str, Any]:
         "edits": len(stop),
         "bot_edits": int(bot_edits.sum()),
         "bot_edits_stopped": _share(stop & bot_edits, bot_edits),
+        "bot_edits_stopped_interval": over_users(
+            _of_each(people, stop & bot_edits), _of_each(people, bot_edits)
+        ),
         "bot_edits_stopped_last_quarter": _share(stop & bot_edits & last, bot_edits & last),
         "humans": humans,
         "humans_flagged": wrong,
         "human_user_fpr": wrong / humans if humans else 0.0,
         "human_user_fpr_upper95": upper_bound(wrong, humans),
     }
+
+
+def _of_each(people: Population, edits: np.ndarray) -> np.ndarray:
+    """Count each user's edits that are marked."""
+    return np.bincount(people.user[edits], minlength=len(people))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float:

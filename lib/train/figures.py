@@ -310,7 +310,9 @@ def forward_table(ahead: Forward, answers: dict[str, np.ndarray]) -> pd.DataFram
         rows.append(
             {
                 "who stops": name,
-                "bot edits stopped": plots.share(caught, facts["bot_edits"]),
+                "bot edits stopped": plots.share(
+                    caught, facts["bot_edits"], facts["bot_edits_stopped_interval"]
+                ),
                 "humans flagged": plots.share(facts["humans_flagged"], facts["humans"]),
                 "95 % upper bound": f"{100 * facts['human_user_fpr_upper95']:.2f} %",
             }
