@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -20,15 +19,15 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-from kafka import KafkaConsumer, TopicPartition
 from pyspark import Broadcast
 from pyspark.sql import SparkSession
 
 from lib import manifest, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
-from lib.online import books, judging, publisher, query, recount, sieve, verdicts
+from lib.online import books, dead_letters, judging, publisher, query, recount, sieve, topics, verdicts
 from lib.online.books import Books
+from lib.online.latency import Latency
 from lib.runtime import broker, clients, spark
 from lib.train import features
 from lib.train.model import Model
@@ -39,9 +38,7 @@ RESTARTS = 5  # of the query or of the producer, one after the other, without an
 #: Members that the executors' filter may lack (or as many as it knows, if that is more) before a query begins anew with
 #: one that knows them all. Until then the judge drops their edits, and only what the executors see in them is in vain.
 NEWS = 20_000
-MINE = ("verdicts", "seen", "kafka", "dead_letters.jsonl", "blacklist.bloom", "metrics.json", books.NAME)
-#: Upper edges of the latency's bins in seconds: 2 ms to 3 hours, 5 % apart.
-LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
+MINE = ("verdicts", "seen", "kafka", dead_letters.NAME, "blacklist.bloom", "metrics.json", books.NAME)
 
 
 class OnlineError(RuntimeError):
@@ -138,7 +135,7 @@ class Stage:
         self.broker: broker.Broker | None = None
         self.committed: dict[int, int] = {}
         self.filter: bloom.Filter
-        self._latency = np.zeros(len(LATENCY_EDGES) + 1, np.int64)
+        self._latency = Latency()
 
     def __enter__(self) -> Self:
         try:
@@ -177,8 +174,8 @@ class Stage:
         self._open.callback(self._close_books)
         self._open_books()
         self._check_model()
-        topics = self.books.note("topics")
-        self.events_topic, self.verdicts_topic = topics["events"], topics["verdicts"]
+        names = self.books.note("topics")
+        self.events_topic, self.verdicts_topic = names["events"], names["verdicts"]
         self.partitions = self.books.note("partitions")
         self._make_topics()
         self._publisher = self._open.enter_context(
@@ -240,11 +237,11 @@ class Stage:
             self.bootstrap,
             self.events_topic,
             self.partitions,
-            self.committed,
-            self._look(),
-            self._sit,
-            self.properties,
-            self.most,
+            offsets=self.committed,
+            look=self._look(),
+            judge=self._sit,
+            properties=self.properties,
+            most=self.most,
         )
         over, ends = False, None
         try:
@@ -293,18 +290,19 @@ class Stage:
         self._seconds += seconds
         self._mark += seconds
         if outcome.invalid.num_rows:
-            self._append_dead_letters(outcome.invalid)
+            rows = outcome.invalid.to_pylist()
+            dead_letters.append(self.out_dir, ((row["raw"], row["reason"]) for row in rows))
         self._teach([entry.user for entry in outcome.entries], bool(outcome.expired))
         self.committed = outcome.offsets
         if epoch % verdicts.MANY == 0:
             verdicts.merge(self.out_dir)
         pa.default_memory_pool().release_unused()
 
-    def _time(self, kafka_ms: np.ndarray) -> tuple[np.ndarray, float]:
+    def _time(self, kafka_ms: np.ndarray) -> tuple[Latency, float]:
         """Write how long the verdicts took, and the run so far; give both."""
-        latency = self._latency + _binned(time.time() - kafka_ms / 1000)
+        latency = self._latency.and_(time.time() - kafka_ms / 1000)
         seconds = time.monotonic() - self._mark
-        self.books.write_note("latency", latency.tolist())
+        self.books.write_note("latency", latency.counts())
         self.books.write_note("seconds", self.books.note("seconds", 0.0) + seconds)
         return latency, seconds
 
@@ -333,7 +331,7 @@ class Stage:
     def export(self) -> None:
         """Write what is derived from the books: the filter, the dead letters and the metrics."""
         self.filter.save(self.out_dir / "blacklist.bloom")
-        self._write_dead_letters()
+        dead_letters.write(self.out_dir, self.books.dead_letters())
         manifest.write_json(self.out_dir / "metrics.json", self.metrics())
 
     def metrics(self) -> dict[str, Any]:
@@ -352,7 +350,7 @@ class Stage:
             "hash_collisions": self.books.collisions(),
             "events_per_second": read / seconds if seconds else 0.0,
             "seconds": seconds,
-            "latency_seconds": {"p50": _quantile(self._latency, 0.5), "p99": _quantile(self._latency, 0.99)},
+            "latency_seconds": {"p50": self._latency.quantile(0.5), "p99": self._latency.quantile(0.99)},
             "canaries": totals.get("canaries", 0),
             "without_user": totals.get("without_user", 0),
             "shadow_scored": totals.get("shadow_scored", 0),
@@ -368,19 +366,6 @@ class Stage:
         grown = self.books.note("runs", {}).get(str(number), {})  # nothing of a run that was killed
         return {"run": number, **{name: totals.get(name, 0) for name in named}, **grown}
 
-    def _append_dead_letters(self, invalid: pa.Table) -> None:
-        with open(self.out_dir / "dead_letters.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(_dead_letter(row["raw"], row["reason"]) for row in invalid.to_pylist())
-
-    def _write_dead_letters(self) -> None:
-        """Write the file anew: what a killed run appended may be more or less than what is in the books."""
-        temporary = self.out_dir / ".dead_letters.jsonl.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(_dead_letter(raw, reason) for raw, reason in self.books.dead_letters())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.out_dir / "dead_letters.jsonl")
-
     # --- what lives longer than a run ---
 
     @property
@@ -394,13 +379,13 @@ class Stage:
         self._close_books()
         self._books = Books(self.out_dir)
         verdicts.tidy(self.out_dir, self.books.parts())
-        self._write_dead_letters()
+        dead_letters.write(self.out_dir, self.books.dead_letters())
         self.judge = judging.Judge(self.model, self.books, self.shadow_share)
         here = self.out_dir / "blacklist.bloom"
         self.filter, _ = bloom.load_or_rebuild(
             here if here.exists() else self.model_dir / here.name, self.books.ledger
         )
-        self._latency = np.array(self.books.note("latency", self._latency.tolist()))
+        self._latency = Latency(self.books.note("latency", self._latency.counts()))
         self.committed = self.books.offsets()
 
     def _close_books(self) -> None:
@@ -432,7 +417,7 @@ class Stage:
     def _make_topics(self) -> None:
         names = [self.events_topic, self.verdicts_topic]
         if self.committed:
-            with self._consumer() as consumer:
+            with topics.consumer(self.bootstrap, self.properties) as consumer:
                 if self.events_topic not in consumer.topics():
                     raise OnlineError(
                         f"RESUME goes on with the topic {self.events_topic}. Got {self.bootstrap}, which has none. "
@@ -440,31 +425,12 @@ class Stage:
                     )
         clients.make_topics(self.bootstrap, names, self.partitions, self.properties)
 
-    @contextlib.contextmanager
-    def _consumer(self) -> Iterator[KafkaConsumer]:
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, **clients.for_python(self.properties))
-        try:
-            yield consumer
-        finally:
-            consumer.close()
-
     def messages(self, most: int) -> Iterator[bytes]:
         """Give the raw events of the topic, at most so many of each partition, the last ones."""
-        with self._consumer() as consumer:
-            places = [TopicPartition(self.events_topic, number) for number in range(self.partitions)]
-            consumer.assign(places)
-            begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
-            for place in places:
-                consumer.seek(place, max(begins[place], ends[place] - most))
-            while any(consumer.position(place) < ends[place] for place in places):
-                for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                    yield from (record.value or b"" for record in records)
+        return topics.messages(self.bootstrap, self.events_topic, self.partitions, self.properties, most)
 
     def _ends(self) -> dict[int, int]:
-        """Give the offset after the last message of each partition."""
-        with self._consumer() as consumer:
-            places = [TopicPartition(self.events_topic, number) for number in range(self.partitions)]
-            return {place.partition: end for place, end in consumer.end_offsets(places).items()}
+        return topics.ends(self.bootstrap, self.events_topic, self.partitions, self.properties)
 
     def _warm(self) -> None:
         """Start the Python workers and compile, before anybody waits for a verdict."""
@@ -537,27 +503,6 @@ def _check(sender: Sender) -> None:
         sender.check()
     except Exception as error:
         raise OnlineError(str(error)) from error
-
-
-def _dead_letter(raw: bytes, reason: str) -> str:
-    """Write an invalid event as a line of JSON; bytes that are not UTF-8 are shown as ``\\xff``, and it is said."""
-    try:
-        letter: dict[str, str | bool] = {"raw": raw.decode(), "reason": reason}
-    except UnicodeDecodeError:
-        letter = {"raw": raw.decode(errors="backslashreplace"), "reason": reason, "not_utf8": True}
-    return json.dumps(letter, ensure_ascii=False) + "\n"
-
-
-def _binned(seconds: np.ndarray) -> np.ndarray:
-    return np.bincount(np.searchsorted(LATENCY_EDGES, seconds), minlength=len(LATENCY_EDGES) + 1)
-
-
-def _quantile(counts: np.ndarray, share: float) -> float:
-    """Give a quantile of binned latencies: the upper edge of its bin, at most 5 % too much."""
-    if not counts.sum():
-        return 0.0
-    place = int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
-    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)
 
 
 def _first_line(error: Exception) -> str:
