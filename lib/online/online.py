@@ -211,6 +211,11 @@ class Stage:
             except (OnlineError, KeyboardInterrupt):
                 raise
             except Exception as error:
+                if spark.has_ended(self.spark):
+                    raise OnlineError(
+                        f"Spark must live as long as the run. Its JVM has ended ({_first_line(error)}). "
+                        "What was judged is kept; go on with RESUME=True."
+                    ) from error
                 failures = 1 if self.committed != before else failures + 1
                 before = self.committed
                 if failures > RESTARTS:

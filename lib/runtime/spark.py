@@ -107,6 +107,14 @@ def stop(spark: SparkSession) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def has_ended(spark: SparkSession) -> bool:
+    """Tell whether a session is over, also if its JVM was killed or had no memory left."""
+    try:
+        return bool(spark.sparkContext._jsc.sc().isStopped())
+    except Exception:  # noqa: BLE001  (nobody answers, in one of py4j's many ways)
+        return True
+
+
 @contextlib.contextmanager
 def running(
     name: str, master: str = "local[*]", kafka: bool = False, *, hours: bool = False, **conf: str | int | bool

@@ -173,6 +173,17 @@ def _look_with_full_filter(stage):
     return query.examine(stage._eyes, stage.spark.sparkContext.broadcast(full.to_bytes()), stage.shadow_share)
 
 
+def test_a_spark_that_has_ended_is_one_sentence(here, model_dir, tmp_path, monkeypatch):
+    def fails(stage, sender):
+        raise OSError("Connection refused")
+
+    monkeypatch.setattr(online.Stage, "_sieve_once", fails)
+    with online.Stage(tmp_path, model_dir, say=print, **here) as stage:
+        monkeypatch.setattr(stage, "spark", None)
+        with pytest.raises(online.OnlineError, match=r"JVM has ended \(Connection refused\).* RESUME=True"):
+            stage.sieve(None)
+
+
 def test_an_empty_recording_leaves_whole_files(here, model_dir, tmp_path):
     empty = world.record(
         tmp_path / "empty.jsonl", [b'{"meta": {"dt": "2015-09-12T00:00:00Z"}, "type": "log"}']
