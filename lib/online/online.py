@@ -7,10 +7,13 @@ is killed at whatever moment goes on with ``resume=True``: the books say where.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -198,6 +201,10 @@ class Stage:
         -------
         Run
         """
+        with _room(self.out_dir):
+            return self._sieve(sender)
+
+    def _sieve(self, sender: Sender) -> Run:
         with self.books.transaction():
             self.number = self.books.note("run", 0) + 1
             self.books.write_note("run", self.number)
@@ -211,6 +218,8 @@ class Stage:
             except (OnlineError, KeyboardInterrupt):
                 raise
             except Exception as error:
+                if _is_full(error):
+                    raise
                 if spark.has_ended(self.spark):
                     raise OnlineError(
                         f"Spark must live as long as the run. Its JVM has ended ({_first_line(error)}). "
@@ -500,6 +509,26 @@ def _only_one(folder: Path) -> Iterator[None]:
                 "Wait for it, or give another OUT_DIR."
             ) from None
         yield
+
+
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Say it in one sentence when the disk is full."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise OnlineError(
+            f"OUT_DIR must have room and be writable. Got {paths.show(folder)} ({_first_line(error)}). "
+            "What was judged is kept; make room and go on with RESUME=True."
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return isinstance(error, sqlite3.Error) and bool(re.search("full|readonly", str(error)))
 
 
 def _check(sender: Sender) -> None:

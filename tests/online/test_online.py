@@ -1,6 +1,8 @@
 """Stage 4 with a real broker and a real Spark: one verdict per edit, the same ones however it is cut or resumed."""
 
+import errno
 import json
+import sqlite3
 from collections import Counter
 
 import pytest
@@ -171,6 +173,27 @@ def _look_with_full_filter(stage):
     stage._known_to_filter = len(full)
     stage.judge.filter_sent()
     return query.examine(stage._eyes, stage.spark.sparkContext.broadcast(full.to_bytes()), stage.shadow_share)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_a_full_disk_is_one_sentence_and_resume_goes_on(
+    here, model_dir, recording, whole, tmp_path, monkeypatch, error
+):
+    tries = []
+
+    def full(*_):
+        tries.append(1)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verdicts, "write", full)
+        with pytest.raises(online.OnlineError, match=r"OUT_DIR must have room .*RESUME=True"):
+            world.judge(tmp_path, model_dir, recording, **here)
+    assert len(tries) == 1
+    world.judge(tmp_path, model_dir, recording, resume=True, **here)
+    assert world.rows(tmp_path) == world.rows(whole[0])
 
 
 def test_a_spark_that_has_ended_is_one_sentence(here, model_dir, tmp_path, monkeypatch):
