@@ -41,7 +41,7 @@ EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more 
 TEXT_C, JUDGE_C = 30.0, 0.02
 # Without the name only extremes would be left to tell some bots by, and people with tools have them too: what is
 # further out than a few standard deviations says no more. With the name that would spare bots that edit very much.
-BLIND_C, BLIND_END = 0.1, 3.0
+BLIND_C, BLIND_END = 0.1, 5.0
 CONFIDENCE = 0.95
 MAX_HUMAN_FPR = 0.01
 
