@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lib import edits, manifest, parameters
-from lib.online import cards, online, producer
+from lib.blacklist.ledger import Ledger
+from lib.online import books, cards, online, producer
 from lib.runtime import clients
 from lib.stream import default_day, recording
 from lib.stream.recorder import Source, source_of
@@ -120,8 +121,27 @@ def events(stream: Source) -> Iterator[edits.Event]:
             yield event
 
 
-def bots_before(stream: Source) -> frozenset[str] | None:
-    """The bots of a recording before SINCE, by the flag: what a perfect list would know; None if there is none."""
+def known_before(settings: Any) -> tuple[list[str], frozenset[str] | None]:
+    """Say who was known to be a bot when this stage began.
+
+    Parameters
+    ----------
+    settings : namespace
+        What `lib.parameters.check` gave for 04_online.
+
+    Returns
+    -------
+    listed : list of str
+        The blacklist of stage 3.
+    bots : frozenset of str or None
+        All bots of a recording before SINCE, by the flag: what a perfect list would know; None if there is none.
+    """
+    with Ledger.open(settings.model_dir / books.NAME, read_only=True) as ledger:
+        listed = ledger.members()
+    return listed, _bots_before(source(settings))
+
+
+def _bots_before(stream: Source) -> frozenset[str] | None:
     if stream.recording is None or stream.since is None:
         return None
     balance: dict[str, int] = {}
