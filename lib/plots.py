@@ -188,6 +188,18 @@ def note(text: str) -> None:
     display(Markdown(text))
 
 
+def counted(number: float, noun: str) -> str:
+    """Write a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "edit"), counted(1.5, "edit"), counted(1_234_567, "edit")
+    ('1 edit', '1.5 edits', '1,234,567 edits')
+    """
+    digits = f"{int(number):,}" if number == int(number) else f"{number:,.1f}"
+    return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
+
+
 def share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
     """Write a share with its count and its 95 % interval.
 

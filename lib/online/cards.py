@@ -26,7 +26,6 @@ from lib import edits, manifest, plots
 from lib.blacklist.ledger import Entry
 from lib.online import judging, verdicts
 from lib.online.books import Books
-from lib.train.model import Model
 
 FILE = "cards.json"
 TOP = 8  # contributions that are shown
@@ -75,9 +74,7 @@ class Card(msgspec.Struct, frozen=True):
 
     def sentence(self) -> str:
         """Say the verdict in one sentence."""
-        where = (
-            f"On the blacklist since {self.since} ({self.reason}), after {plural(self.edits_seen, 'edit')}"
-        )
+        where = f"On the blacklist since {self.since} ({self.reason}), after {plots.counted(self.edits_seen, 'edit')}"
         if self.score is None or self.threshold is None:
             return f"{where}."
         return f"{where}: the score {self.score:.3f} reached the threshold {self.threshold:.3f}."
@@ -189,7 +186,7 @@ def read(out_dir: Path, user: str, texts: Texts | None = None) -> Card | None:
     return card(entry, history(out_dir, [entry], texts)[user])
 
 
-def write(out_dir: Path, books: Books, model: Model, texts: Texts | None = None) -> Path:
+def write(out_dir: Path, books: Books, texts: Texts | None = None) -> Path:
     """Write the cards of everyone whom this stage flagged, as one JSON file by user."""
     entries = [entry for entry in books.ledger.entries() if entry.reason == judging.REASON]
     seen = history(out_dir, entries, texts)
@@ -256,17 +253,6 @@ def show(one: Card) -> None:
         plots.table(
             table.assign(score=table["score"].map("{:.3f}".format)), f"What {one.user} had done up to then"
         )
-
-
-def plural(n: int, noun: str) -> str:
-    """Count something.
-
-    Examples
-    --------
-    >>> plural(1, "edit"), plural(2000, "edit")
-    ('1 edit', '2,000 edits')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib import plots
-from lib.online import cards, recount, verdicts
+from lib.online import recount, verdicts
 from lib.online.judging import VERDICTS
 from lib.train.evaluation import says_bot
 
@@ -142,7 +142,7 @@ def comparison(
     return (
         figure,
         f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit "
-        f"{cards.plural(int(str(ours['humans hit'])), 'human')}; "
+        f"{plots.counted(int(str(ours['humans hit'])), 'human')}; "
         f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; "
         f"stage 3's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
         + (

@@ -93,7 +93,7 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
             for warning in sender.report.warnings:
                 say(warning)
             say(_line(number, len(wanted), run))
-        cards.write(settings.out_dir, stage.books, stage.model, _texts(stage))
+        cards.write(settings.out_dir, stage.books, _texts(stage))
     return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
 
 

@@ -44,17 +44,6 @@ _MASKS = (
 )
 
 
-def counted(number: float, noun: str) -> str:
-    """Write a number with its noun.
-
-    Examples
-    --------
-    >>> counted(1, "edit"), counted(1200, "edit")
-    ('1 edit', '1,200 edits')
-    """
-    return f"{number:,g} {noun}" if number == 1 else f"{number:,g} {noun}s"
-
-
 def frame(edits: pa.Table) -> pd.DataFrame:
     """Turn edits into a data frame with the columns `kind` (of the user) and `time`.
 
@@ -145,7 +134,7 @@ def survival(people: pd.DataFrame, fits: dict[str, tails.Tail | None]) -> tuple[
         tail = fits[kind]
         if tail is not None:
             grid = np.geomspace(tail.start, max(int(counts.max()), tail.start + 1), 80)
-            name = f"power law, exponent {tail.exponent:.2f}, from {counted(tail.start, 'edit')} on"
+            name = f"power law, exponent {tail.exponent:.2f}, from {plots.counted(tail.start, 'edit')} on"
             style = "--" if kind == "human" else ":"
             axes.plot(grid, tail.survival(grid), style, color="black", lw=1.6, zorder=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="edits by one user")
@@ -161,15 +150,13 @@ def _tail_sentence(people: pd.DataFrame, kind: str, tail: tails.Tail | None) -> 
     counts = people.loc[people["kind"] == kind, "edits"]
     if not len(counts):
         return f"There are no {kind}s."
-    begin = (
-        f"The median {kind} makes {counted(counts.median(), 'edit')} and the busiest {int(counts.max()):,}"
-    )
+    begin = f"The median {kind} makes {plots.counted(counts.median(), 'edit')} and the busiest {int(counts.max()):,}"
     if tail is None:
         return f"{begin}; there are too few for the fit of a tail."
     verdict = "do not refute" if tail.p >= 0.1 else "refute"
     return (
         f"{begin}; the data {verdict} a power law with exponent {tail.exponent:.2f} ± {tail.error:.2f} "
-        f"for the {tail.values:,} with {counted(tail.start, 'edit')} or more ({_p(tail.p)})."
+        f"for the {tail.values:,} with {plots.counted(tail.start, 'edit')} or more ({_p(tail.p)})."
     )
 
 

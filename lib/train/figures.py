@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 
 from lib import plots
 from lib.intervals import clopper_pearson, upper_bound
-from lib.train import eda, evaluation
+from lib.train import evaluation
 from lib.train.evaluation import Forward, LabelNoise
 from lib.train.model import CrossValidation, Model, Population
 
@@ -156,7 +156,8 @@ def recall_by_edits(cross: CrossValidation, model: Model) -> tuple[Figure, str]:
     first, last = table.iloc[0], table.iloc[-1]
     return figure, (
         f"The first edit gives away {first['found']:.0f} of {first['bots']:.0f} bots ({100 * first['recall']:.0f} %); "
-        f"of those that make {eda.counted(last['edits seen'], 'edit')}, {100 * last['recall']:.0f} % are found by then."
+        f"of those that make {plots.counted(last['edits seen'], 'edit')}, {100 * last['recall']:.0f} % are found by "
+        "then."
     )
 
 
