@@ -30,6 +30,7 @@ from lib.train.text import compiled
 MESSAGES = 4_000  # of one record batch
 BYTES = 1_000_000  # of one record batch before it is packed: what any broker takes
 PATIENCE = 60.0  # seconds to try again for
+ANSWER_MS = 10_000  # until a broker must have answered
 LZ4 = 3
 _VARINT = 10  # bytes of the longest number
 _OVERHEAD = 3 * _VARINT + 8  # bytes of a record beside key and value
@@ -278,9 +279,9 @@ class Publisher:
         if self._client is None:
             client = KafkaNetClient(bootstrap_servers=self._bootstrap, **self._options)
             try:
-                client.check_version()
+                client.check_version(timeout_ms=ANSWER_MS)
                 client.cluster.set_topics([self._topic])
-                client.poll(timeout_ms=10_000, future=client.cluster.request_update())
+                client.poll(timeout_ms=ANSWER_MS, future=client.cluster.request_update())
             except BaseException:
                 client.close()
                 raise

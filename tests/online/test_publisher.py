@@ -40,8 +40,8 @@ def test_partitions_are_those_of_kafka_s_clients(keys, partitions):
 
 def test_a_broker_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(publisher, "PATIENCE", 0.0)
+    monkeypatch.setattr(publisher, "ANSWER_MS", 500)
     with publisher.Publisher("127.0.0.1:1", "nowhere", 1) as out, pytest.raises((KafkaError, OSError)):
-        out._options["bootstrap_timeout_ms"] = 500
         out.send(pa.array(["a"]), pa.array(["b"]))
 
 
