@@ -223,7 +223,9 @@ class Stage:
                 if spark.has_ended(self.spark):
                     raise OnlineError(
                         f"Spark must live as long as the run. Its JVM has ended ({_first_line(error)}). "
-                        "What was judged is kept; go on with RESUME=True."
+                        "What was judged is kept; go on with RESUME=True. "
+                        f"If {paths.show(spark.log_file('04_online'))} says OutOfMemoryError, events are very large: "
+                        "give max.poll.records=100 in KAFKA_PROPERTIES, too."
                     ) from error
                 failures = 1 if self.committed != before else failures + 1
                 before = self.committed
