@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -139,12 +139,28 @@ def partitions_of(keys: pa.Array, partitions: int) -> np.ndarray:
     return _hashes(*text.buffers(keys)) % partitions
 
 
-def record_batch(keys: pa.Array, values: pa.Array, rows: np.ndarray, time_ms: int) -> bytes:
+class Records(NamedTuple):
+    """Messages as the compiled loop wants them: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``."""
+
+    key: np.ndarray  #: offsets
+    key_data: np.ndarray
+    value: np.ndarray  #: offsets
+    value_data: np.ndarray
+    sizes: np.ndarray  #: bytes of each record at most
+
+    @classmethod
+    def of(cls, keys: pa.Array, values: pa.Array) -> Records:
+        """Open the buffers of columns of keys and values."""
+        (key, key_data), (value, value_data) = text.buffers(keys), text.buffers(values)
+        return cls(key, key_data, value, value_data, np.diff(key) + np.diff(value) + _OVERHEAD)
+
+
+def record_batch(records: Records, rows: np.ndarray, time_ms: int) -> bytes:
     """Make one record batch.
 
     Parameters
     ----------
-    keys, values : pyarrow.Array of string
+    records : Records
     rows : ndarray of int64
         Which of them, in order.
     time_ms : int
@@ -155,10 +171,8 @@ def record_batch(keys: pa.Array, values: pa.Array, rows: np.ndarray, time_ms: in
     bytes
         Compressed with lz4.
     """
-    key, key_data = text.buffers(keys)
-    value, value_data = text.buffers(values)
-    size = int((np.diff(key)[rows] + np.diff(value)[rows] + _OVERHEAD).sum())
-    out = np.empty(size, np.uint8)
+    key, key_data, value, value_data, sizes = records
+    out = np.empty(int(sizes[rows].sum()), np.uint8)
     length = _records(rows, key, key_data, value, value_data, out)
     packed = lz4_encode(out[:length].tobytes())
     body = _BODY.pack(LZ4, len(rows) - 1, time_ms, time_ms, -1, -1, -1, len(rows)) + packed
@@ -237,11 +251,11 @@ class Publisher:
         """
         now = int(time.time() * 1000)
         to = partitions_of(keys, self._partitions)
-        sizes = np.diff(text.buffers(keys)[0]) + np.diff(text.buffers(values)[0]) + _OVERHEAD
+        records = Records.of(keys, values)
         for partition in range(self._partitions):
             mine = np.flatnonzero(to == partition)
-            for rows in _pieces(mine, sizes, self._messages):
-                self._deliver(partition, record_batch(keys, values, rows, now))
+            for rows in _pieces(mine, records.sizes, self._messages):
+                self._deliver(partition, record_batch(records, rows, now))
 
     def _deliver(self, partition: int, batch: bytes) -> None:
         deadline = time.monotonic() + PATIENCE
