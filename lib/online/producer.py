@@ -30,7 +30,7 @@ from kafka.partitioner.default import murmur2
 
 from lib import paths
 from lib.online import excerpt
-from lib.runtime import clients
+from lib.runtime import clients, guard
 from lib.stream import eventstreams, sse
 from lib.stream.cursor import Cursor
 from lib.stream.eventstreams import Item, Stream
@@ -533,14 +533,7 @@ class Sender:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        guard.stop(process, 10)
         for file in (self._answer, self._said):
             if file is not None:
                 file.close()

@@ -204,15 +204,16 @@ class Query:
 
         The marks that end a transaction have offsets, and so has what was taken back.
         """
-        with self._lock:
-            idle = self._sitting is None or self._sitting.done()
-        progress = self._query.lastProgress if idle else None
+        progress = self._query.lastProgress if self._is_idle() else None
         if progress is None:
             return False
         read = json.loads(progress.sources[0].endOffset or "{}").get(self._topic, {})
+        return self._is_idle() and all(read.get(str(partition), 0) >= end for partition, end in ends.items())
+
+    def _is_idle(self) -> bool:
+        """Tell whether the judge has nothing under way."""
         with self._lock:
-            idle = self._sitting is None or self._sitting.done()
-        return idle and all(read.get(str(partition), 0) >= end for partition, end in ends.items())
+            return self._sitting is None or self._sitting.done()
 
     def check(self) -> None:
         """Raise what went wrong in the query or in the judge's thread, if anything did."""
