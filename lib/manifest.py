@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -116,17 +117,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def atomic_write(path: Path, content: str | bytes) -> Path:
+def atomic_write(path: Path, content: str | bytes | Iterable[str]) -> Path:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
-    A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic).
+    A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic). Content
+    that comes in parts is never in memory as a whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, str | bytes) else content
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

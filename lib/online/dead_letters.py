@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from lib import manifest
 
 NAME = "dead_letters.jsonl"
 
@@ -18,12 +19,7 @@ def append(folder: Path, letters: Iterable[tuple[bytes, str]]) -> None:
 
 def write(folder: Path, letters: Iterable[tuple[bytes, str]]) -> None:
     """Write the file anew: what a killed run appended may be more or less than what is in the books."""
-    temporary = folder / f".{NAME}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(_line(raw, reason) for raw, reason in letters)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / NAME)
+    manifest.atomic_write(folder / NAME, (_line(raw, reason) for raw, reason in letters))
 
 
 def _line(raw: bytes, reason: str) -> str:
