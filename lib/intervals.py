@@ -49,6 +49,39 @@ def upper_bound(part: int, whole: int, confidence: float = 0.95) -> float:
     return _upper(part, whole, 1 - confidence)
 
 
+def draw_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """Draw the users again and again, with replacement, and take the share of their edits that succeeded.
+
+    Parameters
+    ----------
+    parts, wholes : ndarray of int, shape (users,)
+        Of each user `parts` of `wholes` edits succeeded; who has no edits is left out.
+    seed : int, default 0
+        Of the random numbers.
+    draws : int, default 2000
+        How often.
+
+    Returns
+    -------
+    ndarray of float, shape (draws,)
+        Shares from 0 to 1; empty when there is no user.
+
+    Notes
+    -----
+    Users with equal numbers are interchangeable, so it is drawn (multinomially) how many there are of each kind: the
+    same distribution, and a million users cost no more than a thousand.
+
+    References
+    ----------
+    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    kinds, users = np.unique(np.column_stack([wholes, parts])[wholes > 0], axis=0, return_counts=True)
+    if not len(kinds):
+        return np.empty(0)
+    drawn = np.random.default_rng(seed).multinomial(users.sum(), users / users.sum(), draws) @ kinds
+    return drawn[:, 1] / drawn[:, 0]
+
+
 def over_users(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share of edits: the edits of one user are alike, so users are drawn again, not edits.
 
@@ -64,15 +97,6 @@ def over_users(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) 
         Percentiles of :data:`DRAWS` draws with a fixed seed, but never narrower than if edits were independent
         (:func:`clopper_pearson`): where all users are alike, a draw knows nothing of those who are not there.
 
-    Notes
-    -----
-    Users with equal numbers are interchangeable, so it is drawn (multinomially) how many there are of each kind: the
-    same distribution, and a million users cost no more than a thousand.
-
-    References
-    ----------
-    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
-
     Examples
     --------
     >>> one_busy_user = over_users(np.array([90, 1, 0]), np.array([90, 5, 5]))
@@ -80,12 +104,11 @@ def over_users(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) 
     ([0.0, 1.0], [0.84, 0.96])
     """
     low, high = clopper_pearson(int(np.sum(parts)), int(np.sum(wholes)), confidence)
-    kinds, users = np.unique(np.column_stack([parts, wholes])[wholes > 0], axis=0, return_counts=True)
-    if len(kinds) < 2:
+    drawn = draw_users(parts, wholes)
+    if not len(drawn):
         return low, high
-    drawn = np.random.default_rng(0).multinomial(users.sum(), users / users.sum(), DRAWS) @ kinds
     tail = (1 - confidence) / 2
-    first, last = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
+    first, last = np.quantile(drawn, [tail, 1 - tail])
     return min(low, float(first)), max(high, float(last))
 
 

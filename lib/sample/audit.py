@@ -18,7 +18,6 @@ from scipy import stats
 from lib import intervals, plots
 
 BUCKETS = 100
-DRAWS = 2000
 FIRST_PART = 0.6  # of the edits, in time: a list of bots is made from it and used on the rest
 SURPRISE = 0.01  # a p-value below it is worth a closer look
 LEAST_EXPECTED = 5  # Cochran's rule: below it a chi-squared test is no test
@@ -98,7 +97,7 @@ def _share_of_edits(group: pd.DataFrame, seed: int) -> Share:
     return Share(part, whole, float(low), float(high))
 
 
-def bootstrap(frame: pd.DataFrame, seed: int, draws: int = DRAWS) -> np.ndarray:
+def bootstrap(frame: pd.DataFrame, seed: int, draws: int = intervals.DRAWS) -> np.ndarray:
     """Draw the users again and again, with replacement, and take the kept share of their edits.
 
     Parameters
@@ -114,20 +113,9 @@ def bootstrap(frame: pd.DataFrame, seed: int, draws: int = DRAWS) -> np.ndarray:
     -------
     ndarray of shape (draws,)
         Shares from 0 to 1; empty when there is no user.
-
-    Notes
-    -----
-    Users alike in edits and in being kept are interchangeable, so their numbers are drawn (multinomially) and not they
-    themselves: the same distribution, and a million users cost no more than a thousand.
     """
-    if frame.empty:
-        return np.empty(0)
-    kinds = frame.groupby(["edits", "kept"]).size()
-    edits = kinds.index.get_level_values("edits").to_numpy()
-    kept = kinds.index.get_level_values("kept").to_numpy(bool)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(frame), kinds.to_numpy() / len(frame), size=draws)
-    return counts[:, kept] @ edits[kept] / (counts @ edits)
+    edits = frame["edits"].to_numpy()
+    return intervals.draw_users(edits * frame["kept"].to_numpy(bool), edits, seed, draws)
 
 
 def unevenness(frame: pd.DataFrame) -> str:
