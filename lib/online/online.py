@@ -28,7 +28,18 @@ from pyspark.sql import SparkSession
 from lib import manifest, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
-from lib.online import books, dead_letters, judging, publisher, query, recount, sieve, topics, verdicts
+from lib.online import (
+    books,
+    dead_letters,
+    judging,
+    parcel,
+    publisher,
+    query,
+    recount,
+    sieve,
+    topics,
+    verdicts,
+)
 from lib.online.books import Books
 from lib.online.latency import Latency
 from lib.runtime import broker, clients, spark
@@ -279,7 +290,7 @@ class Stage:
     def _is_behind(self, ends: dict[int, int]) -> bool:
         return any(self.committed.get(partition, 0) < end for partition, end in ends.items())
 
-    def _look(self) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def _look(self) -> Callable[[Iterator[pa.RecordBatch]], Iterator[bytes]]:
         """Make the executors' function, with a filter that knows every member of today."""
         old, self._blacklist = self._blacklist, self.spark.sparkContext.broadcast(self.filter.to_bytes())
         self._known_to_filter = len(self.filter)
@@ -459,7 +470,7 @@ class Stage:
             "timestamp_millis(id) AS timestamp",
         )
         self.spark.range(tasks, numPartitions=tasks).selectExpr(*columns).mapInArrow(
-            look, "packed binary"
+            parcel.sending(look, None), parcel.SCHEMA
         ).toArrow()
 
 

@@ -25,7 +25,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
 from lib.blacklist.bloom import Filter
-from lib.online import sieve
+from lib.online import parcel, sieve
+from lib.runtime import spark as sessions
 from lib.runtime.clients import for_spark
 from lib.train import features
 
@@ -41,7 +42,6 @@ BESIDE = {
 }
 #: What another program wrote in a transaction and took back was never there.
 COMMITTED = {"kafka.isolation.level": "read_committed"}
-_PACKED = "packed binary"
 
 
 class Eyes:
@@ -57,8 +57,8 @@ class Eyes:
 
 def examine(
     eyes: Broadcast[Any], blacklist: Broadcast[bytes], shadow_share: float
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """Make the function that the executors run on Kafka's messages.
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[bytes]]:
+    """Make the function that the executors run on Kafka's messages; it gives packed findings.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def examine(
         See :func:`lib.online.sieve.examine`.
     """
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         for batch in batches:
             if batch.num_rows == 0:
                 continue
@@ -84,7 +84,7 @@ def examine(
                 shadow_share,
             )
             _settle()
-            yield pa.record_batch([pa.array([sieve.pack(found)], pa.binary())], names=["packed"])
+            yield sieve.pack(found)
 
     return run
 
@@ -147,7 +147,7 @@ class Query:
         topic: str,
         partitions: int,
         offsets: Mapping[int, int],
-        look: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+        look: Callable[[Iterator[pa.RecordBatch]], Iterator[bytes]],
         judge: Callable[[list[pa.Buffer]], None],
         properties: Mapping[str, str] = {},
         most: int = MOST,
@@ -157,7 +157,8 @@ class Query:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
         self._sitting: Future[None] | None = None
         self._lock = threading.Lock()
-        self._checkpoint = Path(tempfile.mkdtemp(prefix="wikisieve-checkpoint-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="query-", dir=spark.conf.get("spark.local.dir")))
+        shared = self._scratch if sessions.is_local(str(spark.sparkContext.master)) else None
         source = (
             spark.readStream.format("kafka")
             .options(**FETCH | COMMITTED | for_spark(properties))
@@ -171,9 +172,9 @@ class Query:
         )
         try:
             self._query: StreamingQuery = (
-                source.mapInArrow(look, _PACKED)
+                source.mapInArrow(parcel.sending(look, shared), parcel.SCHEMA)
                 .writeStream.foreachBatch(self._epoch)
-                .option("checkpointLocation", self._checkpoint.as_uri())
+                .option("checkpointLocation", (self._scratch / "checkpoint").as_uri())
                 .options(**BESIDE)
                 .start()
             )
@@ -182,8 +183,8 @@ class Query:
             raise
 
     def _epoch(self, batch: DataFrame, epoch: int) -> None:
-        packed = [value.as_buffer() for value in batch.toArrow().column("packed")]
-        if not packed:
+        packed = parcel.received(batch.toArrow())
+        if not any(part.size for part in packed):
             return
         with self._lock:
             before = self._sitting
@@ -235,4 +236,4 @@ class Query:
 
     def _clean(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        shutil.rmtree(self._checkpoint, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)

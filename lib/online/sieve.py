@@ -6,8 +6,8 @@ What it finds travels to the driver as one value of bytes, so that Spark moves o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -219,14 +219,14 @@ def unpack(packed: Iterable[bytes | pa.Buffer]) -> Findings:
     Parameters
     ----------
     packed : iterable of bytes or pyarrow.Buffer
-        From :func:`pack`; at least one.
+        From :func:`pack`, one behind the other; at least one.
 
     Returns
     -------
     Findings
         As if all had been examined at once.
     """
-    parts = sorted((_unpack_one(data) for data in packed), key=_first_place)
+    parts = sorted(chain.from_iterable(map(_parts, packed)), key=_first_place)
     starts = np.cumsum([0, *(part.events.num_rows for part in parts)])
     tables = []
     for start, part in zip(starts, parts, strict=False):
@@ -272,8 +272,13 @@ def next_offsets(ends: pa.Table, before: Mapping[int, int]) -> dict[int, int]:
     return offsets
 
 
-def _unpack_one(data: bytes | pa.Buffer) -> Findings:
+def _parts(data: bytes | pa.Buffer) -> Iterator[Findings]:
     source = pa.BufferReader(data)
+    while source.tell() < source.size():
+        yield _part(source)
+
+
+def _part(source: pa.BufferReader) -> Findings:
     events, table, evidence, invalid, ends = (pa.ipc.open_stream(source).read_all() for _ in Findings._fields)
     column = evidence.column(0)
     flat = [chunk.values.to_numpy() for chunk in column.chunks]

@@ -79,5 +79,5 @@ def copies(bootstrap, topic):
 
 
 def test_a_local_master_is_not_sent_the_package():
-    assert spark._local("local[*,4]")
-    assert not spark._local("spark://127.0.0.1:7077")
+    assert spark.is_local("local[*,4]")
+    assert not spark.is_local("spark://127.0.0.1:7077")
