@@ -44,6 +44,7 @@ LIVE_LAG_MS = 15 * 60_000
 SLACK_MS = 60_000
 SLACK_SECONDS = 10.0
 LONGEST_WAIT = 10.0
+AWAY_SECONDS = 5.0
 REASONS = 50
 WARN_MS = 60_000
 TRY_AGAIN = frozenset({408, 425, 429})
@@ -137,6 +138,8 @@ class Stream:
         Why the run ended; empty while it goes on.
     warnings : list of str
         What a reader of the recording should know.
+    problem : str
+        Why there is no connection; empty while there is one.
 
     Examples
     --------
@@ -176,6 +179,7 @@ class Stream:
         self.counts = counts or Counts()
         self.ended = ""
         self.warnings: list[str] = []
+        self.problem = ""
         self._chance = random.Random(seed)
         self._seen = Seen()
         given = position or {}
@@ -195,13 +199,14 @@ class Stream:
         self._answered = False  # whether a connection was ever accepted
         self._repeats = Repeats(given.get("times", {}))
         self._failures = 0  # connections without anything new, in a row
-        self._problem = ""
         self._retry_after: float | None = None
         self._retry_ms: int | None = None
         self._progress = False  # whether this chunk brought anything new
+        self._rejoining = False  # whether a server that was asked to go back has to show that it did
         self._lag_ms: float | None = None
         self._fresh = 0.0  # when something new came last
         self._begun = 0.0
+        self._looked = 0.0  # when the limits were looked at last
 
     def position(self) -> dict[str, Any]:
         """Where the caller stands after the last item: plain values, to go on from in another process."""
@@ -227,7 +232,7 @@ class Stream:
         StreamUnavailable
             If it cannot be reached and nothing was ever received.
         """
-        self._begun = self._fresh = time.monotonic()
+        self._begun = self._fresh = self._looked = time.monotonic()
         agent = connection.user_agent(self.url)
         self._check_limits()
         while not self.ended:
@@ -247,7 +252,8 @@ class Stream:
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         self._before = last_id.encode() if last_id else b""
-        self._repeats.connect(went_back=self._resumed or self.counts.received > 0)
+        self._rejoining = self._resumed or self.counts.received > 0
+        self._repeats.connect(went_back=self._rejoining)
         url = self.url if since is None else connection.with_since(self.url, since)
         return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
 
@@ -261,7 +267,7 @@ class Stream:
                 what = current.get(self._next_look(heard))
             except queue.Empty:
                 if time.monotonic() - heard >= self.read_seconds:
-                    self._problem = f"no byte for {self.read_seconds:g} seconds"
+                    self.problem = f"no byte for {self.read_seconds:g} seconds"
                     return
                 yield from self._tick()
                 continue
@@ -310,6 +316,8 @@ class Stream:
         self._last_topic = topic
         self._last_id = self._before = message.id
         new = self._seen.add(key)
+        if self._rejoining and topic in self._topics:
+            self._note_rejoined(event, moment, new)
         if new:
             self._progress = True
             self._repeats.caught_up(topic)
@@ -392,6 +400,18 @@ class Stream:
                 "It keeps no older ones."
             )
 
+    def _note_rejoined(self, event: Event | None, moment: int | None, new: bool) -> None:
+        """See where a topic goes on after a break: it was asked for its last event again."""
+        if new and (event is None or event.is_canary):
+            return  # does not tell
+        self._rejoining, last = False, self._last_time
+        if not new or moment is None or last is None or moment <= last or len(self.warnings) >= REASONS:
+            return
+        self.warnings.append(
+            f"After a break at {edits.iso(last)} the server went on at {edits.iso(moment)}, although it was asked to "
+            "go back. What it had in between is missing."
+        )
+
     def _note_past(self, topic: str | None, by: int) -> None:
         """Look whether the run is over, now that an event is past `until` by so many milliseconds.
 
@@ -417,11 +437,12 @@ class Stream:
             if warning := _warning(message.data):
                 self.warnings.append(warning)
         elif message.event == b"error":
-            self._problem = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
+            self.problem = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
 
     def _check_limits(self) -> None:
         """End the run where a limit of time is reached."""
         now = time.monotonic()
+        self._leave_out_absence(now)
         if self.max_events and self.counts.events >= self.max_events:
             self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
         elif self.max_seconds and now - self._begun >= self.max_seconds:
@@ -430,6 +451,13 @@ class Stream:
             self.ended = PAST_UNTIL
         elif now - self._fresh >= self.patience and not self._is_live():
             self._give_up()
+
+    def _leave_out_absence(self, now: float) -> None:
+        """Count no time as silence in which nobody listened: the process was stopped, or the caller was busy."""
+        away, self._looked = now - self._looked, now
+        if away > AWAY_SECONDS:
+            self._fresh += away
+            self._held += away if self._held else 0.0
 
     def _is_live(self) -> bool:
         if self._lag_ms is None or self._lag_ms > LIVE_LAG_MS:
@@ -441,20 +469,20 @@ class Stream:
         if nothing or not self._answered:
             raise StreamUnavailable(
                 f"{self.url} must give events. For {self.patience:g} seconds there was none"
-                f"{': ' + self._problem if self._problem else ''}. Check the address and the network, and start again."
+                f"{': ' + self.problem if self.problem else ''}. Check the address and the network, and start again."
             )
         self.ended = f"{SILENCE} for {self.patience:g} seconds"
 
     def _is_served(self, answer: Answer) -> bool:
         """Look at the head of an answer: True to read on, False to try again; raises if trying again is no use."""
         status, self._retry_after = answer.status, answer.retry_after
-        self._problem = f"status {status} {answer.detail[:200]}".strip()
+        self.problem = f"status {status} {answer.detail[:200]}".strip()
         if status == 204:
             self.ended = "the server said that there is no more (204)"
         elif status == 200 and not answer.kind.startswith("text/html"):
             self.counts.reconnects += self.counts.connections > 0
             self.counts.connections += 1
-            self._answered, self._problem = True, ""
+            self._answered, self.problem = True, ""
             return True
         elif status < 500 and status not in TRY_AGAIN:
             raise StreamRefused(connection.refusal(self.url, answer))
@@ -479,7 +507,7 @@ class Stream:
         """Look at what is no chunk: whether the connection goes on."""
         if isinstance(what, Answer):
             return self._is_served(what)
-        self._problem = "the server closed the connection" if what is None else connection.in_words(what)
+        self.problem = "the server closed the connection" if what is None else connection.in_words(what)
         return False
 
     def _next_look(self, heard: float) -> float:

@@ -282,16 +282,16 @@ class Recorder:
             if len(pending) >= self.segment_events or now >= self._next_commit():
                 self._commit(stream)
             if self._say is not None and now - self._said[0] >= SAY_SECONDS:
-                self._say_progress(now, stream.counts)
+                self._say_progress(now, stream)
 
-    def _say_progress(self, now: float, counts: Counts) -> None:
-        since, before = self._said
+    def _say_progress(self, now: float, stream: Stream) -> None:
+        counts, (since, before) = stream.counts, self._said
         self._said = now, counts.events
         rate = (counts.events - before) / (now - since)
         if self._say is not None:
             self._say(
                 f"{datetime.now(UTC):%H:%M:%S} UTC: {counts.events:,} events, {rate:,.0f} per second, "
-                f"{counts.reconnects} reconnect(s)"
+                f"{counts.reconnects} reconnect(s){'; waiting: ' if stream.problem else ''}{stream.problem}"
             )
 
     def _take_other(self, item: Item | None) -> None:

@@ -97,6 +97,7 @@ def test_every_event_once_whatever_goes_wrong(name, lines):
     assert counts.received == sum(parts)
     assert found.count(None) == counts.invalid == sum(counts.reasons.values())
     assert counts.reconnects or not counts.repeated
+    assert not stream.warnings
 
 
 SHARE = st.fixed_dictionaries({"share": st.sampled_from([0.0, 0.03, 0.2])})
@@ -136,6 +137,7 @@ def check_any_plan(content, late):
         assert [item.event.meta.id for item in stream if item.event] == names
     counts = stream.counts
     assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, len(broken), duplicates)
+    assert not stream.warnings
 
 
 @settings(max_examples=8, deadline=None, phases=[Phase.generate])
@@ -251,6 +253,19 @@ def test_a_server_that_is_gone_at_the_end():
     assert reading.ended == "nothing new came for 0.7 seconds"
 
 
+def test_time_in_which_nobody_listened_is_no_silence(monkeypatch):
+    monkeypatch.setattr(eventstreams, "AWAY_SECONDS", 1.1)
+    found = []
+    with Script(OK + message(0), silence(OK), OK + message(0) + message(1) + END) as server:
+        stream = Stream(server.url, ticks=True, patience=2.0, read_seconds=0.9)
+        for item in stream:
+            if item is None and len(server.heads) == 2:
+                time.sleep(2.0)
+            elif item is not None:
+                found.append(item.event.meta.id)
+    assert found == ["id-0", "id-1"] and stream.ended == OVER
+
+
 def test_a_live_source_is_waited_for():
     now = int(time.time() * 1000)
     live = message(0, raw=event(0, meta={"dt": edits.iso(now)}))
@@ -357,6 +372,18 @@ def test_a_reconnect_asks_per_topic_and_never_for_the_latest():
     assert "GET /v2/stream/recentchange?since=" in server.heads[1]
 
 
+@pytest.mark.parametrize("id_", [None, ""], ids=["positions", "no positions"])
+def test_a_server_that_does_not_go_back_is_a_warning(id_):
+    then = OK + message(0, id_=id_, raw=b"?") + message(9, id_=id_) + message(10, id_=id_) + END
+    with Script(OK + message(0, id_=id_) + message(1, id_=id_), then) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0, 1, None, 9, 10]
+    (warning,) = stream.warnings
+    assert warning.startswith(
+        f"After a break at {edits.iso(START + 1000)} the server went on at {edits.iso(START + 9000)},"
+    )
+
+
 @pytest.mark.parametrize("id_", ["", "17", "[]", "{}", "[{", '[{"topic": 3}]'])
 def test_a_server_whose_ids_are_no_positions_is_asked_by_time(id_):
     with Script(OK + message(0, id_=id_) + message(60, id_=id_), OK + message(60, id_=id_) + END) as server:
@@ -386,6 +413,7 @@ def test_another_process_goes_on_where_this_one_stood(cut):
     assert found == names
     assert (second.counts.canaries, second.counts.invalid) == (canaries, len(broken))
     assert second.counts.duplicates == duplicates
+    assert not second.warnings
 
 
 @pytest.mark.parametrize("nothing", [None, ""])

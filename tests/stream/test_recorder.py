@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from streams import END, OK, START, Script, event, events, message, silence, truth
+from streams import END, OK, START, Script, event, events, message, silence, status, truth
 
 from lib import manifest, parameters, paths
 from lib.replay import faults
@@ -213,6 +213,15 @@ def test_progress_is_said_now_and_then(tmp_path, monkeypatch):
     with Server(events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
         making.run(say=said.append)
     assert said[-1].endswith("reconnect(s)") and " UTC: 3 events, " in said[-1]
+
+
+def test_progress_says_why_nothing_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
+    said = []
+    refusing = Script(status(429, "Retry-After: 3600", body=b"two already"))
+    with refusing as server, Recorder(tmp_path, source(server.url)) as making:
+        making.run(max_seconds=1.5, say=said.append)
+    assert said[-1].endswith("waiting: status 429 two already")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
