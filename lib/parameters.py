@@ -6,6 +6,7 @@ papermill validates nothing: a wrong type fails somewhere later and an unknown n
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,11 +117,28 @@ def _is_time(text: str) -> bool:
     return True
 
 
+def _is_writable(text: str) -> bool:
+    """Tell whether a folder can be written to, or made; nothing is touched."""
+    if not text:
+        return False
+    there = paths.resolve(text)
+    while not os.path.exists(there):
+        there = there.parent
+    is_folder = os.path.isdir(there)
+    if is_folder and os.access(there, os.W_OK | os.X_OK):
+        return True
+    raise ParameterError(
+        f"A folder to write to must be writable, or lie in one that is. Got {text!r}, and {paths.show(there)} "
+        f"{'cannot be written to' if is_folder else 'is no folder'}. Mend its rights, or give another folder."
+    )
+
+
 def _optional_path(text: str) -> Path | None:
     return paths.resolve(text) if text else None
 
 
 _FOLDER = Rule(str, "a folder, relative to the repository's root or absolute", paths.resolve, bool)
+_OUT = Rule(_FOLDER.kind, _FOLDER.rule, _FOLDER.read, _is_writable)
 _TIME = Rule(str, "ISO 8601, YYYYMMDD, milliseconds since the epoch, or empty", parse_time, _is_time)
 _LIMIT = Rule(int, "0 (no limit) or a positive whole number", accepts=lambda value: value >= 0)
 _MASTER = Rule(str, "a Spark master such as local[*] or spark://host:7077", accepts=_is_master)
@@ -136,7 +154,7 @@ _STREAM = {
     "MAX_SECONDS": _LIMIT,
     "WIKIS": Rule(str, "wikis' names such as enwiki,dewiki, or empty for all", _wikis, _is_wikis),
 }
-_ALL = {"SEED": Rule(int, "a whole number from 0 on", accepts=lambda value: value >= 0), "OUT_DIR": _FOLDER}
+_ALL = {"SEED": Rule(int, "a whole number from 0 on", accepts=lambda value: value >= 0), "OUT_DIR": _OUT}
 
 RULES: dict[str, dict[str, Rule]] = {
     "01_stream": {

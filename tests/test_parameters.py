@@ -79,6 +79,17 @@ def test_what_breaks_a_rule_is_named(notebook, wrong, words):
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize("below", ["", "/a/b"])
+def test_a_folder_to_write_to_must_be_writable(tmp_path, monkeypatch, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(parameters.ParameterError, match=r"^OUT_DIR: .*file is no folder\. Mend"):
+        parameters.check("02_sample", SAMPLE | {"OUT_DIR": f"{tmp_path}/file{below}"})
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(parameters.ParameterError, match=r"^OUT_DIR: .*cannot be written to\. Mend"):
+        parameters.check("02_sample", SAMPLE | {"OUT_DIR": f"{tmp_path}{below}"})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_missing_parameter_is_named():
     with pytest.raises(parameters.ParameterError, match="PERCENT must be set"):
         parameters.check("02_sample", {name: value for name, value in SAMPLE.items() if name != "PERCENT"})
