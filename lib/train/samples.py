@@ -23,7 +23,17 @@ _FILLED_IN = {
     "namespace": "read from the titles",
     "type": "taken for edit",
 }
+_RULES = {
+    "timestamp": "ISO 8601 or milliseconds since the epoch",
+    "bot": "true, false, 1, 0 or empty",
+    "minor": "true, false, 1, 0 or empty",
+    "namespace": "whole numbers",
+    "delta": "whole numbers",
+}
 _ZONE = r"(Z|[+-]\d\d(:?\d\d)?)$"
+#: The newest time of a column: in seconds it is of 1973 or later, in milliseconds of 1970 to 1973.
+_SECONDS = 10**8, 10**11
+_LAST_MS = 253_402_300_799_999
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "": None}
 
 
@@ -128,7 +138,9 @@ def _typed(path: Path, name: str, text: pa.Table) -> pa.Array:
         if name in ("namespace", "delta"):
             return _numbers(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-        raise SampleError(f"The column {name} of {path.name} cannot be read. Got: {error}.") from None
+        raise SampleError(
+            f"The column {name} of {path.name} must be {_RULES.get(name, 'there once')}. Got: {error}. Mend the file."
+        ) from None
     return column.combine_chunks()
 
 
@@ -152,7 +164,7 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.Array:
     """ISO 8601 (UTC where no zone is given) or milliseconds since the epoch."""
     column = _blank_is_null(column)
     if pc.all(pc.match_substring_regex(column, r"^-?\d+$")).as_py():
-        return column.cast(pa.int64()).combine_chunks()
+        return _plausible(column.cast(pa.int64()).combine_chunks())
     zoned = pc.if_else(
         pc.match_substring_regex(column, _ZONE),
         column,
@@ -164,6 +176,16 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.Array:
         .cast(pa.int64())
         .combine_chunks()
     )
+
+
+def _plausible(times: pa.Array) -> pa.Array:
+    """Refuse seconds, which would be days of 1970, and times that no calendar has."""
+    newest = pc.max(times).as_py()
+    if newest is not None and _SECONDS[0] <= newest < _SECONDS[1]:
+        raise pa.ArrowInvalid(f"{newest}, which looks like seconds: multiply by 1000")
+    if newest is not None and newest > _LAST_MS:
+        raise pa.ArrowInvalid(f"{newest}, which is after the year 9999: divide nanoseconds by 1,000,000")
+    return times
 
 
 def _truths(column: pa.ChunkedArray) -> pa.Array:

@@ -178,9 +178,14 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"bot": "maybe"}, "column bot"),
-        ({"timestamp": "yesterday"}, "column timestamp"),
-        ({"delta": "x"}, "column delta"),
+        ({"bot": "maybe"}, "column bot of .* must be true, false, 1, 0 or empty"),
+        ({"timestamp": "yesterday"}, "column timestamp of .* must be ISO 8601"),
+        (
+            {"timestamp": "1442018818"},
+            "must be ISO 8601 or milliseconds .* Got: 1442018818, which looks like seconds",
+        ),
+        ({"timestamp": "1442018818771000000"}, "after the year 9999"),
+        ({"delta": "x"}, "column delta of .* must be whole numbers"),
     ],
 )
 def test_cell_that_cannot_be_read_is_named(tmp_path, cells, message):
