@@ -154,7 +154,8 @@ _STREAM = {
     "MAX_SECONDS": _LIMIT,
     "WIKIS": Rule(str, "wikis' names such as enwiki,dewiki, or empty for all", _wikis, _is_wikis),
 }
-_ALL = {"SEED": Rule(int, "a whole number from 0 on", accepts=lambda value: value >= 0), "OUT_DIR": _OUT}
+_SEED = Rule(int, "a whole number from 0 to 4294967295", accepts=lambda value: 0 <= value < 2**32)
+_ALL = {"SEED": _SEED, "OUT_DIR": _OUT}
 
 RULES: dict[str, dict[str, Rule]] = {
     "01_stream": {

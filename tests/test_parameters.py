@@ -64,6 +64,7 @@ def test_what_a_notebook_has_besides_is_no_parameter():
         ("02_sample", {"SOCKET": "localhost:99999"}, ["SOCKET", "host:port"]),
         ("02_sample", {"SPARK_MASTER": "remote"}, ["SPARK_MASTER", "remote"]),
         ("02_sample", {"SEED": -1}, ["SEED", "-1"]),
+        ("02_sample", {"SEED": 2**32}, ["SEED", "to 4294967295", "Got 4294967296"]),
         ("02_sample", {"OUT_DIR": ""}, ["OUT_DIR", "folder"]),
         ("01_stream", {"SINCE": "yesterday"}, ["SINCE", "ISO 8601", "yesterday"]),
         ("01_stream", {"SINCE": 1442018818}, ["SINCE", "seconds", "1000"]),
