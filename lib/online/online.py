@@ -190,7 +190,7 @@ class Stage:
         self._check_model()
         names = self.books.note("topics")
         self.events_topic, self.verdicts_topic = names["events"], names["verdicts"]
-        self.partitions = self.books.note("partitions")
+        self.partitions = self._read_partitions = self.books.note("partitions")
         self._make_topics()
         self._publisher = self._open.enter_context(
             publisher.Publisher(self.bootstrap, self.verdicts_topic, self.partitions, self.properties)
@@ -263,7 +263,7 @@ class Stage:
             self.spark,
             self.bootstrap,
             self.events_topic,
-            self.partitions,
+            len(self._ends()),
             offsets=self.committed,
             look=self._look(),
             judge=self._sit,
@@ -454,10 +454,17 @@ class Stage:
 
     def messages(self, most: int) -> Iterator[bytes]:
         """Give the raw events of the topic, at most so many of each partition, the last ones."""
-        return topics.messages(self.bootstrap, self.events_topic, self.partitions, self.properties, most)
+        return topics.messages(self.bootstrap, self.events_topic, self.properties, most)
 
     def _ends(self) -> dict[int, int]:
-        return topics.ends(self.bootstrap, self.events_topic, self.partitions, self.properties)
+        ends = topics.ends(self.bootstrap, self.events_topic, self.properties)
+        if len(ends) > self._read_partitions:
+            self.say(
+                f"The topic {self.events_topic} must keep the {self.partitions} partitions that it was made with. Got "
+                f"{len(ends)}. All of them are read; a user whose edits lie in two of them may be judged out of order."
+            )
+            self._read_partitions = len(ends)
+        return ends
 
     def _warm(self) -> None:
         """Start the Python workers and compile, before anybody waits for a verdict."""

@@ -163,7 +163,7 @@ class Query:
             spark.readStream.format("kafka")
             .options(**FETCH | COMMITTED | for_spark(properties))
             .option("kafka.bootstrap.servers", bootstrap)
-            .option("assign", json.dumps({topic: list(range(partitions))}))
+            .option("subscribe", topic)  # also to a partition that is added while the query runs
             .option("startingOffsets", starting_offsets(topic, partitions, offsets))
             .option("maxOffsetsPerTrigger", most)
             .option("failOnDataLoss", "true")

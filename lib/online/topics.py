@@ -20,19 +20,17 @@ def consumer(bootstrap: str, properties: Mapping[str, str]) -> Iterator[KafkaCon
         opened.close()
 
 
-def ends(bootstrap: str, topic: str, partitions: int, properties: Mapping[str, str]) -> dict[int, int]:
-    """Give the offset after the last message of each partition."""
+def ends(bootstrap: str, topic: str, properties: Mapping[str, str]) -> dict[int, int]:
+    """Give the offset after the last message of each partition, also of one that somebody has added."""
     with consumer(bootstrap, properties) as reader:
-        found = reader.end_offsets(_places(topic, partitions))
+        found = reader.end_offsets(_places(reader, topic))
     return {place.partition: end for place, end in found.items()}
 
 
-def messages(
-    bootstrap: str, topic: str, partitions: int, properties: Mapping[str, str], most: int
-) -> Iterator[bytes]:
+def messages(bootstrap: str, topic: str, properties: Mapping[str, str], most: int) -> Iterator[bytes]:
     """Give the values in a topic, at most so many of each partition, the last ones."""
     with consumer(bootstrap, properties) as reader:
-        places = _places(topic, partitions)
+        places = _places(reader, topic)
         reader.assign(places)
         first, last = reader.beginning_offsets(places), reader.end_offsets(places)
         for place in places:
@@ -42,5 +40,5 @@ def messages(
                 yield from (record.value or b"" for record in records)
 
 
-def _places(topic: str, partitions: int) -> list[TopicPartition]:
-    return [TopicPartition(topic, number) for number in range(partitions)]
+def _places(reader: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import world
 from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
 
 from lib.online import online, producer
 from lib.replay import server as replay
@@ -85,3 +86,36 @@ def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_di
             stage.sieve(sender)  # ends, although the last offsets are no messages
     found = {row[0] for row in world.rows(tmp_path)}
     assert {"kept 0", "kept 1"} <= found and not {"taken back 0", "taken back 1"} & found
+
+
+@pytest.mark.parametrize("while_it_runs", [False, True])
+def test_a_partition_that_somebody_adds_is_read_and_told(kafka, here, model_dir, tmp_path, while_it_runs):
+    recording = world.record(tmp_path / "day.jsonl", world.events()[:50])
+    said = []
+
+    def add(stage):
+        admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        admin.create_partitions({stage.events_topic: 3})
+        admin.close()
+        given = [(edit(f"added {n}"), {"partition": 2}) for n in range(3)]
+        write(kafka.bootstrap, stage.events_topic, given).close()
+
+    class Late(producer.Sender):
+        @property
+        def done(self):
+            if super().done and not added:
+                added.append(add(stage))
+            return super().done
+
+    added = [] if while_it_runs else [None]
+    with (
+        replay.serving(recording, "--canaries", "0") as server,
+        online.Stage(tmp_path, model_dir, say=said.append, **here) as stage,
+    ):
+        if not while_it_runs:
+            add(stage)
+        with Late(world.order(stage, server.url)) as sender:
+            stage.sieve(sender)
+        names = {row[0] for row in world.rows(tmp_path)}
+    assert {"added 0", "added 1", "added 2"} <= names
+    assert ["Got 3. All of them are read" in text for text in said] == [True]
