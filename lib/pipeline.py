@@ -309,6 +309,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--minutes must be above 0. Got {given.minutes:g}.")
     plan = live_run(given.minutes) if given.live else default_run()
     try:
+        plan.reports.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(
+            f"The reports need a folder that can be written to. Got {paths.show(plan.reports)} "
+            f"({error.strerror}). Mend its rights, or copy the repository to a folder of your own.",
+            file=sys.stderr,
+        )
+        return 1
+    try:
         stages = run(plan)
     except KeyboardInterrupt:
         print("\nInterrupted. Start it again: every stage that was finished gives the same content.")

@@ -63,6 +63,14 @@ def test_a_failure_is_told_in_the_report_and_the_exit_code(project, tmp_path, mo
     assert "PERCENT must be" in (tmp_path / "reports/01_stream.html").read_text()
 
 
+def test_reports_that_cannot_be_written_are_told_before_anything_runs(project, tmp_path, monkeypatch, capsys):
+    plan = project("print(N)")
+    monkeypatch.setattr(pipeline, "default_run", lambda: plan)
+    (tmp_path / "reports").touch()
+    assert pipeline.main([]) == 1
+    assert "Got reports (File exists). Mend its rights" in capsys.readouterr().err
+
+
 def test_the_live_run_has_folders_of_its_own():
     plan = pipeline.live_run(10)
     assert all(folder.is_relative_to(paths.DATA / "live") for folder in plan.folders.values())

@@ -247,6 +247,8 @@ def ensure(source: Path | None = None, target: Path | None = None) -> Path:
     ------
     ValueError
         If the source does not hold the 39,244 edits of the day.
+    OSError
+        If it cannot be kept.
     """
     target = paths.RECORDINGS / NAME if target is None else target
     if target.exists():
@@ -261,7 +263,13 @@ def ensure(source: Path | None = None, target: Path | None = None) -> Path:
             f"The default day must have {EVENTS:,} edits. Got {len(lines):,} from {source.name}. "
             "Delete that file and run `make run` again to fetch it anew."
         )
-    write_day(lines, target)
+    try:
+        write_day(lines, target)
+    except OSError as error:
+        raise OSError(
+            f"{paths.show(target.parent)} must have room and be writable: the default day is kept there. "
+            f"Got: {error.strerror or error}. Make room or mend its rights, or name a RECORDING."
+        ) from None
     return target
 
 

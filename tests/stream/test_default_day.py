@@ -121,6 +121,14 @@ def test_a_source_that_is_not_the_day_is_refused(tmp_path):
     assert not (tmp_path / "out.jsonl.gz").exists()
 
 
+def test_a_day_that_cannot_be_kept_is_told(tmp_path, monkeypatch):
+    (tmp_path / "day.json.gz").write_bytes(gzip.compress(old()))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(default_day, "EVENTS", 1)
+    with pytest.raises(OSError, match=r"file must have room .* Got: File exists\. .* or name a RECORDING"):
+        default_day.ensure(tmp_path / "day.json.gz", tmp_path / "file/out.jsonl.gz")
+
+
 def test_the_day_as_it_is():
     day = [edits.decode(line) for line in recording.lines(default_day.ensure())]
     assert len(day) == default_day.EVENTS == len({event.meta.id for event in day})
