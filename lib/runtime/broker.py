@@ -212,7 +212,7 @@ class Broker:
         text = PROPERTIES.format(
             host=LOOPBACK,
             port=self.port,
-            data=self.folder / "data",
+            data=java.as_property(self.folder / "data"),
             node=place.node,
             controller=place.controllers[place.node - 1],
             voters=",".join(f"{node}@{LOOPBACK}:{port}" for node, port in enumerate(place.controllers, 1)),

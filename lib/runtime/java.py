@@ -5,6 +5,7 @@ Standard library only, so that the set-up can use it.
 
 import functools
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -82,6 +83,17 @@ class Java:
 
     def __str__(self) -> str:
         return "\n".join([*self.notes, f"Java {self.version} from {self.source}: {paths.show(self.home)}"])
+
+
+def as_property(text: str | Path) -> str:
+    r"""Write a value for a file of properties: Java takes such a file for Latin-1.
+
+    Examples
+    --------
+    >>> print(as_property("/home/José/🤖"))
+    /home/Jos\u00e9/\ud83e\udd16
+    """
+    return re.sub(r"[^\x00-\x7f]", lambda letter: json.dumps(letter[0])[1:-1], str(text))
 
 
 @functools.cache

@@ -221,7 +221,7 @@ def _reach(master: str) -> None:
 
 def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -> dict[str, str]:
     logging = scratch / "log4j2.properties"
-    logging.write_text(LOG4J.format(log=log_file(name)), encoding="utf-8")
+    logging.write_text(LOG4J.format(log=java.as_property(log_file(name))), encoding="utf-8")
     options = [
         f"-Dlog4j2.configurationFile=file:{logging}",
         f"-Dderby.system.home={scratch}",

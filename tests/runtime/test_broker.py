@@ -106,6 +106,12 @@ def test_a_broker_on_the_same_folder_has_the_same_topics(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_may_have_any_name(tmp_path):
+    with broker.Broker(tmp_path / "José 🤖"):
+        assert (tmp_path / "José 🤖/data/meta.properties").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["José 🤖"]
+
+
 def test_it_ends_when_its_parent_is_killed(tmp_path):
     """And the next run can have its folder at once."""
     program = (
