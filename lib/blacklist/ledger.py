@@ -34,6 +34,8 @@ import msgspec
 from lib import paths
 
 EXPIRED = "expired"  # why a stay ended by itself
+#: What `evidence["edit"]` of an entry tells of the edit that tipped the balance.
+EDIT_COLUMNS = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
 FORMAT = 1  # of the tables below; another number is refused
 
 _TABLES = (
@@ -59,7 +61,6 @@ _TABLES = (
         ended_reason TEXT NOT NULL
     ) STRICT""",
     "CREATE INDEX IF NOT EXISTS history_user ON history (user)",
-    "CREATE INDEX IF NOT EXISTS blacklist_until ON blacklist (until) WHERE until IS NOT NULL",
     """CREATE TABLE IF NOT EXISTS allowed (
         user TEXT NOT NULL PRIMARY KEY, reason TEXT NOT NULL, since INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID""",
@@ -312,32 +313,6 @@ class Ledger:
                 )
                 removed += here
         return removed
-
-    def expire(self, at: int) -> list[str]:
-        """End every stay whose `until` has come; each ends at its own `until`, however late this is called.
-
-        Parameters
-        ----------
-        at : int
-            Event time in milliseconds.
-
-        Returns
-        -------
-        list of str
-            The users whose stay ended, sorted.
-        """
-        with self.transaction():
-            due = [
-                row[0]
-                for row in self.connection.execute("SELECT user FROM blacklist WHERE until <= ?", (at,))
-            ]
-            self.connection.execute(
-                f"INSERT INTO history ({_COLUMNS}, ended, ended_reason) "
-                f"SELECT {_COLUMNS}, until, '{EXPIRED}' FROM blacklist WHERE until <= ? ORDER BY user",
-                (at,),
-            )
-            self.connection.execute("DELETE FROM blacklist WHERE until <= ?", (at,))
-        return sorted(due)
 
     def allow(self, user: str, *, reason: str, at: int) -> None:
         """Never list this user: ends the current stay and bars every later one, until :meth:`disallow`.

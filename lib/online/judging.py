@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.blacklist.ledger import Entry
+from lib.blacklist.ledger import EDIT_COLUMNS, EXPIRED, Entry
 from lib.online import seen, sieve
 from lib.online.books import Books, Summaries
 from lib.online.sieve import SHADOW_SHARE, Findings
@@ -218,7 +218,7 @@ class Judge:
         """Write an outcome to the books, inside the caller's transaction (all but the closing of the epoch)."""
         books = self.books
         for user, at in outcome.expired.items():
-            books.ledger.remove([user], reason="expired", at=at)
+            books.ledger.remove([user], reason=EXPIRED, at=at)
         books.ledger.add(outcome.entries)
         books.write_summaries(outcome.users, outcome.summaries)
         books.write_summaries(outcome.shadow_users, outcome.shadow, shadow=True)
@@ -339,7 +339,7 @@ class Judge:
         if not len(flagged):
             return []
         rows = crossing[flagged]
-        edits = table.select(_SHOWN).take(pa.array(rows)).to_pylist()
+        edits = table.select(EDIT_COLUMNS).take(pa.array(rows)).to_pylist()
         x = features.describe(states)
         entries = []
         for u, edit, numbers, score, reasons in zip(
@@ -358,7 +358,6 @@ class Judge:
 
 _REASONS = 20  # contributions that are kept
 _EDITS = features.FEATURES.index("number of edits")
-_SHOWN = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
 _LOOKED_AT = list(features.LOOKED_AT)
 
 

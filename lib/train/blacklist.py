@@ -24,7 +24,7 @@ from pybloom_live import BloomFilter, ScalableBloomFilter
 
 from lib import manifest, paths
 from lib.blacklist.bloom import Filter
-from lib.blacklist.ledger import Entry, Ledger, LedgerError
+from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger, LedgerError
 from lib.intervals import upper_bound
 from lib.train import features
 from lib.train.evaluation import says_bot
@@ -39,7 +39,6 @@ MODEL, REFERENCE, METRICS = "model.skops", "reference.json", "metrics.json"
 OUTPUTS = (MODEL, FILTER, REFERENCE, METRICS, manifest.NAME)
 _ENDINGS = ("", "-wal", "-shm")
 PROBES = 500_000  # made-up names by which the hash error is measured
-_SHOWN = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
 
 
 class Errors(NamedTuple):
@@ -189,7 +188,7 @@ def _flagged(people: Population, user: int) -> Entry:
 
 
 def _edit(people: Population, row: int) -> dict[str, Any]:
-    return {name: people.table.column(name)[row].as_py() for name in _SHOWN}
+    return {name: people.table.column(name)[row].as_py() for name in EDIT_COLUMNS}
 
 
 def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, str]:

@@ -58,13 +58,9 @@ def test_removal_needs_a_reason(ledger):
         ledger.remove(["A"], reason="", at=1)
 
 
-def test_stay_ends_at_its_own_time_however_late_it_is_noticed(ledger):
+def test_stay_is_over_when_its_time_has_come(ledger):
     ledger.add([listed("A", until=1500), listed("B", until=5000), listed("C")])
     assert ledger.look_up(["A", "B", "C"], at=1500).keys() == {"B", "C"}
-    assert ledger.expire(at=4000) == ["A"]
-    assert ledger.history("A")[0].ended == 1500
-    assert ledger.expire(at=4000) == []
-    assert ledger.members() == ["B", "C"]
 
 
 def test_allowed_user_is_never_listed(ledger):
@@ -129,7 +125,6 @@ def test_in_the_callers_transaction_nothing_is_committed(tmp_path, isolation_lev
     connection.execute("INSERT INTO epoch VALUES (1)")
     inside.add([listed("A"), listed("B", until=1500)])
     inside.remove(["A"], reason="a person", at=1100)
-    inside.expire(1600)
     inside.allow("C", reason="ours", at=1)
     with inside.transaction():
         inside.add([listed("D")])
@@ -204,7 +199,6 @@ def test_stay_must_end_after_it_begins():
 ACTIONS = st.one_of(
     st.tuples(st.just("add"), st.lists(USERS, max_size=4), st.one_of(st.none(), st.integers(1, 20))),
     st.tuples(st.just("remove"), st.lists(USERS, max_size=4), st.none()),
-    st.tuples(st.just("expire"), st.just([]), st.none()),
     st.tuples(st.just("allow"), st.lists(USERS, min_size=1, max_size=1), st.none()),
     st.tuples(st.just("disallow"), st.lists(USERS, min_size=1, max_size=1), st.none()),
 )
@@ -226,12 +220,6 @@ def test_ledger_is_a_plain_set_that_remembers(actions):
             elif action == "remove":
                 ledger.remove(users, reason="test", at=time)
                 past += [(user, now.pop(user)[0], time) for user in dict.fromkeys(users) if user in now]
-            elif action == "expire":
-                due = [user for user, (_, until) in now.items() if until is not None and until <= time]
-                assert ledger.expire(time) == sorted(due)
-                for user in due:
-                    since, until = now.pop(user)
-                    past.append((user, since, until))
             elif action == "allow":
                 ledger.allow(users[0], reason="ours", at=time)
                 allowed.add(users[0])
@@ -254,7 +242,7 @@ def test_same_changes_make_the_same_ledger(tmp_path):
     for name in ("a", "b"):
         with Ledger.open(tmp_path / name) as ledger:
             ledger.add([listed("A"), listed("B", until=1500)])
-            ledger.expire(2000)
+            ledger.remove(["A"], reason="a person", at=2000)
             dumps.append(list(ledger.connection.iterdump()))
     assert dumps[0] == dumps[1]
 
