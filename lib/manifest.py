@@ -1,15 +1,21 @@
-"""Stages meet in files: each leaves a manifest of what went in, what came out, and what was dropped and why."""
+"""Stages meet in files: each leaves a manifest of what went in, what came out, and what was dropped and why.
 
+A stage has its folder to itself while it writes (:func:`claim`), and its files are whole or not there
+(:func:`atomic_write`).
+"""
+
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lib import paths
 
@@ -117,7 +123,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def atomic_write(path: Path, content: str | bytes | Iterable[str]) -> Path:
+def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes]) -> Path:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
     A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic). Content
@@ -125,7 +131,7 @@ def atomic_write(path: Path, content: str | bytes | Iterable[str]) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [content] if isinstance(content, str | bytes) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
@@ -137,3 +143,42 @@ def atomic_write(path: Path, content: str | bytes | Iterable[str]) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's list of names to the disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def claim(folder: Path, refused: type[Exception], patience: float = 0.0) -> IO[bytes]:
+    """Keep other processes out of a folder until what is given is closed, or the process ends, however it does.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    refused : type of exception
+        Raised when another process is in there.
+    patience : float, default 0.0
+        Seconds to wait for it to leave.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "wb")  # noqa: SIM115 - its owner closes it
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() >= end:
+                break
+        time.sleep(0.1)
+    file.close()
+    raise refused(
+        f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at work. "
+        "Wait for it, or give another OUT_DIR."
+    )

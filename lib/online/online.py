@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -166,7 +165,7 @@ class Stage:
         manifest.require(self.model_dir / "model.skops", MADE_BY)
         manifest.require(self.model_dir / books.NAME, MADE_BY)
         self.model = Model.load(self.model_dir / "model.skops")
-        self._open.enter_context(_only_one(self.out_dir))
+        self._open.enter_context(manifest.claim(self.out_dir, OnlineError))
         # Arrow's own pool keeps what it once had; the system's gives it back when it is told to, and numpy's with it.
         pa.set_memory_pool(pa.system_memory_pool())
         going_on = self.resume and (self.out_dir / books.NAME).exists()
@@ -514,21 +513,6 @@ def prepare(out_dir: Path, model_dir: Path, model: Model, partitions: int) -> No
         new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.replace(beside / books.NAME, out_dir / books.NAME)
     shutil.rmtree(beside)
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Let one run at a time use a folder; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OnlineError(
-                f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at work. "
-                "Wait for it, or give another OUT_DIR."
-            ) from None
-        yield
 
 
 @contextlib.contextmanager

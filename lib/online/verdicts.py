@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from lib.manifest import sync_folder
 from lib.online.judging import SCHEMA
-from lib.stream.recording import sync_folder
 
 FOLDER = "verdicts"
 MANY = 256  # epochs after which small files are merged

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from lib import edits
+from lib import edits, manifest
 
 #: Rows of one file: the same recording then gives the same files, however Spark cut its batches.
 ROWS_PER_FILE = 100_000
@@ -60,21 +60,16 @@ def write(table: pa.Table, path: Path) -> Path:
     table : pyarrow.Table
         Edits in the schema :data:`lib.edits.ARROW_SCHEMA`; ``timestamp`` in milliseconds since the epoch.
     path : Path
-        The file; its folder must exist.
+        The file.
 
     Returns
     -------
     Path
         The file.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        file.write(_HEADER)
-        batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
-        file.writelines(_lines(pa.Table.from_batches([batch])) for batch in batches)
-        _to_disk(file)
-    os.replace(temporary, path)
-    return path
+    batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+    rows = (_lines(pa.Table.from_batches([batch])) for batch in batches)
+    return manifest.atomic_write(path, itertools.chain([_HEADER], rows))
 
 
 def _lines(table: pa.Table) -> bytes:
@@ -99,11 +94,6 @@ def _as_text(table: pa.Table) -> Iterator[list[str | None]]:
             yield [None if ms is None else edits.iso(ms) for ms in column.to_pylist()]
         else:
             yield column.cast(pa.string()).to_pylist()
-
-
-def _to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 class Writer:

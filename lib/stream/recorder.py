@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import os
@@ -22,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -34,7 +33,7 @@ from lib.stream.eventstreams import KINDS, Counts, Item, Stream
 STATE = "state.json"
 DEAD_LETTERS = "dead_letters.jsonl"
 SEGMENT_EVENTS = 10_000
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 10.0  # a notebook's kernel outlives papermill by a second or two when that is killed
 SAY_SECONDS = 15.0
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 
@@ -186,8 +185,7 @@ class Recorder:
             raise RecorderError(
                 f"OUT_DIR must be another folder than RECORDING. Got {paths.show(folder)} for both. Choose another."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = manifest.claim(folder, RecorderError, LOCK_SECONDS)
         self._described = source.describe()
         self._pending: list[bytes] = []
         self._letters: list[bytes] = []
@@ -357,7 +355,7 @@ class Recorder:
             **(sides if segment else {"with": sides["with"]}),
         }
         manifest.atomic_write(self.folder / STATE, json.dumps(content))
-        recording.sync_folder(self.folder)
+        manifest.sync_folder(self.folder)
 
     def _open(self) -> State:
         """Find out where the folder stands, and make it agree with that."""
@@ -426,28 +424,6 @@ class Recorder:
         }
         manifest.write(self.folder, **content)
         return content
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Keep other processes out of a folder; the lock goes when the process does.
-
-    A notebook's kernel outlives papermill by a second or two when that is killed, so a while is waited for it.
-    """
-    file = open(folder / ".lock", "wb")  # noqa: SIM115 - it is held as long as the recorder lives
-    end = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() > end:
-                break
-            time.sleep(0.1)
-    file.close()
-    raise RecorderError(
-        f"Only one run at a time can record into a folder. Another one has {paths.show(folder)}. "
-        "Stop it, or choose another OUT_DIR."
-    )
 
 
 def _true_side(kept: dict[str, Any], folder: Path) -> State:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -125,26 +124,12 @@ def write_segment(path: Path, texts: Iterable[bytes]) -> None:
     Parameters
     ----------
     path : Path
-        The file; its folder must be there.
+        The file.
     texts : iterable of bytes
         JSON texts without line ends.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's list of names to the disk, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    manifest.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
+    manifest.sync_folder(path.parent)
 
 
 def sha256(path: Path) -> str:

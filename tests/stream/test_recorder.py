@@ -244,7 +244,7 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "LOCK_SECONDS", 0.2)
     with (
         Recorder(tmp_path, source("http://localhost/")),
-        pytest.raises(RecorderError, match="Only one run at a time"),
+        pytest.raises(RecorderError, match="one run at a time"),
     ):
         Recorder(tmp_path, source("http://localhost/"))
     Recorder(tmp_path, source("http://localhost/"))
