@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from lib.intervals import clopper_pearson, over_users, upper_bound
 from lib.train import features, model
@@ -171,29 +173,33 @@ def says_bot(names: Collection[str]) -> np.ndarray:
     return np.array(["bot" in name.lower() for name in names], bool)
 
 
+def by_words(learnt: Population, judged: Population) -> np.ndarray:
+    """Score edits as the re-implemented system does: by the words of the comment, learnt from other edits.
+
+    Returns
+    -------
+    ndarray of float, shape (edits of `judged`,)
+        Probability of the flag. Where no comment that is learnt from has a word, that is the share of flagged edits.
+    """
+    said, asked = (part.table.column("comment").fill_null("").to_pylist() for part in (learnt, judged))
+    if not any(comment.split() for comment in said):
+        return np.full(len(asked), learnt.flagged.mean() if len(said) else 0.0)
+    bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
+    learner = make_pipeline(bag, LogisticRegression(max_iter=200)).fit(said, learnt.flagged)
+    return learner.predict_proba(asked)[:, 1]
+
+
 def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
-    """The model of the re-implemented system, with its users kept apart: a bag of the comment's words, edit by edit.
+    """Score edits by the words of their comments (:func:`by_words`), users kept apart.
 
     Returns
     -------
     ndarray of float, shape (edits,)
-        Probability of the flag for each edit, by a model that has not seen its user. Where no comment has a word, that
-        is the share of flagged edits.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    comments = np.array(people.table.column("comment").fill_null("").to_pylist(), object)
-    spoken = np.array([bool(comment.split()) for comment in comments], bool)
-    scores = np.zeros(len(comments))
+    scores = np.zeros(len(people.user))
     for k in range(int(fold.max()) + 1):
         test = fold[people.user] == k
-        if not spoken[~test].any():
-            scores[test] = people.flagged[~test].mean() if not test.all() else 0.0
-            continue
-        bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-        train = bag.fit_transform(comments[~test])
-        classifier = LogisticRegression(C=1.0, max_iter=200).fit(train, people.flagged[~test])
-        scores[test] = classifier.predict_proba(bag.transform(comments[test]))[:, 1]
+        scores[test] = by_words(people.subset(~test), people.subset(test))
     return scores
 
 

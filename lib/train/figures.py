@@ -15,9 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from lib import plots
 from lib.intervals import clopper_pearson, upper_bound
@@ -286,20 +283,9 @@ def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]
         "name rule: “bot” in the name": evaluation.says_bot(later.names)[later.user],
         "list of the earlier bots": known,
         BOTH: stopped | known,
-        WORDS: _words_later(earlier, later) >= evaluation.DECISION,
+        WORDS: evaluation.by_words(earlier, later) >= evaluation.DECISION,
         "majority: nobody is a bot": np.zeros(len(later.user), bool),
     }
-
-
-def _words_later(earlier: Population, later: Population) -> np.ndarray:
-    """Score later edits as the re-implemented system does: by the words of the comment, learnt from earlier edits."""
-    bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-    learner = make_pipeline(bag, LogisticRegression(max_iter=200))
-    before, after = (
-        [f"^ {comment}" for comment in part.table.column("comment").fill_null("").to_pylist()]
-        for part in (earlier, later)
-    )
-    return learner.fit(before, earlier.flagged).predict_proba(after)[:, 1]
 
 
 def forward_table(ahead: Forward, answers: dict[str, np.ndarray]) -> pd.DataFrame:
