@@ -54,6 +54,11 @@ def table(rows):
     return pa.Table.from_pylist(rows, schema=edits.ARROW_SCHEMA)
 
 
+def columns(**given):
+    """Edits with the given columns; the others are unknown."""
+    return table([dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)])
+
+
 def sample(humans=400, bots=15, seed=0):
     """A small Wikipedia in which bots are easy, but not trivial, to tell."""
     rng = np.random.default_rng(seed)

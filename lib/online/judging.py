@@ -19,6 +19,7 @@ from lib.online import seen, sieve
 from lib.online.books import Books, Summaries
 from lib.online.sieve import SHADOW_SHARE, Findings
 from lib.train import features
+from lib.train.evidence import LOOKED_AT
 from lib.train.text import compiled
 
 KEPT, FLAGGED, DROPPED = range(3)
@@ -257,7 +258,7 @@ class Judge:
     ) -> np.ndarray:
         """Spread the evidence over all edits, and look at those that the executors took for a member's."""
         rest = np.flatnonzero(is_open & ~looked_at)
-        more = self.model.evidence(table.take(pa.array(rest)).select(_LOOKED_AT)) if len(rest) else None
+        more = self.model.evidence(table.take(pa.array(rest)).select(LOOKED_AT)) if len(rest) else None
         width = evidence.shape[1] if more is None else more.shape[1]
         whole = np.full((table.num_rows, width), np.nan)
         whole[looked_at] = evidence
@@ -358,7 +359,6 @@ class Judge:
 
 _REASONS = 20  # contributions that are kept
 _EDITS = features.FEATURES.index("number of edits")
-_LOOKED_AT = list(features.LOOKED_AT)
 
 
 def _only(found: Findings, rows: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:

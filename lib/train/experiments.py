@@ -72,7 +72,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import edits, paths
 from lib.stream import default_day
-from lib.train import evaluation, features, model, samples
+from lib.train import evaluation, evidence, features, model, samples
 from lib.train.model import Population, Rows, Stack
 
 SEEDS = 3
@@ -171,8 +171,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "texts": ("texts:",),
     "longest burst": ("longest burst",),
     "repetition": ("different", "comments repeated", "change"),
-    "what edits are": features.FLAGS,
-    "name hints": features.NAME_HINTS,
+    "what edits are": evidence.FLAGS,
+    "name hints": evidence.NAME_HINTS,
 }
 
 KEPT = Attempt("logistic regression (kept)", kept)
@@ -209,7 +209,7 @@ def _matrix(attempt: Attempt, x: np.ndarray, with_name: bool) -> np.ndarray:
     seen = x[:, _columns(attempt.without, with_name)]
     if not attempt.names_twice or not with_name:
         return seen
-    hints = [features.FEATURES.index(features.NAME_HINTS[i]) for i in (1, 2, 4)]
+    hints = [features.FEATURES.index(evidence.NAME_HINTS[i]) for i in (1, 2, 4)]
     return np.hstack([seen, seen * x[:, hints].max(axis=1, keepdims=True)])
 
 

@@ -32,7 +32,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lib import manifest, paths
-from lib.train import features, text
+from lib.train import evidence, features, text
+from lib.train.evidence import Weights
 
 FOLDS = 5
 FEWEST_FOLDS = 3  # one tested, one for the evidence of the lower level, one learnt from
@@ -116,12 +117,12 @@ class Population:
     @cached_property
     def texts(self) -> sp.csr_matrix:
         """Pieces of the texts, one row per edit."""
-        return features.text_matrix(self.table)
+        return evidence.text_matrix(self.table)
 
     @cached_property
     def bare(self) -> np.ndarray:
         """Evidence without the model of texts: its column is zero."""
-        return features.evidence(self.table, features.Weights(np.zeros(text.BUCKETS, np.float32), 0.0))
+        return evidence.of(self.table, Weights(np.zeros(text.BUCKETS, np.float32), 0.0))
 
     def subset(self, keep: np.ndarray) -> Population:
         """Give the edits that a mask keeps, as a population of their own."""
@@ -223,7 +224,7 @@ def summarise(people: Population, of_texts: np.ndarray) -> Rows:
         What the texts are worth as evidence.
     """
     seen = people.bare.copy()
-    seen[:, features.TEXT] = of_texts
+    seen[:, evidence.TEXT] = of_texts
     state, edit, x = features.fold(features.empty(len(people)), people.user, people.times, seen)
     number = _running_number(people.user, len(people))
     last_edit = np.zeros(len(people), np.int64)
@@ -566,13 +567,13 @@ class Model:
         return cls(texts, judge, threshold, with_name, facts)._named()
 
     def evidence(self, table: pa.Table) -> np.ndarray:
-        """Say what each edit shows by itself (:func:`lib.train.features.evidence`)."""
-        return features.evidence(table, self.weights)
+        """Say what each edit shows by itself (:func:`lib.train.evidence.of`)."""
+        return evidence.of(table, self.weights)
 
     @cached_property
-    def weights(self) -> features.Weights:
+    def weights(self) -> Weights:
         """The model of texts as plain numbers for the compiled loop."""
-        return features.Weights(self.texts.coef_[0].astype(np.float32), float(self.texts.intercept_[0]))
+        return Weights(self.texts.coef_[0].astype(np.float32), float(self.texts.intercept_[0]))
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Score the features of users (:func:`lib.train.features.fold`).

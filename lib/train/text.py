@@ -47,7 +47,7 @@ def compiled(function: Callable) -> Any:
     """Compile a loop and keep its machine code on disk; where no place can be written, compile each time.
 
     Numba tells by the loop's own file whether the code on disk is stale. A loop with parts from another file must
-    change with it (see ``features.TEXT_SOURCE``).
+    change with it (see ``evidence.TEXT_SOURCE``).
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)

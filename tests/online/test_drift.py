@@ -11,7 +11,7 @@ from lib import manifest
 from lib.blacklist.ledger import Entry
 from lib.online import drift, shadow
 from lib.online.books import Books, Summaries
-from lib.train import features, model
+from lib.train import evidence, features, model
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def learnt():
 def stream(people, judge, folder, shift=0.0):
     """Books and verdicts as if the sample itself had been the stream, its evidence shifted."""
     seen = judge.evidence(people.table)
-    seen[:, features.TEXT] += shift
+    seen[:, evidence.TEXT] += shift
     state = features.fold(features.empty(len(people)), people.user, people.times, seen)[0]
     none = np.full(len(people), np.nan)
     with Books(folder) as books, books.transaction():

@@ -13,9 +13,9 @@ from lib.blacklist.bloom import Filter
 from lib.blacklist.ledger import Entry
 from lib.online import judging, sieve
 from lib.online.books import Books
-from lib.train import features
+from lib.train import evidence, features
 
-WEIGHTS = features.Weights(
+WEIGHTS = evidence.Weights(
     np.random.default_rng(0).normal(0, 1, 1 << 17).astype(np.float32),
     0.0,
 )
@@ -28,7 +28,7 @@ class Model:
     threshold = 0.9
 
     def evidence(self, table):
-        return features.evidence(table, WEIGHTS)
+        return evidence.of(table, WEIGHTS)
 
     def score(self, x):
         edits_made = np.exp(x[:, features.FEATURES.index("number of edits")])

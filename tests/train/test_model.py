@@ -10,7 +10,7 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 
-from lib.train import features, model
+from lib.train import evidence, features, model
 from lib.train.model import Model, ModelError, NoHonestThreshold, Population
 from tests import made_up
 
@@ -101,7 +101,7 @@ def test_rows_of_a_user_weigh_one_together_and_end_with_all_edits(people):
 def test_without_the_name_no_feature_of_the_name_is_seen(people, fitted):
     x = np.arange(len(features.FEATURES), dtype=float)[None]
     hidden = model.visible(x, with_name=False)[0].astype(int)
-    assert not any(features.FEATURES[i] in features.NAME_HINTS for i in hidden)
+    assert not any(features.FEATURES[i] in evidence.NAME_HINTS for i in hidden)
     blind = Model.fit(people, max_human_fpr=0.02, with_name=False)
     assert blind.version != fitted.version
     renamed = [
