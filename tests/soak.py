@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import world
 
 from lib import edits, paths
-from lib.online import books, online, producer
+from lib.online import books, online
+from lib.online.sender import Sender
 from lib.replay import server as replay
 from lib.runtime import broker
 
@@ -43,7 +44,7 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
         online.Stage(out, model_dir, resume=resume, spark_master="local[2]", most=200) as stage,
     ):
         order = world.order(stage, server.url, since=edits_start(recording))
-        with producer.Sender(order) as sender:
+        with Sender(order) as sender:
             print("sieving", sender.pid, flush=True)
             stage.sieve(sender)
 

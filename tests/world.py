@@ -12,6 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from lib import edits
 from lib.online import online, producer, verdicts
 from lib.online.judging import SCHEMA
+from lib.online.sender import Sender
 from lib.replay import server as replay
 from lib.train import blacklist, model
 
@@ -83,7 +84,7 @@ def judge(out: Path, model_dir: Path, recording: Path, runs=(0,), **options) -> 
         with replay.serving(recording, "--canaries", "0") as server:
             options["resume"] = options.get("resume", False) or number > 0
             with online.Stage(out, model_dir, say=lambda text: None, **options) as stage:
-                with producer.Sender(order(stage, server.url, max_events=most, **more)) as sender:
+                with Sender(order(stage, server.url, max_events=most, **more)) as sender:
                     stage.sieve(sender)
                 metrics = stage.metrics()
     return metrics

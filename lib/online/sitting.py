@@ -7,7 +7,9 @@ from typing import Any
 
 from lib import edits, manifest, parameters
 from lib.blacklist.ledger import Ledger
-from lib.online import books, cards, online, producer
+from lib.online import books, cards, online
+from lib.online.producer import Order
+from lib.online.sender import Sender
 from lib.runtime import clients
 from lib.stream import default_day, recording
 from lib.stream.recorder import Source, source_of
@@ -72,7 +74,7 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
     ):
         position = None
         for number, most in enumerate(wanted, 1):
-            order = producer.Order(
+            order = Order(
                 stage.bootstrap,
                 stage.events_topic,
                 stage.partitions,
@@ -87,7 +89,7 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
                 settings.seed,
                 position,
             )
-            with producer.Sender(order) as sender:
+            with Sender(order) as sender:
                 run = stage.sieve(sender)
             position = sender.report.position
             for warning in sender.report.warnings:

@@ -8,7 +8,8 @@ import world
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from lib.online import online, producer
+from lib.online import online
+from lib.online.sender import Sender
 from lib.replay import server as replay
 
 DAY = "2015-09-12T23:59:00Z"
@@ -75,14 +76,14 @@ def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_di
         replay.serving(recording, "--canaries", "0") as server,
         online.Stage(tmp_path, model_dir, **here) as stage,
     ):
-        with producer.Sender(world.order(stage, server.url)) as sender:
+        with Sender(world.order(stage, server.url)) as sender:
             stage.sieve(sender)
         for name, ends in (("kept", "commit_transaction"), ("taken back", "abort_transaction")):
             given = [(edit(f"{name} {n}"), {"partition": n}) for n in range(2)]
             out = write(kafka.bootstrap, stage.events_topic, given, transactional_id=name)
             getattr(out, ends)()
             out.close()
-        with producer.Sender(world.order(stage, server.url)) as sender:
+        with Sender(world.order(stage, server.url)) as sender:
             stage.sieve(sender)  # ends, although the last offsets are no messages
     found = {row[0] for row in world.rows(tmp_path)}
     assert {"kept 0", "kept 1"} <= found and not {"taken back 0", "taken back 1"} & found
@@ -100,7 +101,7 @@ def test_a_partition_that_somebody_adds_is_read_and_told(kafka, here, model_dir,
         given = [(edit(f"added {n}"), {"partition": 2}) for n in range(3)]
         write(kafka.bootstrap, stage.events_topic, given).close()
 
-    class Late(producer.Sender):
+    class Late(Sender):
         @property
         def done(self):
             if super().done and not added:

@@ -10,8 +10,9 @@ import world
 
 from lib import edits, manifest
 from lib.blacklist.bloom import Filter
-from lib.online import online, producer, query, verdicts
+from lib.online import online, query, verdicts
 from lib.online.judging import SCHEMA
+from lib.online.sender import Sender
 from lib.replay import server as replay
 
 
@@ -247,5 +248,5 @@ def test_a_missing_model_names_the_notebook_that_makes_it(tmp_path):
 def test_a_stream_that_is_refused_ends_the_run_with_its_reason(here, model_dir, recording, tmp_path):
     with replay.serving(recording) as server, online.Stage(tmp_path, model_dir, **here) as stage:
         wrong = world.order(stage, server.url.replace("recentchange", "no-such-stream"))
-        with producer.Sender(wrong) as sender, pytest.raises(online.OnlineError, match="status 404"):
+        with Sender(wrong) as sender, pytest.raises(online.OnlineError, match="status 404"):
             stage.sieve(sender)

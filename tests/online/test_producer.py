@@ -11,6 +11,7 @@ from kafka.admin import KafkaAdminClient
 
 from lib import edits
 from lib.online import excerpt, producer
+from lib.online.sender import ProducerError, Sender
 from lib.replay import server as replay
 from lib.runtime import clients
 from lib.stream import eventstreams
@@ -133,12 +134,12 @@ def test_positions_of_another_stream_are_not_gone_on_from(kafka, topic, raws):
 
 def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
     with replay.Server(streams.events(20), canary_seconds=0) as server:
-        with producer.Sender(order(kafka, topic, server.url)) as sender:
+        with Sender(order(kafka, topic, server.url)) as sender:
             while not sender.done:
                 sender.check()
         assert sender.report.sent == 20 and "over" in sender.report.ended
         wrong = order(kafka, topic, server.url.replace("recentchange", "nothing"))
-        with producer.Sender(wrong) as sender, pytest.raises(producer.ProducerError, match="status 404"):
+        with Sender(wrong) as sender, pytest.raises(ProducerError, match="status 404"):
             while True:
                 sender.check()
 
@@ -163,7 +164,7 @@ def test_a_report_may_be_longer_than_a_pipe_holds(kafka, topic):
     others = [streams.event(n, wiki="dewiki", meta={"id": f"{n:06d}" * 10}) for n in range(2_000)]
     with replay.Server([streams.event(0), *others], canary_seconds=0) as server:
         given = order(kafka, topic, server.url, wikis=("enwiki",))
-        with producer.Sender(given) as sender:
+        with Sender(given) as sender:
             while not sender.done:
                 sender.check()
     assert sender.report.sent == 1 and len(sender.report.position["remembered"]) == 2_000

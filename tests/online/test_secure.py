@@ -7,7 +7,8 @@ import pytest
 import secure
 import world
 
-from lib.online import online, producer, publisher, query
+from lib.online import online, publisher, query
+from lib.online.sender import Sender
 from lib.replay import server as replay
 from lib.runtime import broker, clients
 from lib.runtime import spark as spark_session
@@ -52,7 +53,7 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
     with (
         replay.serving(recording, "--canaries", "0") as server,
         online.Stage(out, model_dir, **more) as stage,
-        producer.Sender(world.order(stage, server.url, properties=properties)) as sender,
+        Sender(world.order(stage, server.url, properties=properties)) as sender,
     ):
         unsaid(stage.sieve(sender))
         unsaid(sender.order)

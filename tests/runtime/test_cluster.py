@@ -9,7 +9,8 @@ import pytest
 import world
 from kafka.admin import KafkaAdminClient
 
-from lib.online import online, producer
+from lib.online import online
+from lib.online.sender import Sender
 from lib.replay import server as replay
 from lib.runtime import cluster, spark
 
@@ -63,7 +64,7 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
         assert copies(brokers.bootstrap, stage.events_topic) == {3}
         os.kill(brokers.nodes[0].pid, signal.SIGKILL)
         os.kill(workers.pid("worker-1"), signal.SIGKILL)
-        with producer.Sender(world.order(stage, server.url)) as sender:
+        with Sender(world.order(stage, server.url)) as sender:
             stage.sieve(sender)
     assert world.rows(many) == world.rows(alone)
     assert world.letters(many) == world.letters(alone)

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import columns
 from sklearn.linear_model import LogisticRegression
 
 from lib.train import evidence, features, text
-from tests.made_up import columns
 
 
 def linear(seed):

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import columns
 
 from lib.train import evidence, features, text
-from tests.made_up import columns
 
 DAY_MS = 86_400_000
 WEIGHTS = evidence.Weights(np.random.default_rng(1).normal(size=text.BUCKETS).astype(np.float32), 0.25)
