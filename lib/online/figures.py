@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lib import plots
 from lib.online import recount, verdicts
 from lib.online.judging import VERDICTS
-from lib.train.evaluation import says_bot
+from lib.train.names import says_bot
 
 BINS = 60  # steps of a picture over time
 _LINES = {

@@ -27,8 +27,8 @@ from lib.blacklist.bloom import Filter
 from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger, LedgerError
 from lib.intervals import upper_bound
 from lib.train import features
-from lib.train.evaluation import says_bot
 from lib.train.model import CrossValidation, Model, Population
+from lib.train.names import says_bot
 
 JUDGED = "model: score at the threshold"
 FLAGGED = "flagged in the sample"

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib import plots
-from lib.train import evaluation, tails
+from lib.train import tails
+from lib.train.names import kind_of
 
 KINDS = ("human", "bot")
 #: Namespaces that every wiki has, by number; an odd one is the talk about the even one before it.
@@ -78,7 +79,7 @@ def users(data: pd.DataFrame) -> pd.DataFrame:
     known = data[data["user"].notna()]
     grouped = known.groupby("user", sort=True)
     people = grouped.agg(edits=("bot", "size"), flagged=("bot", "sum"), kind=("kind", "first"))
-    return people.assign(account=evaluation.kind_of(people.index))
+    return people.assign(account=kind_of(people.index))
 
 
 def overview(data: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame:

@@ -8,10 +8,7 @@ lists where.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -21,156 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from lib.intervals import clopper_pearson, over_users, upper_bound
-from lib.train import features, model
+from lib.train import features, measures, model
 from lib.train.model import CrossValidation, Model, Population
+from lib.train.names import says_bot
 
-RESAMPLES = 1000
-FPR_OF_RECALL = 0.005
 FORWARD_AT = 0.6
 DECISION = 0.5  # of a score that is a probability
-_CHUNK = 50
-
-
-# --- measures ---------------------------------------------------------------------------------------------------------
-
-
-def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order from the highest score down, and where each group of equal scores begins."""
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    return order, np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-
-
-def average_precision(
-    bots: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray | float:
-    """Average precision, for many weightings of the users at once.
-
-    Parameters
-    ----------
-    bots : ndarray of bool, shape (n,)
-    scores : ndarray of float, shape (n,)
-    weights : ndarray, shape (resamples, n), optional
-        How often each user counts in each resample; without: once, and a single number is given.
-
-    Returns
-    -------
-    float or ndarray of shape (resamples,)
-        ``sum over thresholds of (step in recall) * precision``, equal scores taken together, as scikit-learn does it;
-        NaN where there is no bot.
-
-    Examples
-    --------
-    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1]))
-    0.8333333333333333
-    """
-    w = np.ones((1, len(bots))) if weights is None else np.asarray(weights, float)
-    order, starts = _groups(scores)
-    w = w[:, order]
-    positive = np.add.reduceat(w * bots[order], starts, axis=1)
-    everyone = np.cumsum(np.add.reduceat(w, starts, axis=1), axis=1)
-    found = np.cumsum(positive, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(everyone > 0, found / everyone, 0.0)
-        result = (positive * precision).sum(axis=1) / found[:, -1]
-    return float(result[0]) if weights is None else result
-
-
-def recall_at_fpr(
-    bots: np.ndarray, scores: np.ndarray, fpr: float = FPR_OF_RECALL, weights: np.ndarray | None = None
-) -> np.ndarray | float:
-    """Give the highest recall of a threshold at which at most a share `fpr` of the humans is flagged.
-
-    Parameters and shapes as in :func:`average_precision`.
-
-    Examples
-    --------
-    >>> recall_at_fpr(np.array([True, True, False, False]), np.array([0.9, 0.4, 0.5, 0.1]), fpr=0.0)
-    0.5
-    """
-    w = np.ones((1, len(bots))) if weights is None else np.asarray(weights, float)
-    order, starts = _groups(scores)
-    w = w[:, order]
-    found = np.cumsum(np.add.reduceat(w * bots[order], starts, axis=1), axis=1)
-    wrong = np.cumsum(np.add.reduceat(w * ~bots[order], starts, axis=1), axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        allowed = wrong <= fpr * wrong[:, -1:]
-        result = (found * allowed).max(axis=1) / found[:, -1]
-    return float(result[0]) if weights is None else result
-
-
-def bootstrap(
-    measure: Callable[..., Any],
-    bots: np.ndarray,
-    scores: np.ndarray,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
-    **options: Any,
-) -> tuple[float, float]:
-    """Interval of a measure by resampling users (percentile bootstrap).
-
-    Parameters
-    ----------
-    measure : callable
-        :func:`average_precision` or :func:`recall_at_fpr`.
-    bots, scores : ndarray of shape (n,)
-    resamples : int, default 1000
-    seed : int, default 0
-    confidence : float, default 0.95
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end.
-
-    References
-    ----------
-    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
-    """
-    random = np.random.default_rng(seed)
-    n, values = len(bots), []
-    for start in range(0, resamples, _CHUNK):
-        picks = random.integers(n, size=(min(_CHUNK, resamples - start), n))
-        weights = np.stack([np.bincount(pick, minlength=n) for pick in picks])
-        values.append(measure(bots, scores, weights=weights, **options))
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def measure(bots: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Give the two measures of user scores that the contract asks for, the first with its interval."""
-    return {
-        "average_precision": average_precision(bots, scores),
-        "interval": list(bootstrap(average_precision, bots, scores, seed=seed)),
-        "recall_at_half_percent_fpr": recall_at_fpr(bots, scores),
-    }
-
-
-def rates(truth: np.ndarray, said: np.ndarray, weight: np.ndarray | None = None) -> dict[str, float]:
-    """Precision, recall and F1 of a yes-or-no answer; each 0 where it has no meaning."""
-    w = np.ones(len(truth)) if weight is None else weight
-    hit, told, there = float(w[truth & said].sum()), float(w[said].sum()), float(w[truth].sum())
-    return {
-        "precision": hit / told if told else 0.0,
-        "recall": hit / there if there else 0.0,
-        "f1": 2 * hit / (told + there) if told + there else 0.0,
-    }
 
 
 # --- baselines --------------------------------------------------------------------------------------------------------
-
-
-def says_bot(names: Collection[str]) -> np.ndarray:
-    """The name rule: "bot" somewhere in the name, capitals or not.
-
-    Examples
-    --------
-    >>> says_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
-    [True, True, False]
-    """
-    return np.array(["bot" in name.lower() for name in names], bool)
 
 
 def by_words(learnt: Population, judged: Population) -> np.ndarray:
@@ -190,22 +46,17 @@ def by_words(learnt: Population, judged: Population) -> np.ndarray:
 
 
 def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
-    """Score edits by the words of their comments (:func:`by_words`), users kept apart.
+    """Score users by the words of their comments (:func:`by_words`, the mean over their edits), users kept apart.
 
     Returns
     -------
-    ndarray of float, shape (edits,)
+    ndarray of float, shape (users,)
     """
     scores = np.zeros(len(people.user))
     for k in range(int(fold.max()) + 1):
         test = fold[people.user] == k
         scores[test] = by_words(people.subset(~test), people.subset(test))
-    return scores
-
-
-def per_user(people: Population, edit_scores: np.ndarray) -> np.ndarray:
-    """Average edit scores over each user."""
-    return np.bincount(people.user, edit_scores, len(people)) / people.edits
+    return np.bincount(people.user, scores, len(people)) / people.edits
 
 
 # --- in the stream ----------------------------------------------------------------------------------------------------
@@ -213,14 +64,7 @@ def per_user(people: Population, edit_scores: np.ndarray) -> np.ndarray:
 KEPT, FLAGGED, DROPPED = 0, 1, 2
 
 
-def simulate(
-    user: np.ndarray,
-    rows: np.ndarray,
-    scores: np.ndarray,
-    threshold: float,
-    listed: np.ndarray | None = None,
-    users: int = 0,
-) -> np.ndarray:
+def simulate(user: np.ndarray, rows: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Judge edits in order as stage 4 does: a user whose score reaches the threshold is flagged, later edits dropped.
 
     Parameters
@@ -229,21 +73,16 @@ def simulate(
     rows, scores : ndarray of shape (m,)
         Edits at which a user was judged (:func:`lib.train.features.fold`), and the scores.
     threshold : float
-    listed : ndarray of bool, shape (users,), optional
-        Who is on the blacklist from the start.
 
     Returns
     -------
     ndarray of int, shape (n,)
         KEPT, FLAGGED or DROPPED.
     """
-    users = max(users, int(user.max(initial=-1)) + 1)
     n = len(user)
-    falls = np.full(users, n)
+    falls = np.full(int(user.max(initial=-1)) + 1, n)
     reached = rows[scores >= threshold]
     np.minimum.at(falls, user[reached], reached)
-    if listed is not None:
-        falls[listed] = -1
     place = np.arange(n)
     return np.where(place > falls[user], DROPPED, np.where(place == falls[user], FLAGGED, KEPT))
 
@@ -284,12 +123,11 @@ def _share(part: np.ndarray, whole: np.ndarray) -> float:
     return float(part.sum() / whole.sum()) if whole.any() else 0.0
 
 
-def replay(judge: Model, people: Population, listed: Collection[str] = ()) -> np.ndarray:
+def replay(judge: Model, people: Population) -> np.ndarray:
     """Judge a population's edits in order with a model that knows nobody yet; give a verdict per edit."""
     seen = judge.evidence(people.table)
     _, rows, x = features.fold(features.empty(len(people)), people.user, people.times, seen)
-    on_list = np.isin(people.names, list(listed)) if len(listed) else None
-    return simulate(people.user, rows, judge.score(x), judge.threshold, on_list, len(people))
+    return simulate(people.user, rows, judge.score(x), judge.threshold)
 
 
 @dataclass(frozen=True)
@@ -307,14 +145,13 @@ def forward(
     seed: int = 0,
     max_human_fpr: float = model.MAX_HUMAN_FPR,
     at: float = FORWARD_AT,
-    folds: int = model.FOLDS,
-    with_name: bool = True,
 ) -> Forward:
     """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
 
-    The users are dealt into folds. For each fold, the whole model with its threshold is learnt from the earlier edits
-    of the others; then the later edits of the fold's users are judged one by one, beginning with nothing known of
-    anybody. Where too few humans came before to promise `max_human_fpr`, the threshold lies above all of their scores.
+    The users are dealt into folds, fewer where there are fewer bots. For each fold, the whole model with its threshold
+    is learnt from the earlier edits of the others; then the later edits of the fold's users are judged one by one,
+    beginning with nothing known of anybody. Where too few humans came before to promise `max_human_fpr`, the threshold
+    lies above all of their scores.
 
     Parameters
     ----------
@@ -323,10 +160,6 @@ def forward(
     max_human_fpr : float, default 0.01
     at : float, default 0.6
         The moment, as a share of the time between first and last edit.
-    folds : int, default 5
-        Fewer where there are fewer bots.
-    with_name : bool, default True
-        Whether the name may speak.
 
     Returns
     -------
@@ -336,7 +169,7 @@ def forward(
     first, last = int(people.times[0]), int(people.times[-1])
     moment = first + int(at * (last - first))
     before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
-    folds = min(folds, max(model.FEWEST_FOLDS + 1, int(before.bots.sum())))
+    folds = min(model.FOLDS, max(model.FEWEST_FOLDS + 1, int(before.bots.sum())))
     model.check(before, folds)
     fold = model.deal(before, folds, seed)
     fold_of = dict(zip(before.names, fold, strict=True))
@@ -344,20 +177,20 @@ def forward(
     fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
     verdicts = np.zeros(len(later.user), int)
     for k in range(folds):
-        judge = _learnt(before.subset((fold != k)[before.user]), seed, max_human_fpr, with_name)
+        judge = _learnt(before.subset((fold != k)[before.user]), seed, max_human_fpr)
         mine = fold_later[later.user] == k
         verdicts[mine] = replay(judge, later.subset(mine))
     return Forward(later, verdicts, moment, stopped(later, verdicts))
 
 
-def _learnt(people: Population, seed: int, max_human_fpr: float, with_name: bool) -> Model:
+def _learnt(people: Population, seed: int, max_human_fpr: float) -> Model:
     """Learn a model; where too few humans are there to promise anything, flag nobody below the highest of them."""
     cross = model.cross_validate(people, seed, min(model.FOLDS, int(people.bots.sum())))
     try:
-        return Model.fit(people, seed, max_human_fpr, with_name, cross)
+        return Model.fit(people, seed, max_human_fpr, cross=cross)
     except model.NoHonestThreshold:
-        highest = float(cross.highest_of_all_deals(with_name)[~people.bots].max())
-        sure = Model.fit(people, seed, 1.0, with_name, cross)
+        highest = float(cross.highest_of_all_deals()[~people.bots].max())
+        sure = Model.fit(people, seed, 1.0, cross=cross)
         return dataclasses.replace(sure, threshold=float(np.nextafter(highest, np.inf)))
 
 
@@ -395,11 +228,11 @@ def report(
         "users": {
             "n": len(people),
             "bots": int(bots.sum()),
-            "with_name": measure(bots, cross.final(True), seed),
-            "without_name": measure(bots, cross.final(False), seed),
+            "with_name": measures.measure(bots, cross.final(True), seed),
+            "without_name": measures.measure(bots, cross.final(False), seed),
             "name_rule": {
-                "average_precision": average_precision(bots, rule.astype(float)),
-                **{key: rates(bots, rule)[key] for key in ("precision", "recall")},
+                "average_precision": measures.average_precision(bots, rule.astype(float)),
+                **{key: measures.rates(bots, rule)[key] for key in ("precision", "recall")},
             },
         },
         "edits": {
@@ -412,48 +245,12 @@ def report(
     }
 
 
-def edit_f1(people: Population, user_scores: np.ndarray, decision: float = DECISION) -> float:
+def edit_f1(people: Population, user_scores: np.ndarray) -> float:
     """F1 over edits when every edit is called what its user is called."""
-    return rates(people.flagged, (user_scores >= decision)[people.user])["f1"]
+    return measures.rates(people.flagged, (user_scores >= DECISION)[people.user])["f1"]
 
 
 # --- looks at the result, one table each ------------------------------------------------------------------------------
-
-
-def precision_recall(bots: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """Precision and recall at every threshold, from the highest down: columns threshold, precision, recall, flagged."""
-    order, starts = _groups(scores)
-    ends = np.append(starts[1:], len(order)) - 1
-    found = np.cumsum(bots[order])[ends]
-    flagged = ends + 1
-    return pd.DataFrame(
-        {
-            "threshold": scores[order][starts],
-            "precision": found / flagged,
-            "recall": found / max(int(bots.sum()), 1),
-            "flagged": flagged,
-        }
-    )
-
-
-def confusion(bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Count users by what they are (rows) and what they are called (columns)."""
-    said = scores >= threshold
-    cells = [[int((~truth & ~said).sum()), int((~truth & said).sum())] for truth in (bots, ~bots)]
-    return pd.DataFrame(cells, ["human", "bot"], ["kept", "flagged"])
-
-
-def calibration(bots: np.ndarray, scores: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare scores with how often they came true, in bins of equal width, with exact 95 % intervals."""
-    bin_ = np.minimum((scores * bins).astype(int), bins - 1)
-    rows = []
-    for b in range(bins):
-        inside = bin_ == b
-        n, true = int(inside.sum()), int(bots[inside].sum())
-        if n:
-            low, high = clopper_pearson(true, n)
-            rows.append((b / bins, (b + 1) / bins, n, float(scores[inside].mean()), true / n, low, high))
-    return pd.DataFrame(rows, columns=["from", "to", "users", "score", "share of bots", "low", "high"])
 
 
 def recall_by_edits(cross: CrossValidation, threshold: float, with_name: bool = True) -> pd.DataFrame:
@@ -481,55 +278,12 @@ def recall_by_edits(cross: CrossValidation, threshold: float, with_name: bool = 
     )
 
 
-def kind_of(names: Collection[str]) -> np.ndarray:
-    """Tell registered users, IP addresses and temporary accounts by their names.
-
-    Examples
-    --------
-    >>> kind_of(["Ada", "60.225.66.142", "2001:db8::1", "~2026-12345-67"]).tolist()
-    ['registered', 'IP', 'IP', 'temporary account']
-    """
-    return np.array([_account(name) for name in names], str)
-
-
-def _account(name: str) -> str:
-    if re.fullmatch(r"~\d{4}-[\d-]+", name):
-        return "temporary account"
-    try:
-        ip_address(name)
-    except ValueError:
-        return "registered"
-    return "IP"
-
-
 def main_wiki(people: Population) -> np.ndarray:
     """Give the wiki of each user's first edit."""
     wikis = np.array(people.table.column("wiki").fill_null("unknown").to_pylist(), object)
     out = np.empty(len(people), object)
     out[people.user[::-1]] = wikis[::-1]
     return out
-
-
-def errors_by(group: np.ndarray, bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Count users and errors in each group, the largest first, with exact 95 % intervals of the humans flagged.
-
-    Parameters
-    ----------
-    group : ndarray of str, shape (users,)
-        For example from :func:`kind_of` or :func:`main_wiki`.
-    """
-    said = scores >= threshold
-    table = []
-    for name in pd.unique(group):
-        inside = group == name
-        humans, there = int((inside & ~bots).sum()), int((inside & bots).sum())
-        wrong, missed = int((inside & ~bots & said).sum()), int((inside & bots & ~said).sum())
-        low, high = clopper_pearson(wrong, humans)
-        table.append((name, humans, wrong, wrong / humans if humans else 0.0, low, high, there, missed))
-    frame = pd.DataFrame(
-        table, columns=["group", "humans", "humans flagged", "share", "low", "high", "bots", "bots missed"]
-    )
-    return frame.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
 
 
 def baselines(cross: CrossValidation, seed: int = 0) -> pd.DataFrame:
@@ -544,18 +298,17 @@ def baselines(cross: CrossValidation, seed: int = 0) -> pd.DataFrame:
         "model, with the name": cross.final(True),
         "model, without the name": cross.final(False),
         "name rule: “bot” in the name": says_bot(people.names).astype(float),
-        "words of the comment (the re-implemented system)": per_user(
-            people, comment_model(people, cross.fold)
-        ),
+        "words of the comment (the re-implemented system)": comment_model(people, cross.fold),
         "list of known bots, majority": np.zeros(len(people)),
     }
     table = []
     for name, scores in candidates.items():
-        low, high = bootstrap(average_precision, bots, scores, seed=seed)
-        edits = rates(people.flagged, (scores >= DECISION)[people.user])
-        table.append(
-            (name, average_precision(bots, scores), low, high, recall_at_fpr(bots, scores), edits["f1"])
+        precision, interval = (
+            measures.average_precision(bots, scores),
+            measures.interval(bots, scores, seed=seed),
         )
+        recall = measures.recall_at_fpr(bots, scores)
+        table.append((name, precision, *interval, recall, edit_f1(people, scores)))
     return pd.DataFrame(
         table,
         columns=[
@@ -578,7 +331,7 @@ class LabelNoise:
     likely: pd.DataFrame  #: the most bot-like unflagged users, with reasons
 
 
-def label_noise(cross: CrossValidation, judge: Model, top: int = 20) -> LabelNoise:
+def label_noise(cross: CrossValidation, judge: Model) -> LabelNoise:
     """Audit the labels: accounts with both flags, unflagged names in "bot", the most bot-like unflagged users.
 
     Parameters
@@ -598,7 +351,7 @@ def label_noise(cross: CrossValidation, judge: Model, top: int = 20) -> LabelNoi
     )
     ends = np.array([name.lower().rstrip("0123456789 ").endswith("bot") for name in people.names], bool)
     named = frame[(flagged == 0) & ends].sort_values(["edits", "user"], ascending=[False, True])
-    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(top)
+    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(20)
     seen = judge.evidence(people.table)
     state, _, _ = features.fold(features.empty(len(people)), people.user, people.times, seen)
     reasons = [

@@ -72,8 +72,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import edits, paths
 from lib.stream import default_day
-from lib.train import evaluation, evidence, features, model, samples
+from lib.train import evaluation, evidence, features, measures, model, samples
 from lib.train.model import Population, Rows, Stack
+from lib.train.names import says_bot
 
 SEEDS = 3
 DOUBTFUL = 0.005  # share of unflagged users that the positive-unlabelled attempt leaves out
@@ -316,19 +317,17 @@ def noise(people: Population, scores: np.ndarray, top: int = 20, draws: int = 20
         over draws).
     """
     bots = people.bots
-    named = ~bots & evaluation.says_bot(people.names)
+    named = ~bots & says_bot(people.names)
     highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:top]]
     random = np.random.default_rng(0)
     perfect = [
-        float(
-            evaluation.average_precision(bots, np.where(bots | named, 1 + random.uniform(size=len(bots)), 0))
-        )
+        measures.average_precision(bots, np.where(bots | named, 1 + random.uniform(size=len(bots)), 0))
         for _ in range(draws)
     ]
     return {
         "named": int(named.sum()),
         "named_on_top": int(named[highest].sum()),
-        "without_them": float(evaluation.average_precision(bots[~named], scores[~named])),
+        "without_them": measures.average_precision(bots[~named], scores[~named]),
         "perfect": sum(perfect) / draws,
     }
 
@@ -380,10 +379,10 @@ def _line(name: str, bots: np.ndarray, both: list[list[np.ndarray]], took: float
     """Write a line of the table: `both` has the scores with and without the name, one array per seed."""
     cells, recalls = [], []
     for scores in both:
-        precision = np.mean([evaluation.average_precision(bots, s) for s in scores])
-        low, high = evaluation.bootstrap(evaluation.average_precision, bots, scores[0])
+        precision = np.mean([measures.average_precision(bots, s) for s in scores])
+        low, high = measures.interval(bots, scores[0])
         cells.append(f"{precision:.3f} [{low:.3f}, {high:.3f}]")
-        recalls.append(np.mean([evaluation.recall_at_fpr(bots, s) for s in scores]))
+        recalls.append(np.mean([measures.recall_at_fpr(bots, s) for s in scores]))
     return f"{name:52} {cells[0]:>22} {cells[1]:>22} {recalls[0]:12.3f} {recalls[1]:8.3f} {took:5.0f}"
 
 

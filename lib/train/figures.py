@@ -1,7 +1,7 @@
 """The model and the blacklist in pictures: each comes as ``(figure, sentence)`` for :func:`lib.plots.show`.
 
-The numbers are those of :mod:`lib.train.evaluation` and :mod:`lib.train.blacklist`, computed on users that the
-model in question has not learnt from.
+The numbers are those of :mod:`lib.train.evaluation`, :mod:`lib.train.measures` and :mod:`lib.train.blacklist`, computed
+on users that the model in question has not learnt from.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib import plots
 from lib.intervals import clopper_pearson, upper_bound
-from lib.train import evaluation
+from lib.train import evaluation, measures
 from lib.train.evaluation import Forward, LabelNoise
 from lib.train.model import CrossValidation, Model, Population
+from lib.train.names import kind_of, says_bot
 
 MODEL = "model"
 BOTH = "model and list"
@@ -31,7 +32,7 @@ _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 
 def words(cross: CrossValidation) -> np.ndarray:
     """Score users by the words of their comments as the re-implemented system does, users kept apart."""
-    return evaluation.per_user(cross.people, evaluation.comment_model(cross.people, cross.fold))
+    return evaluation.comment_model(cross.people, cross.fold)
 
 
 def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) -> tuple[Figure, str]:
@@ -45,12 +46,12 @@ def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) ->
     figure, axes = plt.subplots(figsize=(10, 4.4))
     precision = {}
     for name, (scores, color, line) in curves.items():
-        curve = evaluation.precision_recall(bots, scores)
-        precision[name] = float(evaluation.average_precision(bots, scores))
-        low, high = evaluation.bootstrap(evaluation.average_precision, bots, scores, seed=seed)
+        curve = measures.precision_recall(bots, scores)
+        precision[name] = measures.average_precision(bots, scores)
+        low, high = measures.interval(bots, scores, seed=seed)
         text = f"{name}:\n{precision[name]:.3f} ({low:.3f} to {high:.3f})"
         axes.step(curve["recall"], curve["precision"], line, where="pre", color=color, lw=2, label=text)
-    rule = evaluation.rates(bots, evaluation.says_bot(people.names))
+    rule = measures.rates(bots, says_bot(people.names))
     text = f"name rule: precision {rule['precision']:.2f},\nrecall {rule['recall']:.2f}"
     axes.scatter(rule["recall"], rule["precision"], s=70, color="black", marker="D", zorder=4, label=text)
     share = float(bots.mean())
@@ -71,7 +72,7 @@ def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) ->
 def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) -> tuple[Figure, str]:
     """Draw what users are and what they are called at the threshold."""
     bots = cross.people.bots
-    cells = evaluation.confusion(bots, cross.highest(with_name), threshold).to_numpy()
+    cells = measures.confusion(bots, cross.highest(with_name), threshold).to_numpy()
     share = cells / cells.sum(axis=1, keepdims=True).clip(min=1)
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
@@ -99,7 +100,7 @@ def calibration(cross: CrossValidation) -> tuple[Figure, str]:
     for with_name, color, aside in ((True, plots.BOT, 0.004), (False, plots.GREEN, -0.004)):
         name = f"{'with' if with_name else 'without'} the name"
         scores = np.clip(cross.final(with_name), 0, 1)
-        bins = evaluation.calibration(cross.people.bots, scores, bins=5)
+        bins = measures.calibration(cross.people.bots, scores, bins=5)
         truth = bins["share of bots"]
         spread = np.abs(np.vstack([truth - bins["low"], bins["high"] - truth]))
         axes.errorbar(bins["score"] + aside, truth, spread, fmt="o-", color=color, capsize=3, label=name)
@@ -158,11 +159,11 @@ def recall_by_edits(cross: CrossValidation, model: Model) -> tuple[Figure, str]:
     )
 
 
-def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> tuple[Figure, str]:
+def errors(cross: CrossValidation, threshold: float) -> tuple[Figure, str]:
     """Draw the share of humans flagged, by kind of user and by wiki."""
-    people, scores = cross.people, cross.highest(with_name)
-    kinds = evaluation.errors_by(evaluation.kind_of(people.names), people.bots, scores, threshold)
-    wikis = evaluation.errors_by(evaluation.main_wiki(people), people.bots, scores, threshold).head(8)
+    people, scores = cross.people, cross.highest()
+    kinds = measures.errors_by(kind_of(people.names), people.bots, scores, threshold)
+    wikis = measures.errors_by(evaluation.main_wiki(people), people.bots, scores, threshold).head(8)
     kinds, wikis = kinds[kinds["humans"] > 0], wikis[wikis["humans"] > 0]
     table = pd.concat([kinds, wikis], ignore_index=True)
     wrong, humans = int(kinds["humans flagged"].sum()), int(kinds["humans"].sum())
@@ -185,14 +186,14 @@ def errors(cross: CrossValidation, threshold: float, with_name: bool = True) -> 
     return figure, _apart_sentence(table, wrong, humans)
 
 
-def errors_table(cross: CrossValidation, threshold: float, with_name: bool = True) -> pd.DataFrame:
+def errors_table(cross: CrossValidation, threshold: float) -> pd.DataFrame:
     """Tabulate errors by kind of user and by wiki, those of the name rule beside those of the model."""
-    people, scores = cross.people, cross.highest(with_name)
-    rule = evaluation.says_bot(people.names).astype(float)
+    people, scores = cross.people, cross.highest()
+    rule = says_bot(people.names).astype(float)
     parts = []
-    for group in (evaluation.kind_of(people.names), evaluation.main_wiki(people)):
-        model = evaluation.errors_by(group, people.bots, scores, threshold).head(8)
-        names = evaluation.errors_by(group, people.bots, rule, 1.0).set_index("group").loc[model["group"]]
+    for group in (kind_of(people.names), evaluation.main_wiki(people)):
+        model = measures.errors_by(group, people.bots, scores, threshold).head(8)
+        names = measures.errors_by(group, people.bots, rule, 1.0).set_index("group").loc[model["group"]]
         parts.append(
             pd.DataFrame(
                 {
@@ -214,7 +215,7 @@ def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: flo
     people, bots = cross.people, cross.people.bots
     answers = {
         "model, with the name, at its threshold": cross.highest(True) >= threshold,
-        "name rule: “bot” in the name": evaluation.says_bot(people.names),
+        "name rule: “bot” in the name": says_bot(people.names),
         WORDS: by_words >= evaluation.DECISION,
         "list of known bots, majority": np.zeros(len(people), bool),
     }
@@ -280,7 +281,7 @@ def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]
     stopped = ahead.verdicts != evaluation.KEPT
     return {
         MODEL: stopped,
-        "name rule: “bot” in the name": evaluation.says_bot(later.names)[later.user],
+        "name rule: “bot” in the name": says_bot(later.names)[later.user],
         "list of the earlier bots": known,
         BOTH: stopped | known,
         WORDS: evaluation.by_words(earlier, later) >= evaluation.DECISION,

@@ -11,7 +11,7 @@ from lib.blacklist.bloom import Filter, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
 from lib.intervals import upper_bound
 from lib.online import drift, online
-from lib.train import blacklist, evaluation, model
+from lib.train import blacklist, model
 from lib.train.model import Model, NoHonestThreshold, Population
 
 
@@ -145,14 +145,6 @@ def test_pybloom_lives_growing_filter_breaks_its_promise_and_ours_does_not():
     assert (
         table.loc[("ours", 3000), "bytes"] < table.loc[("ScalableBloomFilter, small growth", 3000), "bytes"]
     )
-
-
-def test_stage_4_stops_what_is_listed(trained, listed):
-    """The list, asked as stage 4 asks it, stops every edit of its members."""
-    people, _, judge = trained
-    verdicts = evaluation.replay(judge, people, {entry.user for entry in listed})
-    members = np.isin(people.names, [entry.user for entry in listed])
-    assert (verdicts[members[people.user]] == evaluation.DROPPED).all()
 
 
 def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, listed):

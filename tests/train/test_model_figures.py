@@ -5,7 +5,7 @@ import pytest
 from made_up import sample
 
 from lib import plots
-from lib.train import evaluation, model
+from lib.train import evaluation, measures, model
 from lib.train import figures as model_figures
 from lib.train.model import Model, Population
 
@@ -58,7 +58,7 @@ def test_every_picture_is_drawn_and_says_something(people, cross, judge, ahead):
 def test_sentences_count_what_the_evaluation_counts(people, cross, judge):
     found = int((cross.highest() >= judge.threshold)[people.bots].sum())
     assert f"({found} of {int(people.bots.sum())};" in model_figures.confusion(cross, judge.threshold)[1]
-    average = evaluation.average_precision(people.bots, cross.final(True))
+    average = measures.average_precision(people.bots, cross.final(True))
     assert (
         f"Average precision is {average:.3f} with"
         in model_figures.precision_recall(cross, model_figures.words(cross), 0)[1]
