@@ -19,6 +19,7 @@ from lib import edits, paths
 from lib.online.publisher import Publisher
 from lib.stream import default_day
 from lib.train import model
+from lib.train.population import Population
 
 FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
 FILE = FOLDER / "firehose-2021-10-08.jsonl.gz"
@@ -78,4 +79,4 @@ def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
 
 def train() -> model.Model:
     """A model of the slice's own users: as good as any to measure what judging costs."""
-    return model.Model.fit(model.Population.of(edits.parse(events()).edits), 0, 0.05)
+    return model.Model.fit(Population.of(edits.parse(events()).edits), 0, 0.05)

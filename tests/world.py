@@ -14,7 +14,10 @@ from lib.online import online, producer, verdicts
 from lib.online.judging import SCHEMA
 from lib.online.sender import Sender
 from lib.replay import server as replay
-from lib.train import blacklist, model
+from lib.train import blacklist
+from lib.train.model import Model
+from lib.train.population import Population
+from lib.train.stack import cross_validate
 
 JUNK = [
     b"not JSON",
@@ -27,9 +30,9 @@ JUNK = [
 
 def train(folder: Path) -> Path:
     """Leave in a folder what stage 3 leaves."""
-    people = model.Population.of(made_up.sample())
-    cross = model.cross_validate(people, 0)
-    judge = model.Model.fit(people, 0, 0.05, cross=cross)
+    people = Population.of(made_up.sample())
+    cross = cross_validate(people, 0)
+    judge = Model.fit(people, 0, 0.05, cross=cross)
     folder.mkdir(parents=True, exist_ok=True)
     judge.save(folder / "model.skops")
     blacklist.write(folder, [entry for entry in blacklist.entries(people, cross, judge) if "3" in entry.user])

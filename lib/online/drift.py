@@ -18,7 +18,8 @@ from scipy.stats.distributions import kstwo
 from lib.online import judging
 from lib.online.books import Books
 from lib.train import blacklist, features
-from lib.train.model import Model, Population
+from lib.train.model import Model
+from lib.train.population import Population
 
 FILE = blacklist.REFERENCE
 QUANTILES = 400

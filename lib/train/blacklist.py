@@ -27,8 +27,10 @@ from lib.blacklist.bloom import Filter
 from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger, LedgerError
 from lib.intervals import upper_bound
 from lib.train import features
-from lib.train.model import CrossValidation, Model, Population
+from lib.train.model import Model
 from lib.train.names import says_bot
+from lib.train.population import Population
+from lib.train.stack import CrossValidation
 
 JUDGED = "model: score at the threshold"
 FLAGGED = "flagged in the sample"
@@ -156,7 +158,7 @@ def _judged(
         features.empty(len(users)), place[people.user[read]], people.times[read], model.evidence(table)
     )[0]
     seen = np.bincount(place[people.user[read]], minlength=len(users))
-    x = features.describe(state)
+    x, reasons = features.describe(state), model.explain_all(state)
     return [
         Entry(
             str(people.names[user]),
@@ -166,7 +168,7 @@ def _judged(
                 "edit": _edit(people, int(at[i])),
                 "threshold": model.threshold,
                 "edits": int(seen[i]),
-                "contributions": [list(share) for share in model.explain(state[i])],
+                "contributions": [list(share) for share in reasons[i]],
                 "features": dict(zip(features.FEATURES, x[i].tolist(), strict=True)),
             },
             float(score[i]),

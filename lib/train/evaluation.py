@@ -18,9 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from lib.intervals import clopper_pearson, over_users, upper_bound
-from lib.train import features, measures, model
-from lib.train.model import CrossValidation, Model, Population
+from lib.train import features, measures, stack
+from lib.train.model import Model
 from lib.train.names import says_bot
+from lib.train.population import Population
+from lib.train.stack import CrossValidation
+from lib.train.threshold import MAX_HUMAN_FPR, NoHonestThreshold
 
 FORWARD_AT = 0.6
 DECISION = 0.5  # of a score that is a probability
@@ -143,7 +146,7 @@ class Forward:
 def forward(
     people: Population,
     seed: int = 0,
-    max_human_fpr: float = model.MAX_HUMAN_FPR,
+    max_human_fpr: float = MAX_HUMAN_FPR,
     at: float = FORWARD_AT,
 ) -> Forward:
     """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
@@ -169,9 +172,9 @@ def forward(
     first, last = int(people.times[0]), int(people.times[-1])
     moment = first + int(at * (last - first))
     before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
-    folds = min(model.FOLDS, max(model.FEWEST_FOLDS + 1, int(before.bots.sum())))
-    model.check(before, folds)
-    fold = model.deal(before, folds, seed)
+    folds = min(stack.FOLDS, max(stack.FEWEST_FOLDS + 1, int(before.bots.sum())))
+    stack.check(before, folds)
+    fold = stack.deal(before, folds, seed)
     fold_of = dict(zip(before.names, fold, strict=True))
     random = np.random.default_rng(seed)
     fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
@@ -185,10 +188,10 @@ def forward(
 
 def _learnt(people: Population, seed: int, max_human_fpr: float) -> Model:
     """Learn a model; where too few humans are there to promise anything, flag nobody below the highest of them."""
-    cross = model.cross_validate(people, seed, min(model.FOLDS, int(people.bots.sum())))
+    cross = stack.cross_validate(people, seed, min(stack.FOLDS, int(people.bots.sum())))
     try:
         return Model.fit(people, seed, max_human_fpr, cross=cross)
-    except model.NoHonestThreshold:
+    except NoHonestThreshold:
         highest = float(cross.highest_of_all_deals()[~people.bots].max())
         sure = Model.fit(people, seed, 1.0, cross=cross)
         return dataclasses.replace(sure, threshold=float(np.nextafter(highest, np.inf)))
@@ -200,7 +203,7 @@ def _learnt(people: Population, seed: int, max_human_fpr: float) -> Model:
 def report(
     people: Population,
     seed: int = 0,
-    max_human_fpr: float = model.MAX_HUMAN_FPR,
+    max_human_fpr: float = MAX_HUMAN_FPR,
     cross: CrossValidation | None = None,
     ahead: Forward | None = None,
 ) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def report(
     seed : int, default 0
     max_human_fpr : float, default 0.01
     cross, ahead
-        Results of :func:`lib.train.model.cross_validate` and :func:`forward` of the same people, if any.
+        Results of :func:`lib.train.stack.cross_validate` and :func:`forward` of the same people, if any.
 
     Returns
     -------
@@ -220,7 +223,7 @@ def report(
         As in the contract. The edits' F1 says "bot" where the edit's user, judged from all their edits by a model that
         has not learnt from them, scores at least 0.5; the truth is the edit's own flag.
     """
-    cross = cross or model.cross_validate(people, seed)
+    cross = cross or stack.cross_validate(people, seed)
     ahead = ahead or forward(people, seed, max_human_fpr)
     bots = people.bots
     rule = says_bot(people.names)
@@ -355,7 +358,8 @@ def label_noise(cross: CrossValidation, judge: Model) -> LabelNoise:
     seen = judge.evidence(people.table)
     state, _, _ = features.fold(features.empty(len(people)), people.user, people.times, seen)
     reasons = [
-        "; ".join(word for word, share in judge.explain(state[i]) if share > 0)[:200] for i in likely.index
+        "; ".join(word for word, share in told if share > 0)[:200]
+        for told in judge.explain_all(state[likely.index])
     ]
     return LabelNoise(
         both.reset_index(drop=True),

@@ -72,9 +72,10 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import edits, paths
 from lib.stream import default_day
-from lib.train import evaluation, evidence, features, measures, model, samples
-from lib.train.model import Population, Rows, Stack
+from lib.train import evaluation, evidence, features, measures, samples
 from lib.train.names import says_bot
+from lib.train.population import Population
+from lib.train.stack import FOLDS, CrossValidation, Rows, Stack, deal, new_judge
 
 SEEDS = 3
 DOUBTFUL = 0.005  # share of unflagged users that the positive-unlabelled attempt leaves out
@@ -98,7 +99,7 @@ class Attempt:
 
 def kept(seed: int, with_name: bool) -> Any:
     """What the model is made of."""
-    return model.new_judge(with_name)
+    return new_judge(with_name)
 
 
 def linear(c: float, furthest: float = np.inf) -> Callable[[int, bool], Any]:
@@ -358,7 +359,7 @@ HEADER = f"{'attempt':52} {'AP with name':>22} {'AP without':>22} {'recall with'
 
 def lines(people: Population, attempts: Iterable[Attempt], seeds: int) -> Iterator[str]:
     """Give the table of one capture, a line at a time: means over the seeds, the first seed's 95 % interval."""
-    stacks = [Stack(people, model.deal(people, model.FOLDS, seed), seed) for seed in range(seeds)]
+    stacks = [Stack(people, deal(people, FOLDS, seed), seed) for seed in range(seeds)]
     for attempt in attempts:
         begin = time.monotonic()
         both = [[judge(attempt, stack, with_name) for stack in stacks] for with_name in (True, False)]
@@ -368,7 +369,7 @@ def lines(people: Population, attempts: Iterable[Attempt], seeds: int) -> Iterat
     yield _line(
         "simple regression on a user's words and ten numbers", people.bots, both, time.monotonic() - begin
     )
-    cross = model.CrossValidation(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
+    cross = CrossValidation(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
     for name, precision, low, high, recall, _ in evaluation.baselines(cross).iloc[2:].itertuples(index=False):
         cell = f"{precision:.3f} [{low:.3f}, {high:.3f}]"
         yield f"{name:52} {cell:>22} {'':>22} {recall:12.3f}"

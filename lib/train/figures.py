@@ -20,8 +20,10 @@ from lib import plots
 from lib.intervals import clopper_pearson, upper_bound
 from lib.train import evaluation, measures
 from lib.train.evaluation import Forward, LabelNoise
-from lib.train.model import CrossValidation, Model, Population
+from lib.train.model import Model
 from lib.train.names import kind_of, says_bot
+from lib.train.population import Population
+from lib.train.stack import CrossValidation
 
 MODEL = "model"
 BOTH = "model and list"

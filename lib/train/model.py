@@ -1,10 +1,7 @@
 """The model: who is a bot, judged from the sequence of a user's edits.
 
-Two levels. Below, a linear model says what the text of one edit is worth as evidence (hashed pieces, logistic
-regression). Above, a classifier judges the features of a user's summary after 1, 2, 3, 5, 8 … edits. The upper level
-must see below what it will see later: the evidence of users that the lower level has not learnt from. So the users are
-dealt into folds, and the evidence of each fold comes from a lower model trained without it; to judge the whole by
-cross-validation, pairs of folds are left out together (:class:`Stack`).
+What :mod:`lib.train.stack` has learnt, with the threshold of :mod:`lib.train.threshold`, as plain numbers that score
+and explain, and as a file that is what it was when it was written.
 """
 
 from __future__ import annotations
@@ -21,470 +18,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse as sp
 import sklearn
 import skops
 import skops.io
-from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from sklearn.pipeline import Pipeline
 
 from lib import manifest, paths
-from lib.train import evidence, features, text
+from lib.train import evidence, features, stack, text
 from lib.train.evidence import Weights
-
-FOLDS = 5
-FEWEST_FOLDS = 3  # one tested, one for the evidence of the lower level, one learnt from
-DEALS = 3  # how often people are dealt into folds for the threshold
-EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more say the same again
-TEXT_C, JUDGE_C = 30.0, 0.02
-# Without the name only extremes would be left to tell some bots by, and people with tools have them too: what is
-# further out than a few standard deviations says no more. With the name that would spare bots that edit very much.
-BLIND_C, BLIND_END = 0.1, 5.0
-CONFIDENCE = 0.95
-MAX_HUMAN_FPR = 0.01
+from lib.train.population import Population
+from lib.train.stack import CrossValidation, ModelError, cross_validate, visible
+from lib.train.threshold import CONFIDENCE, MAX_HUMAN_FPR, choose_threshold
 
 FORMAT = "wikisieve-model 2"
 _DIGEST_BYTES = 64
 _SEAL = f"{FORMAT} sha256=".encode()
 #: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
 TRUSTED: tuple[str, ...] = ("numpy.clip",)
-
-
-class ModelError(ValueError):
-    """A model's file is missing, damaged or foreign, or there is nothing to learn from; the message says which."""
-
-
-class NoHonestThreshold(ValueError):
-    """No threshold can promise the wanted share of wrongly flagged people with so few people to learn from."""
-
-
-# --- what is learnt from ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Population:
-    """Edits in order of time with their users: what a model is trained and judged on.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        Edits of ``edits.ARROW_SCHEMA``; those without a user are left out, as nobody can be judged by them.
-    """
-
-    table: pa.Table
-    names: np.ndarray = field(repr=False)  #: user names, in order of first edit
-    user: np.ndarray = field(repr=False)  #: row of `names` of each edit
-    flagged: np.ndarray = field(repr=False)  #: edits with the flag: the label's source, never a feature
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Population:
-        """Order edits by time (equal times stay as they are) and number their users."""
-        table = table.filter(table.column("user").is_valid())
-        times = table.column("timestamp").to_numpy()
-        table = table.take(np.argsort(times, kind="stable")).combine_chunks()
-        codes = table.column("user").combine_chunks().dictionary_encode()
-        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        names = np.array(codes.dictionary.to_pylist(), object)
-        flagged = table.column("bot").fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
-        return cls(table, names, codes.indices.to_numpy().astype(np.int64), flagged)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def times(self) -> np.ndarray:
-        """Event time of each edit in milliseconds."""
-        return self.table.column("timestamp").to_numpy()
-
-    @cached_property
-    def edits(self) -> np.ndarray:
-        """Number of edits of each user."""
-        return np.bincount(self.user, minlength=len(self))
-
-    @cached_property
-    def bots(self) -> np.ndarray:
-        """Users of whose edits more than half carry the flag."""
-        return 2 * np.bincount(self.user, self.flagged, len(self)) > self.edits
-
-    @cached_property
-    def taught(self) -> np.ndarray:
-        """Users that the model learns as bots: any edit carries the flag, for only accounts with a right can set it."""
-        return np.bincount(self.user, self.flagged, len(self)) > 0
-
-    @cached_property
-    def texts(self) -> sp.csr_matrix:
-        """Pieces of the texts, one row per edit."""
-        return evidence.text_matrix(self.table)
-
-    @cached_property
-    def bare(self) -> np.ndarray:
-        """Evidence without the model of texts: its column is zero."""
-        return evidence.of(self.table, Weights(np.zeros(text.BUCKETS, np.float32), 0.0))
-
-    def subset(self, keep: np.ndarray) -> Population:
-        """Give the edits that a mask keeps, as a population of their own."""
-        return Population.of(self.table.filter(pa.array(keep)))
-
-    @cached_property
-    def sample(self) -> np.ndarray:
-        """At most :data:`EDITS_PER_USER` edits of each user, evenly spread over theirs."""
-        order = np.argsort(self.user, kind="stable")
-        first = np.concatenate(([0], np.cumsum(self.edits)[:-1]))
-        place = np.arange(len(order)) - first[self.user[order]]
-        n = self.edits[self.user[order]]
-        wanted = np.minimum(n, EDITS_PER_USER)
-        return np.sort(order[(place * wanted) // n != ((place - 1) * wanted) // n])
-
-
-def deal(people: Population, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Deal users into folds, bots and people each evenly.
-
-    Returns
-    -------
-    ndarray of int, shape (users,)
-        Fold of each user. No user is in two.
-    """
-    fold = np.empty(len(people), np.int64)
-    random = np.random.default_rng(seed)
-    for group in (people.bots, ~people.bots):
-        members = random.permutation(np.flatnonzero(group))
-        fold[members] = (np.arange(len(members)) + random.integers(folds)) % folds
-    return fold
-
-
-# --- the lower level: texts -------------------------------------------------------------------------------------------
-
-
-def fit_texts(people: Population, users: np.ndarray, seed: int = 0) -> LogisticRegression:
-    """Train the model of texts on some users: on the columns that occur; the weight of all others is zero.
-
-    Parameters
-    ----------
-    people : Population
-    users : ndarray of bool, shape (users,)
-        Who is learnt from. Each user weighs the same, however many edits they made.
-    """
-    rows = people.sample[users[people.user[people.sample]]]
-    owner = people.user[rows]
-    weight = 1.0 / np.bincount(owner, minlength=len(people))[owner]
-    matrix = people.texts[rows]
-    used = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
-    model = LogisticRegression(
-        C=TEXT_C, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed
-    )
-    model.fit(matrix[:, used], people.taught[owner], sample_weight=weight)
-    spread = np.zeros((1, matrix.shape[1]))
-    spread[0, used] = model.coef_[0].astype(np.float32)
-    model.coef_, model.n_features_in_ = spread, matrix.shape[1]
-    return model
-
-
-# --- the upper level: users -------------------------------------------------------------------------------------------
-
-
-def new_judge(with_name: bool) -> Pipeline:
-    """Make the untrained classifier of users."""
-    if with_name:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=JUDGE_C, solver="newton-cholesky"))
-    ends = FunctionTransformer(np.clip, kw_args={"a_min": -BLIND_END, "a_max": BLIND_END})
-    return make_pipeline(StandardScaler(), ends, LogisticRegression(C=BLIND_C, solver="newton-cholesky"))
-
-
-def visible(x: np.ndarray, with_name: bool) -> np.ndarray:
-    """Give the features a classifier may see: all, or those that say nothing of the name."""
-    return x if with_name else x[:, ~features.OF_THE_NAME]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Users at their checkpoints and at their last edit: what the upper level learns from and is judged on."""
-
-    user: np.ndarray
-    edits: np.ndarray  #: edits seen so far
-    last: np.ndarray  #: True for the row of all edits
-    edit: np.ndarray  #: the edit that made the row
-    x: np.ndarray
-
-    def of(self, users: np.ndarray) -> Rows:
-        """Keep the rows of some users (a mask)."""
-        keep = users[self.user]
-        return Rows(*(getattr(self, name)[keep] for name in ("user", "edits", "last", "edit", "x")))
-
-
-def summarise(people: Population, of_texts: np.ndarray) -> Rows:
-    """Fold all edits and give every checkpoint, and every user's last state.
-
-    Parameters
-    ----------
-    people : Population
-    of_texts : ndarray of float, shape (edits,)
-        What the texts are worth as evidence.
-    """
-    seen = people.bare.copy()
-    seen[:, evidence.TEXT] = of_texts
-    state, edit, x = features.fold(features.empty(len(people)), people.user, people.times, seen)
-    number = _running_number(people.user, len(people))
-    last_edit = np.zeros(len(people), np.int64)
-    last_edit[people.user] = np.arange(len(people.user))
-    user = np.concatenate((people.user[edit], np.arange(len(people))))
-    return Rows(
-        user,
-        np.concatenate((number[edit], people.edits)),
-        np.arange(len(user)) >= len(edit),
-        np.concatenate((edit, last_edit)),
-        np.concatenate((x, features.describe(state))),
-    )
-
-
-def _running_number(user: np.ndarray, users: int) -> np.ndarray:
-    """Number each user's edits from 1."""
-    order = np.argsort(user, kind="stable")
-    count = np.bincount(user, minlength=users)
-    first = np.concatenate(([0], np.cumsum(count)[:-1]))
-    number = np.empty(len(user), np.int64)
-    number[order] = np.arange(len(user)) - first[user[order]] + 1
-    return number
-
-
-def fit_judge(people: Population, rows: Rows, with_name: bool) -> Pipeline:
-    """Train the upper level; the rows of a user weigh one together."""
-    weight = 1.0 / np.bincount(rows.user, minlength=len(people))[rows.user]
-    judge = new_judge(with_name)
-    with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
-        judge.fit(
-            visible(rows.x, with_name),
-            people.taught[rows.user],
-            **{f"{judge.steps[-1][0]}__sample_weight": weight},
-        )
-    return judge
-
-
-def decide(judge: Pipeline, x: np.ndarray, with_name: bool) -> np.ndarray:
-    """Score rows: the probability of a bot, from 0 to 1."""
-    if len(x) == 0:
-        return np.empty(0)
-    return judge.predict_proba(visible(x, with_name))[:, 1]
-
-
-# --- users kept apart -------------------------------------------------------------------------------------------------
-
-
-class Stack:
-    """Both levels, trained with any folds of the users left out; what was trained once is kept.
-
-    Whoever is left out is unknown to everything that comes of it. ``judge(left_out)`` learns from the users of the
-    other folds, and sees each fold `j` of them through a lower level trained without `left_out` and `j`.
-
-    Parameters
-    ----------
-    people : Population
-    fold : ndarray of int, shape (users,)
-        Fold of each user (:func:`deal`).
-    seed : int, default 0
-    """
-
-    def __init__(self, people: Population, fold: np.ndarray, seed: int = 0) -> None:
-        self.people, self.fold, self.seed = people, fold, seed
-        self.folds = range(int(fold.max()) + 1)
-        self._evidence: dict[frozenset[int], np.ndarray] = {}
-        self._rows: dict[frozenset[int], Rows] = {}
-
-    def evidence(self, left_out: frozenset[int]) -> np.ndarray:
-        """Say what all texts are worth by a lower level that learnt from the users of the other folds."""
-        if left_out not in self._evidence:
-            texts = fit_texts(self.people, ~np.isin(self.fold, list(left_out)), self.seed)
-            self._evidence[left_out] = texts.decision_function(self.people.texts)
-        return self._evidence[left_out]
-
-    def rows(self, left_out: frozenset[int]) -> Rows:
-        """Give the rows of all users outside `left_out`, each fold seen by a lower level that does not know it."""
-        if left_out not in self._rows:
-            of_texts = np.zeros(len(self.people.user))
-            for k in self.folds:
-                if k not in left_out:
-                    edits_of_k = self.fold[self.people.user] == k
-                    of_texts[edits_of_k] = self.evidence(left_out | {k})[edits_of_k]
-            rows = summarise(self.people, of_texts)
-            self._rows[left_out] = rows.of(~np.isin(self.fold, list(left_out)))
-        return self._rows[left_out]
-
-    def judge(self, left_out: frozenset[int], with_name: bool = True) -> Pipeline:
-        """Train the upper level on the users of the other folds."""
-        return fit_judge(self.people, self.rows(left_out), with_name)
-
-    def scores(self, with_name: bool = True) -> np.ndarray:
-        """Score the rows of everybody, every user by a judge that does not know the user's fold."""
-        rows = self.rows(frozenset())
-        out = np.zeros(len(rows.user))
-        for k in self.folds:
-            test = self.fold[rows.user] == k
-            out[test] = decide(self.judge(frozenset({k}), with_name), rows.x[test], with_name)
-        return out
-
-
-def highest(rows: Rows, scores: np.ndarray, users: int) -> np.ndarray:
-    """Give each user's highest score over their checkpoints: what a threshold is compared with in the stream."""
-    out = np.zeros(users)
-    np.maximum.at(out, rows.user[~rows.last], scores[~rows.last])
-    return out
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """Scores of users by models that have learnt from other users only.
-
-    `rows` holds every user's checkpoints and last state; `with_name` and `without_name` are the scores of those rows.
-    Both come of one deal of the users into folds; ``again`` has others of the same people.
-    """
-
-    people: Population
-    fold: np.ndarray
-    rows: Rows
-    with_name: np.ndarray
-    without_name: np.ndarray
-    again: tuple[CrossValidation, ...] = ()
-
-    def scores(self, with_name: bool = True) -> np.ndarray:
-        """Score of every row."""
-        return self.with_name if with_name else self.without_name
-
-    def final(self, with_name: bool = True) -> np.ndarray:
-        """Score of every user judged from all their edits."""
-        out = np.empty(len(self.people))
-        out[self.rows.user[self.rows.last]] = self.scores(with_name)[self.rows.last]
-        return out
-
-    def highest(self, with_name: bool = True) -> np.ndarray:
-        """Highest score of every user over their checkpoints."""
-        return highest(self.rows, self.scores(with_name), len(self.people))
-
-    def highest_of_all_deals(self, with_name: bool = True) -> np.ndarray:
-        """Highest score of every user over their checkpoints and over all deals: what the threshold is chosen by."""
-        return np.max([deal.highest(with_name) for deal in (self, *self.again)], axis=0)
-
-
-def cross_validate(
-    people: Population, seed: int = 0, folds: int = FOLDS, deals: int = DEALS
-) -> CrossValidation:
-    """Judge every user by a whole model (both levels) trained on the users of the other folds.
-
-    Parameters
-    ----------
-    people : Population
-    seed : int, default 0
-    folds : int, default 5
-    deals : int, default 3
-        How often the users are dealt into folds. The first deal is the one that is reported; the threshold is chosen
-        by all.
-
-    Raises
-    ------
-    ModelError
-        When there are fewer bots or people than folds.
-    """
-    check(people, folds)
-    first, *others = (_one_deal(people, folds, seed, number) for number in range(deals))
-    return dataclasses.replace(first, again=tuple(others))
-
-
-def _one_deal(people: Population, folds: int, seed: int, number: int) -> CrossValidation:
-    """Deal the users anew and judge them."""
-    stack = Stack(people, deal(people, folds, (seed, number)), seed)
-    return CrossValidation(
-        people,
-        stack.fold,
-        stack.rows(frozenset()),
-        stack.scores(with_name=True),
-        stack.scores(with_name=False),
-    )
-
-
-def check(people: Population, folds: int = FOLDS) -> None:
-    """Refuse a population in which some fold would have no bot or no person."""
-    bots = int(people.bots.sum())
-    if min(bots, len(people) - bots) < folds:
-        raise ModelError(
-            f"To learn and to judge with {folds} folds there must be at least {folds} bots and {folds} people. "
-            f"Got {bots} bots and {len(people) - bots} people. "
-            "Read more of the stream in 01_stream, or raise PERCENT in 02_sample."
-        )
-
-
-# --- the threshold ----------------------------------------------------------------------------------------------------
-
-
-def choose_threshold(
-    human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR, confidence: float = CONFIDENCE
-) -> float:
-    """Choose the lowest threshold that promises that few people are flagged.
-
-    The order-statistic rule of Neyman-Pearson classification: with the threshold at the k-th smallest of n scores of
-    people who were not learnt from, the true share of people above it is more than `max_human_fpr` with a probability
-    of at most ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - confidence``
-    is taken.
-
-    Parameters
-    ----------
-    human_scores : ndarray of float, shape (n,)
-        One score per person, by models that have not learnt from them: for judging in the stream, their highest.
-    max_human_fpr : float, default 0.01
-        Largest share of people that may be flagged.
-    confidence : float, default 0.95
-        How sure the promise must be.
-
-    Returns
-    -------
-    float
-        Flag a user whose score is at least this. It lies just above the k-th smallest score.
-
-    Raises
-    ------
-    NoHonestThreshold
-        When even a threshold above all scores would not be proof enough.
-
-    References
-    ----------
-    X. Tong, Y. Feng, J. J. Li: Neyman-Pearson classification algorithms and NP receiver operating characteristics,
-    Science Advances 4 (2018), proposition 1.
-
-    Examples
-    --------
-    >>> scores = np.arange(1000) / 1000
-    >>> threshold = choose_threshold(scores, 0.01)
-    >>> int((scores >= threshold).sum())
-    4
-    >>> choose_threshold(scores, 0.0001)
-    Traceback (most recent call last):
-    lib.train.model.NoHonestThreshold: MAX_HUMAN_FPR must be at least 0.00299 to be promised with 95 % confidence \
-from 1000 people. Got 0.0001, which needs 29956 people. Raise MAX_HUMAN_FPR, or sample more people (PERCENT in \
-02_sample).
-    """
-    scores = np.sort(np.asarray(human_scores, float))
-    n = len(scores)
-    above = np.arange(n)  # how many people stay above the threshold
-    honest = np.flatnonzero(binom.cdf(above, n, max_human_fpr) <= 1 - confidence) if n else np.empty(0, int)
-    if len(honest) == 0:
-        raise NoHonestThreshold(_no_threshold(n, max_human_fpr, confidence))
-    return float(np.nextafter(scores[n - 1 - honest[-1]], np.inf))
-
-
-def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
-    floor = 1 - (1 - confidence) ** (1 / n) if n else 1.0
-    needed = (
-        int(np.ceil(np.log(1 - confidence) / np.log1p(-max_human_fpr))) if 0 < max_human_fpr < 1 else None
-    )
-    needs = f"which needs {needed} people" if needed else "which no number of people can prove"
-    return (
-        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {100 * confidence:g} % confidence from "
-        f"{n} people. Got {max_human_fpr:g}, {needs}. "
-        "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
-    )
-
-
-# --- the model that is used -------------------------------------------------------------------------------------------
 
 
 @text.compiled
@@ -515,11 +66,6 @@ class Model:
     with_name: bool = True
     facts: dict[str, Any] = field(default_factory=dict)  #: what it was trained on and what it promises
     version: str = ""
-
-    @property
-    def checkpoints(self) -> tuple[int, ...]:
-        """Edit counts at which a user is judged; above the last, every doubling."""
-        return features.CHECKPOINTS
 
     @classmethod
     def fit(
@@ -554,8 +100,8 @@ class Model:
         people = people if isinstance(people, Population) else Population.of(people)
         cross = cross or cross_validate(people, seed)
         threshold = choose_threshold(cross.highest_of_all_deals(with_name)[~people.bots], max_human_fpr)
-        judge = fit_judge(people, cross.rows, with_name)
-        texts = fit_texts(people, np.ones(len(people), bool), seed)
+        judge = stack.fit_judge(people, cross.rows, with_name)
+        texts = stack.fit_texts(people, np.ones(len(people), bool), seed)
         facts = {
             "edits": len(people.user),
             "users": len(people),
@@ -594,7 +140,7 @@ class Model:
     def _plain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
         """The judge as plain numbers: mean, standard deviation, weight, constant, and where features end."""
         scaler, linear = self.judge.steps[0][1], self.judge.steps[-1][1]
-        end = np.inf if self.with_name else BLIND_END
+        end = np.inf if self.with_name else stack.BLIND_END
         return (
             scaler.mean_.copy(),
             scaler.scale_.copy(),
@@ -603,32 +149,19 @@ class Model:
             end,
         )
 
-    def explain(self, state: np.ndarray) -> list[tuple[str, float]]:
-        """Say what made the score of one user.
-
-        Parameters
-        ----------
-        state : ndarray of float, shape (STATE,) or (1, STATE)
-            The user's summary.
-
-        Returns
-        -------
-        list of (str, float)
-            Features in words with their share of the score's log-odds against the average training user, largest first.
-        """
-        return self.explain_all(np.atleast_2d(state))[0]
-
     def explain_all(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
-        """Say it of many users at once; see :meth:`explain`.
+        """Say what made the scores of users.
 
         Parameters
         ----------
         states : ndarray of float, shape (n, STATE)
+            Their summaries.
 
         Returns
         -------
         list of list of (str, float)
-            One list per user.
+            For each user, features in words with their share of the score's log-odds against the average training user,
+            largest first.
         """
         if not len(states):
             return []

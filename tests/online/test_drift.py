@@ -11,13 +11,15 @@ from lib import manifest
 from lib.blacklist.ledger import Entry
 from lib.online import drift, shadow
 from lib.online.books import Books, Summaries
-from lib.train import evidence, features, model
+from lib.train import evidence, features
+from lib.train.model import Model
+from lib.train.population import Population
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    people = model.Population.of(made_up.sample())
-    return people, model.Model.fit(people, 0, 0.05)
+    people = Population.of(made_up.sample())
+    return people, Model.fit(people, 0, 0.05)
 
 
 def stream(people, judge, folder, shift=0.0):

@@ -11,15 +11,17 @@ from lib.blacklist.bloom import Filter, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
 from lib.intervals import upper_bound
 from lib.online import drift, online
-from lib.train import blacklist, model
-from lib.train.model import Model, NoHonestThreshold, Population
+from lib.train import blacklist, stack
+from lib.train.model import Model
+from lib.train.population import Population
+from lib.train.threshold import NoHonestThreshold
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A made-up Wikipedia, its cross-validation and its model."""
     people = Population.of(sample())
-    cross = model.cross_validate(people, 0)
+    cross = stack.cross_validate(people, 0)
     return people, cross, Model.fit(people, 0, 0.01, cross=cross)
 
 

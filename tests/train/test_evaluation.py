@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.train import evaluation, model
-from lib.train.model import Model, Population
+from lib.train import evaluation, stack
+from lib.train.model import Model
+from lib.train.population import Population
 from tests import made_up
 
 
@@ -19,7 +20,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def cross(people):
-    return model.cross_validate(people)
+    return stack.cross_validate(people)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_the_comment_model_without_any_word_knows_the_share_of_flags():
         for i, u in enumerate([*range(10)] * 3)
     ]
     people = Population.of(made_up.table(rows))
-    scores = evaluation.comment_model(people, model.deal(people, 5, 0))
+    scores = evaluation.comment_model(people, stack.deal(people, 5, 0))
     np.testing.assert_allclose(scores, 0.5)
 
 
@@ -141,7 +142,7 @@ def test_label_noise_finds_what_was_put_there():
         for i in range(9)
     ]
     people = Population.of(made_up.table(table + more))
-    cross = model.cross_validate(people)
+    cross = stack.cross_validate(people)
     noise = evaluation.label_noise(cross, Model.fit(people, max_human_fpr=0.02, cross=cross))
     assert noise.both["user"].tolist() == ["Both"]
     assert noise.named["user"].tolist() == ["Secret bot"]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lib.sample import edits_csv
-from lib.train import experiments, features, model
-from lib.train.model import Population, Stack
+from lib.train import experiments, features
+from lib.train.population import Population
+from lib.train.stack import FOLDS, Stack, deal
 from tests import made_up
 
 
@@ -25,7 +26,7 @@ def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, cap
 
 def test_the_attempt_that_is_kept_is_the_model():
     people = Population.of(made_up.sample(200, 10))
-    stack = Stack(people, model.deal(people, model.FOLDS, 0), 0)
+    stack = Stack(people, deal(people, FOLDS, 0), 0)
     rows = stack.rows(frozenset())
     final = np.zeros(len(people))
     final[rows.user[rows.last]] = stack.scores()[rows.last]
@@ -50,7 +51,7 @@ def test_the_labels_limit_even_a_perfect_model():
 
 def test_the_simple_regression_sees_the_name_only_when_it_may():
     people = Population.of(made_up.sample(200, 10))
-    stack = Stack(people, model.deal(people, model.FOLDS, 0), 0)
+    stack = Stack(people, deal(people, FOLDS, 0), 0)
     seeing, blind = experiments.simple(stack)
     assert (seeing != blind).any()
     assert blind[people.bots].min() > np.median(blind[~people.bots])

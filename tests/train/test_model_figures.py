@@ -5,9 +5,10 @@ import pytest
 from made_up import sample
 
 from lib import plots
-from lib.train import evaluation, measures, model
+from lib.train import evaluation, measures, stack
 from lib.train import figures as model_figures
-from lib.train.model import Model, Population
+from lib.train.model import Model
+from lib.train.population import Population
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def cross(people):
-    return model.cross_validate(people, 0)
+    return stack.cross_validate(people, 0)
 
 
 @pytest.fixture(scope="module")
