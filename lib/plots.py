@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 from matplotlib import font_manager
 
 from lib.intervals import clopper_pearson
@@ -181,11 +181,6 @@ def _cell(value: object) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(short(value))
-
-
-def note(text: str) -> None:
-    """Show Markdown of our own; never pass it text from the stream."""
-    display(Markdown(text))
 
 
 def counted(number: float, noun: str) -> str:

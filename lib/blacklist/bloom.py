@@ -295,17 +295,13 @@ def keep_up(sieve: Filter, ledger: Ledger, added: Sequence[str]) -> Filter:
     return Filter.build(members, max(2 * sieve.capacity, 2 * len(members)), sieve.error_rate)
 
 
-def load_or_rebuild(
-    path: str | Path, ledger: Ledger, error_rate: float = ERROR_RATE
-) -> tuple[Filter, str | None]:
+def load_or_rebuild(path: str | Path, ledger: Ledger) -> tuple[Filter, str | None]:
     """Read the filter's file, or build the filter from the ledger when the file must not be used.
 
     Parameters
     ----------
     path : str or Path
     ledger : Ledger
-    error_rate : float
-        The promise of a rebuilt filter.
 
     Returns
     -------
@@ -320,7 +316,7 @@ def load_or_rebuild(
         if missing:
             raise FilterError(f"The filter lacks {missing} of the ledger's {len(members)} members.")
     except FilterError as error:
-        return Filter.build(members, error_rate=error_rate), str(error)
+        return Filter.build(members), str(error)
     return sieve, None
 
 

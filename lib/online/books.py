@@ -197,7 +197,16 @@ class Books:
     # --- writing, inside a transaction ---
 
     def write_summaries(self, users: Sequence[str], summaries: Summaries, shadow: bool = False) -> None:
-        """Keep users' summaries."""
+        """Keep users' summaries.
+
+        Parameters
+        ----------
+        users : sequence of str, length n
+        summaries : Summaries
+            Of the same users, in the same order.
+        shadow : bool, default False
+            Whether they are of shadow edits.
+        """
         scores = [None if math.isnan(score) else score for score in summaries.score.tolist()]
         width = summaries.state.shape[1] * 8
         data = np.ascontiguousarray(summaries.state).tobytes()
@@ -224,7 +233,19 @@ class Books:
     def write_epoch(
         self, epoch: int, run: int, rows: int, counts: dict[str, int], offsets: dict[int, int]
     ) -> None:
-        """Close an epoch: its counts, and where Kafka is to be read on."""
+        """Close an epoch: its counts, and where Kafka is to be read on.
+
+        Parameters
+        ----------
+        epoch, run : int
+            Its number, and that of the run it belongs to.
+        rows : int
+            Verdicts that it gave.
+        counts : dict of str to int
+            Added to the totals.
+        offsets : dict of int to int
+            Next offset of each partition.
+        """
         self.connection.execute(
             "INSERT INTO epochs VALUES (?, ?, ?, ?)", (epoch, run, rows, json.dumps(counts))
         )

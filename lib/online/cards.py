@@ -201,7 +201,22 @@ def load(out_dir: Path) -> dict[str, Card]:
 
 
 def history(out_dir: Path, entries: list[Entry], texts: Texts | None) -> dict[str, list[dict[str, Any]]]:
-    """Give each user's last edits up to the verdict, in order: what counted."""
+    """Look up what counted: each user's last edits up to the verdict.
+
+    Parameters
+    ----------
+    out_dir : Path
+        OUT_DIR of stage 4.
+    entries : list of Entry
+        The users.
+    texts : callable or None
+        Looks up the texts of edits.
+
+    Returns
+    -------
+    dict of str to list of dict
+        By user, in order: id, time, wiki, verdict and score, with what `texts` knows.
+    """
     table = verdicts.read(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
     names = [entry.user for entry in entries]
     mine = table.filter(pc.is_in(table.column("user"), value_set=pa.array(names, pa.string())))

@@ -91,31 +91,11 @@ def _share_of_users(group: pd.DataFrame) -> Share:
 
 
 def _share_of_edits(group: pd.DataFrame, seed: int) -> Share:
-    part, whole = int(group["edits"][group["kept"]].sum()), int(group["edits"].sum())
-    draws = bootstrap(group, seed)
+    edits = group["edits"].to_numpy()
+    kept = edits * group["kept"].to_numpy(bool)
+    draws = intervals.draw_users(kept, edits, seed)
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
-    return Share(part, whole, float(low), float(high))
-
-
-def bootstrap(frame: pd.DataFrame, seed: int, draws: int = intervals.DRAWS) -> np.ndarray:
-    """Draw the users again and again, with replacement, and take the kept share of their edits.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From :func:`users`.
-    seed : int
-        Of the random numbers.
-    draws : int, default 2000
-        How often.
-
-    Returns
-    -------
-    ndarray of shape (draws,)
-        Shares from 0 to 1; empty when there is no user.
-    """
-    edits = frame["edits"].to_numpy()
-    return intervals.draw_users(edits * frame["kept"].to_numpy(bool), edits, seed, draws)
+    return Share(int(kept.sum()), int(edits.sum()), float(low), float(high))
 
 
 def unevenness(frame: pd.DataFrame) -> str:

@@ -21,7 +21,6 @@ from lib.stream import recording
 from lib.stream.cursor import SECONDS_BELOW, Cursor
 from lib.stream.eventstreams import KINDS
 
-MINUTE_MS = 60_000
 BINS = 900  # more minutes than this are drawn in wider steps
 NO_NAME = "(none)"
 

@@ -19,7 +19,7 @@ from lib.train.text import Lexicon, compiled, inner
 
 #: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
 #: the line must change with text.py (a test tells when).
-TEXT_SOURCE = "31674c7791e8"
+TEXT_SOURCE = "0ab52e7f3422"
 
 #: Columns of an edit that are looked at.
 LOOKED_AT = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")

@@ -298,7 +298,7 @@ def simple(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
 # --- what the labels allow --------------------------------------------------------------------------------------------
 
 
-def noise(people: Population, scores: np.ndarray, top: int = 20, draws: int = 200) -> dict[str, float]:
+def noise(people: Population, scores: np.ndarray) -> dict[str, float]:
     """Say how far the labels allow to go.
 
     Parameters
@@ -306,30 +306,28 @@ def noise(people: Population, scores: np.ndarray, top: int = 20, draws: int = 20
     people : Population
     scores : ndarray of float, shape (users,)
         Of models that have not learnt from the user.
-    top : int, default 20
-    draws : int, default 200
 
     Returns
     -------
     dict
-        ``named``, unflagged users whose name says "bot", and ``named_on_top``, those among the `top` unflagged users of
+        ``named``, unflagged users whose name says "bot", and ``named_on_top``, those among the 20 unflagged users of
         highest score; ``without_them``, average precision when they are left out; ``perfect``, average precision of a
         model that puts all bots and these users above everybody else, in an order that knows nothing of flags (the mean
-        over draws).
+        over 200 draws).
     """
     bots = people.bots
     named = ~bots & says_bot(people.names)
-    highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:top]]
+    highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:20]]
     random = np.random.default_rng(0)
     perfect = [
         measures.average_precision(bots, np.where(bots | named, 1 + random.uniform(size=len(bots)), 0))
-        for _ in range(draws)
+        for _ in range(200)
     ]
     return {
         "named": int(named.sum()),
         "named_on_top": int(named[highest].sum()),
         "without_them": measures.average_precision(bots[~named], scores[~named]),
-        "perfect": sum(perfect) / draws,
+        "perfect": sum(perfect) / len(perfect),
     }
 
 

@@ -14,7 +14,7 @@ from lib.train.evidence import of as evidence  # noqa: F401 - query.py looks for
 from lib.train.text import compiled, inner
 
 #: Digest of evidence.py, whose constants are compiled into the loops of this file (see ``evidence.TEXT_SOURCE``).
-EVIDENCE_SOURCE = "6576bc8295bc"
+EVIDENCE_SOURCE = "d6f4879ea198"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)

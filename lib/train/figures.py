@@ -421,18 +421,18 @@ def _flat(metrics: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def noise_tables(noise: LabelNoise, most: int = 10) -> list[tuple[pd.DataFrame, str]]:
+def noise_tables(noise: LabelNoise) -> list[tuple[pd.DataFrame, str]]:
     """Give the tables of the label audit with their captions; long reasons are cut."""
     likely = noise.likely.assign(
         reasons=[f"{';'.join(text.split(';')[:4])}" for text in noise.likely["reasons"]]
     )
     return [
         (
-            noise.both.head(most).round(3),
+            noise.both.head(10).round(3),
             f"Accounts that edit with and without the flag ({len(noise.both):,})",
         ),
         (
-            noise.named.head(most).round(3),
+            noise.named.head(10).round(3),
             f"Never flagged, but the name ends in “bot” ({len(noise.named):,})",
         ),
         (likely.round(3), "The most bot-like users without a flag, and why"),

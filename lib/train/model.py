@@ -113,7 +113,7 @@ class Model:
         return cls(texts, judge, threshold, with_name, facts)._named()
 
     def evidence(self, table: pa.Table) -> np.ndarray:
-        """Say what each edit shows by itself (:func:`lib.train.evidence.of`)."""
+        """Say what each edit shows by itself, shape (n, len(EVIDENCE)); see :func:`lib.train.evidence.of`."""
         return evidence.of(table, self.weights)
 
     @cached_property
@@ -209,6 +209,15 @@ class Model:
     @classmethod
     def load(cls, path: str | Path) -> Model:
         """Read a model.
+
+        Parameters
+        ----------
+        path : str or Path
+            What :meth:`save` wrote.
+
+        Returns
+        -------
+        Model
 
         Raises
         ------

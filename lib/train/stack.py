@@ -45,6 +45,12 @@ def fit_texts(people: Population, users: np.ndarray, seed: int = 0) -> LogisticR
     people : Population
     users : ndarray of bool, shape (users,)
         Who is learnt from. Each user weighs the same, however many edits they made.
+    seed : int, default 0
+
+    Returns
+    -------
+    LogisticRegression
+        Its decision on a row of :attr:`Population.texts` is what that edit's texts are worth.
     """
     rows = people.sample[users[people.user[people.sample]]]
     owner = people.user[rows]
@@ -78,11 +84,11 @@ def visible(x: np.ndarray, with_name: bool) -> np.ndarray:
 class Rows:
     """Users at their checkpoints and at their last edit: what the upper level learns from and is judged on."""
 
-    user: np.ndarray
+    user: np.ndarray  #: shape (rows,), as the next three
     edits: np.ndarray  #: edits seen so far
     last: np.ndarray  #: True for the row of all edits
     edit: np.ndarray  #: the edit that made the row
-    x: np.ndarray
+    x: np.ndarray  #: shape (rows, len(FEATURES))
 
     def of(self, users: np.ndarray) -> Rows:
         """Keep the rows of some users (a mask)."""
@@ -98,6 +104,11 @@ def summarise(people: Population, of_texts: np.ndarray) -> Rows:
     people : Population
     of_texts : ndarray of float, shape (edits,)
         What the texts are worth as evidence.
+
+    Returns
+    -------
+    Rows
+        The checkpoints in order of time, then a row per user.
     """
     seen = people.bare.copy()
     seen[:, evidence.TEXT] = of_texts
@@ -115,7 +126,21 @@ def summarise(people: Population, of_texts: np.ndarray) -> Rows:
 
 
 def fit_judge(people: Population, rows: Rows, with_name: bool) -> Pipeline:
-    """Train the upper level; the rows of a user weigh one together."""
+    """Train the upper level; the rows of a user weigh one together.
+
+    Parameters
+    ----------
+    people : Population
+    rows : Rows
+        What is learnt from.
+    with_name : bool
+        Whether the name may speak.
+
+    Returns
+    -------
+    Pipeline
+        Judges rows of :func:`visible` features.
+    """
     weight = 1.0 / np.bincount(rows.user, minlength=len(people))[rows.user]
     judge = new_judge(with_name)
     with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine

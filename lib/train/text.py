@@ -145,7 +145,22 @@ def mask(
     name_stop: int,
     out: np.ndarray,
 ) -> tuple[int, int]:
-    """Write the masked text to `out`; give its length and what was seen (``SAW_…`` bits)."""
+    """Mask a text: see the head of this file.
+
+    Parameters
+    ----------
+    data, start, stop
+        The text's bytes and its place in them.
+    name, name_start, name_stop
+        The user's name, likewise.
+    out : ndarray of uint8, shape (at least LONGEST + 64,)
+        Gets the masked text.
+
+    Returns
+    -------
+    tuple of int
+        Bytes of the masked text, and what was seen on the way (``SAW_…`` bits).
+    """
     stop = min(stop, start + LONGEST)
     masks_name = name_stop - name_start >= SHORTEST_NAME
     first = lower(name[name_start]) if masks_name else 0
