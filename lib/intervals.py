@@ -3,18 +3,18 @@
 import numpy as np
 from scipy.stats import beta
 
+CONFIDENCE = 0.95  # of every interval and bound
 DRAWS = 2000
+_TAIL = (1 - CONFIDENCE) / 2
 
 
-def clopper_pearson(part: int, whole: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Two-sided exact interval of a share.
+def clopper_pearson(part: int, whole: int) -> tuple[float, float]:
+    """Two-sided exact 95 % interval of a share.
 
     Parameters
     ----------
     part, whole : int
         ``part`` of ``whole`` trials succeeded.
-    confidence : float, default 0.95
-        How often, at the least, such an interval covers the true share.
 
     Returns
     -------
@@ -32,12 +32,11 @@ def clopper_pearson(part: int, whole: int, confidence: float = 0.95) -> tuple[fl
     >>> low, round(high, 3)
     (0.0, 0.308)
     """
-    tail = (1 - confidence) / 2
-    return _lower(part, whole, tail), _upper(part, whole, tail)
+    return _lower(part, whole, _TAIL), _upper(part, whole, _TAIL)
 
 
-def upper_bound(part: int, whole: int, confidence: float = 0.95) -> float:
-    """One-sided exact upper bound of a share: the true one is below it with the given confidence.
+def upper_bound(part: int, whole: int) -> float:
+    """One-sided exact upper bound of a share: the true one is below it with 95 % confidence.
 
     Parameters and reference as in :func:`clopper_pearson`; 1 when nothing was tried.
 
@@ -46,7 +45,7 @@ def upper_bound(part: int, whole: int, confidence: float = 0.95) -> float:
     >>> upper_bound(0, 300) < 0.01 < upper_bound(0, 298)
     True
     """
-    return _upper(part, whole, 1 - confidence)
+    return _upper(part, whole, 1 - CONFIDENCE)
 
 
 def draw_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
@@ -82,14 +81,13 @@ def draw_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int 
     return drawn[:, 1] / drawn[:, 0]
 
 
-def over_users(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of edits: the edits of one user are alike, so users are drawn again, not edits.
+def over_users(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a share of edits: the edits of one user are alike, so users are drawn again, not edits.
 
     Parameters
     ----------
     parts, wholes : ndarray of int, shape (users,)
         Of each user `parts` of `wholes` edits succeeded.
-    confidence : float, default 0.95
 
     Returns
     -------
@@ -103,12 +101,11 @@ def over_users(parts: np.ndarray, wholes: np.ndarray, confidence: float = 0.95) 
     >>> [round(bound, 2) for bound in one_busy_user], [round(bound, 2) for bound in clopper_pearson(91, 100)]
     ([0.0, 1.0], [0.84, 0.96])
     """
-    low, high = clopper_pearson(int(np.sum(parts)), int(np.sum(wholes)), confidence)
+    low, high = clopper_pearson(int(np.sum(parts)), int(np.sum(wholes)))
     drawn = draw_users(parts, wholes)
     if not len(drawn):
         return low, high
-    tail = (1 - confidence) / 2
-    first, last = np.quantile(drawn, [tail, 1 - tail])
+    first, last = np.quantile(drawn, [_TAIL, 1 - _TAIL])
     return min(low, float(first)), max(high, float(last))
 
 

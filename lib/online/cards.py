@@ -56,10 +56,6 @@ class Card(msgspec.Struct, frozen=True):
     edit: dict[str, Any]  #: the one that tipped the balance
     edits: list[dict[str, Any]] = []  #: the last ones up to it, with verdict and score
 
-    def json(self) -> str:
-        """Write the card as JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
-
     def html(self) -> str:
         """Write the card as HTML; whatever the stream wrote is shown as text."""
         say = html.escape

@@ -38,19 +38,17 @@ def source(settings: Any) -> Source:
     return source_of(type(settings)(**given))
 
 
-def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> dict[str, Any]:
+def sit(settings: Any) -> dict[str, Any]:
     """Judge a stream as the parameters say, and leave everything in OUT_DIR.
+
+    A recording is cut into :data:`RUNS` runs of as many events each. Every run ends its producer and its query and the
+    next begins from what is in Kafka and in the books, as ``RESUME=True`` would. A stream that is not a recording, or
+    that is resumed, is judged in one run.
 
     Parameters
     ----------
     settings : namespace
         What `lib.parameters.check` gave for 04_online.
-    runs : int, default 5
-        A recording is cut into so many runs of as many events each. Every run ends its producer and its query and the
-        next begins from what is in Kafka and in the books, as ``RESUME=True`` would. A stream that is not a recording,
-        or that is resumed, is judged in one run.
-    say : callable
-        Told what happens.
 
     Returns
     -------
@@ -59,7 +57,7 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
     """
     stream = source(settings)
     properties = clients.read_properties(settings.kafka_properties)
-    wanted = _share(stream, settings, runs)
+    wanted = _share(stream, settings)
     with (
         stream.url() as url,
         online.Stage(
@@ -69,7 +67,6 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
             properties=properties,
             spark_master=settings.spark_master,
             resume=settings.resume,
-            say=say,
         ) as stage,
     ):
         position = None
@@ -93,23 +90,23 @@ def sit(settings: Any, runs: int = RUNS, say: Callable[[str], None] = print) -> 
                 run = stage.sieve(sender)
             position = sender.report.position
             for warning in sender.report.warnings:
-                say(warning)
-            say(_line(number, len(wanted), run))
+                print(warning)
+            print(_line(number, len(wanted), run))
         cards.write(settings.out_dir, stage.books, _texts(stage))
     return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
 
 
-def _share(stream: Source, settings: Any, runs: int) -> list[int]:
+def _share(stream: Source, settings: Any) -> list[int]:
     """Cut a recording into runs: how many events each may take, 0 for no limit."""
-    if stream.recording is None or settings.resume or settings.max_seconds or runs < 2:
+    if stream.recording is None or settings.resume or settings.max_seconds:
         return [settings.max_events]
     there = sum(1 for _ in events(stream))
     there = min(there, settings.max_events) if settings.max_events else there
-    each = -(-there // runs)
+    each = -(-there // RUNS)
     if each == 0:
         return [settings.max_events]
-    rest = settings.max_events and there - each * (runs - 1)
-    return [each] * (runs - 1) + [max(rest, 1) if settings.max_events else 0]
+    rest = settings.max_events and there - each * (RUNS - 1)
+    return [each] * (RUNS - 1) + [max(rest, 1) if settings.max_events else 0]
 
 
 def events(stream: Source) -> Iterator[edits.Event]:

@@ -56,9 +56,7 @@ def write(folder: Path, epoch: int, table: pa.Table) -> None:
         path.unlink(missing_ok=True)
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    with _writer(temporary) as out:
-        out.write_table(table)
-    _sync(temporary)
+    _put(temporary, [table])
     os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -98,7 +96,7 @@ def merge(folder: Path) -> int:
     beside.mkdir()
     merged = {path for row in rows for path in row}
     for row in rows:
-        _write_one(beside / f"part-{_ends(row[0])[0]:08d}-{_ends(row[-1])[-1]:08d}.parquet", row)
+        _put(beside / f"part-{_ends(row[0])[0]:08d}-{_ends(row[-1])[-1]:08d}.parquet", _grouped(row))
     for path in here.iterdir():
         if path not in merged:
             os.link(path, beside / path.name)
@@ -135,27 +133,24 @@ def _rows_of_small(parts: list[Path]) -> Iterator[list[Path]]:
         yield row
 
 
-def _write_one(path: Path, parts: list[Path]) -> None:
-    """Write several files as one without holding more than a group of rows in memory."""
+def _grouped(parts: list[Path]) -> Iterator[pa.Table]:
+    """Read several files as tables of a group of rows or a little more."""
     waiting: list[pa.Table] = []
-    with _writer(path) as out:
-        for part in parts:
-            waiting.append(pq.read_table(part, schema=SCHEMA))
-            if sum(table.num_rows for table in waiting) >= _GROUP:
-                out.write_table(pa.concat_tables(waiting))
-                waiting = []
-        if waiting:
-            out.write_table(pa.concat_tables(waiting))
-    _sync(path)
+    for part in parts:
+        waiting.append(pq.read_table(part, schema=SCHEMA))
+        if sum(table.num_rows for table in waiting) >= _GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
-def _writer(path: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=["wiki", "user", "verdict"]
-    )
-
-
-def _sync(path: Path) -> None:
+def _put(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Write a file, and have it on the disk."""
+    coded = ["wiki", "user", "verdict"]
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=coded) as out:
+        for table in tables:
+            out.write_table(table)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

@@ -18,6 +18,8 @@ import pyspark
 from lib.runtime import broker, guard, java
 
 MAINS = {"master": "org.apache.spark.deploy.master.Master", "worker": "org.apache.spark.deploy.worker.Worker"}
+WORKERS = 2  # of one core each
+BROKERS = 3  # a majority must be in sync for a write to be acknowledged
 START_SECONDS = 90
 STOP_SECONDS = 20
 
@@ -58,16 +60,10 @@ class Spark:
     ----------
     folder : Path
         Where the workers work and everybody logs.
-    workers : int, default 2
-        How many, of one core each.
-    memory : str, default "1g"
-        Of each worker.
     """
 
-    def __init__(self, folder: Path, workers: int = 2, memory: str = "1g") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.workers = workers
-        self.memory = memory
         self.port = self.pages = 0
         self._guards: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -88,9 +84,9 @@ class Spark:
                 "master", "--host", broker.LOOPBACK, "--port", str(self.port), "--webui-port", str(self.pages)
             )
             self._wait(0)
-            for number in range(1, self.workers + 1):
+            for number in range(1, WORKERS + 1):
                 self._launch(f"worker-{number}", *self._worker(number))
-            self._wait(self.workers)
+            self._wait(WORKERS)
         except BaseException:
             self.stop()
             raise
@@ -106,7 +102,7 @@ class Spark:
 
     def _worker(self, number: int) -> list[str]:
         work = self.folder / f"work-{number}"
-        size = ["--cores", "1", "--memory", self.memory]
+        size = ["--cores", "1", "--memory", "1g"]
         return ["--host", broker.LOOPBACK, *size, "--webui-port", "0", "--work-dir", str(work), self.master]
 
     def _launch(self, name: str, *arguments: str) -> None:
@@ -137,23 +133,19 @@ class Spark:
 
 
 class Brokers:
-    """Several brokers that keep a copy of every topic each, for the length of a ``with`` block.
+    """Three brokers that keep a copy of every topic each, for the length of a ``with`` block.
 
     Parameters
     ----------
     folder : Path
         One folder below it for each.
-    count : int, default 3
-        How many; a majority must be in sync for a write to be acknowledged.
-    heap : str, default "384m"
-        Memory of each JVM.
     """
 
-    def __init__(self, folder: Path, count: int = 3, heap: str = "384m") -> None:
-        controllers = tuple(broker.free_port() for _ in range(count))
+    def __init__(self, folder: Path) -> None:
+        controllers = tuple(broker.free_port() for _ in range(BROKERS))
         self.nodes = [
-            broker.Broker(folder / f"kafka-{node}", heap=heap, place=broker.Place(node, controllers))
-            for node in range(1, count + 1)
+            broker.Broker(folder / f"kafka-{node}", heap="384m", place=broker.Place(node, controllers))
+            for node in range(1, BROKERS + 1)
         ]
 
     @property

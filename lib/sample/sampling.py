@@ -269,7 +269,6 @@ def take(
     percent: int,
     out_dir: Path,
     *,
-    patience: float = PATIENCE,
     attempts: int = ATTEMPTS,
     say: Callable[[str], None] = print,
     **about: Any,
@@ -287,8 +286,6 @@ def take(
     out_dir : Path
         Gets ``edits-*.csv``, ``dead_letters.jsonl`` and, last, ``manifest.json``. They take the place of an older
         sample at the very end: a run that fails leaves it as it was.
-    patience : float, default 15
-        Seconds of silence after which the relay counts as lost.
     attempts : int, default 5
         How often to begin, at most.
     say : callable, default print
@@ -314,7 +311,7 @@ def take(
         while True:
             tally = Tally(_fresh(out_dir / STAGING), percent)
             try:
-                _read(spark, socket, tally, out_dir / STAGING, patience)
+                _read(spark, socket, tally, out_dir / STAGING)
             except KeyboardInterrupt:
                 say(f"Interrupted after {tally.events:,} events: the sample is of these.")
             except RelayLost as error:
@@ -333,9 +330,9 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _read(spark: SparkSession, address: str, tally: Tally, folder: Path, patience: float) -> None:
+def _read(spark: SparkSession, address: str, tally: Tally, folder: Path) -> None:
     host, _, port = address.rpartition(":")
-    with Valve(host, int(port), patience) as valve:
+    with Valve(host, int(port), PATIENCE) as valve:
         lines = spark.readStream.format("socket").options(host=valve.host, port=valve.port).load()
         listener = _Listener(tally, valve)
         writer = select(lines, tally.percent).writeStream.foreachBatch(listener)

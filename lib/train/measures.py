@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.intervals import clopper_pearson
+from lib.intervals import CONFIDENCE, clopper_pearson
 
 RESAMPLES = 1000
 FPR_OF_RECALL = 0.005
@@ -87,7 +87,7 @@ def interval(
         picks = random.integers(n, size=(min(_CHUNK, resamples - start), n))
         weights = np.stack([np.bincount(pick, minlength=n) for pick in picks]).astype(float)
         values.append(_average_precisions(bots, scores, weights))
-    tail = (1 - 0.95) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
     return float(low), float(high)
 

@@ -25,11 +25,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from lib import manifest, paths
+from lib.intervals import CONFIDENCE
 from lib.train import evidence, features, stack, text
 from lib.train.evidence import Weights
 from lib.train.population import Population
 from lib.train.stack import CrossValidation, ModelError, cross_validate, visible
-from lib.train.threshold import CONFIDENCE, MAX_HUMAN_FPR, choose_threshold
+from lib.train.threshold import MAX_HUMAN_FPR, choose_threshold
 
 FORMAT = "wikisieve-model 2"
 _DIGEST_BYTES = 64

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.stats import binom
 
-CONFIDENCE = 0.95
+from lib.intervals import CONFIDENCE
+
 MAX_HUMAN_FPR = 0.01
 
 
@@ -11,14 +12,12 @@ class NoHonestThreshold(ValueError):
     """No threshold can promise the wanted share of wrongly flagged people with so few people to learn from."""
 
 
-def choose_threshold(
-    human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR, confidence: float = CONFIDENCE
-) -> float:
-    """Choose the lowest threshold that promises that few people are flagged.
+def choose_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR) -> float:
+    """Choose the lowest threshold that promises that few people are flagged, with 95 % confidence.
 
     The order-statistic rule of Neyman-Pearson classification: with the threshold at the k-th smallest of n scores of
     people who were not learnt from, the true share of people above it is more than `max_human_fpr` with a probability
-    of at most ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - confidence``
+    of at most ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - CONFIDENCE``
     is taken.
 
     Parameters
@@ -27,8 +26,6 @@ def choose_threshold(
         One score per person, by models that have not learnt from them: for judging in the stream, their highest.
     max_human_fpr : float, default 0.01
         Largest share of people that may be flagged.
-    confidence : float, default 0.95
-        How sure the promise must be.
 
     Returns
     -------
@@ -60,20 +57,20 @@ from 1000 people. Got 0.0001, which needs 29956 people. Raise MAX_HUMAN_FPR, or 
     scores = np.sort(np.asarray(human_scores, float))
     n = len(scores)
     above = np.arange(n)  # how many people stay above the threshold
-    honest = np.flatnonzero(binom.cdf(above, n, max_human_fpr) <= 1 - confidence) if n else np.empty(0, int)
+    honest = np.flatnonzero(binom.cdf(above, n, max_human_fpr) <= 1 - CONFIDENCE) if n else np.empty(0, int)
     if len(honest) == 0:
-        raise NoHonestThreshold(_no_threshold(n, max_human_fpr, confidence))
+        raise NoHonestThreshold(_no_threshold(n, max_human_fpr))
     return float(np.nextafter(scores[n - 1 - honest[-1]], np.inf))
 
 
-def _no_threshold(n: int, max_human_fpr: float, confidence: float) -> str:
-    floor = 1 - (1 - confidence) ** (1 / n) if n else 1.0
+def _no_threshold(n: int, max_human_fpr: float) -> str:
+    floor = 1 - (1 - CONFIDENCE) ** (1 / n) if n else 1.0
     needed = (
-        int(np.ceil(np.log(1 - confidence) / np.log1p(-max_human_fpr))) if 0 < max_human_fpr < 1 else None
+        int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-max_human_fpr))) if 0 < max_human_fpr < 1 else None
     )
     needs = f"which needs {needed} people" if needed else "which no number of people can prove"
     return (
-        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {100 * confidence:g} % confidence from "
+        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {100 * CONFIDENCE:g} % confidence from "
         f"{n} people. Got {max_human_fpr:g}, {needs}. "
         "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
     )

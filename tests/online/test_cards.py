@@ -1,6 +1,5 @@
 """Verdict cards: why, in words; and whatever the stream wrote is only text."""
 
-import json
 from types import SimpleNamespace
 
 import msgspec
@@ -31,7 +30,7 @@ def test_a_card_says_what_tipped_the_balance_and_what_would_have_changed_it(entr
     assert "after 3 edits: the score 0.900 reached the threshold 0.500" in card.sentence()
     assert card.would_have_changed.startswith("Had “name ends in ‘bot’” been as with an average user")
     assert card.edit["timestamp"] == "2015-09-12T00:46:58.771Z"
-    assert json.loads(card.json())["contributions"][0] == {"feature": "name ends in “bot”", "log_odds": 3.0}
+    assert card.contributions[0] == cards.Contribution("name ends in “bot”", 3.0)
 
 
 def test_texts_of_the_stream_are_escaped(entry):

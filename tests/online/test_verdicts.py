@@ -91,7 +91,7 @@ def test_small_files_of_consecutive_epochs_become_one(folder, monkeypatch):
 
 STEPS = {
     "the new folder": (Path, "mkdir"),
-    "the merged file": (verdicts, "_write_one"),
+    "the merged file": (verdicts, "_put"),
     "a link": (os, "link"),
     "the sync": (verdicts, "sync_folder"),
     "the exchange": (verdicts, "_exchange"),
