@@ -47,6 +47,8 @@ def test_the_labels_limit_even_a_perfect_model():
     found = experiments.noise(people, said)
     assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
     assert 0.45 < found["perfect"] < 0.65
+    assert found["recall_without_them"] == 1.0
+    assert found["perfect_recall"] < 0.15
 
 
 def test_the_simple_regression_sees_the_name_only_when_it_may():
