@@ -28,7 +28,7 @@ from lib.blacklist.bloom import Filter
 from lib.online import parcel, sieve
 from lib.runtime import spark as sessions
 from lib.runtime.clients import for_spark
-from lib.train import features
+from lib.train import evidence
 
 MOST = 250_000  # events of one epoch: what an epoch costs by itself is then little beside them
 #: After every poll Spark's consumer asks the broker twice where the topic ends. With Kafka's 500 records to a poll that
@@ -47,12 +47,12 @@ COMMITTED = {"kafka.isolation.level": "read_committed"}
 class Eyes:
     """The part of the model that the executors need: small enough to send to each of them."""
 
-    def __init__(self, weights: features.Weights):
+    def __init__(self, weights: evidence.Weights):
         self.weights = weights
 
     def evidence(self, table: pa.Table) -> np.ndarray:
         """Say what each edit shows by itself."""
-        return features.evidence(table, self.weights)
+        return evidence.of(table, self.weights)
 
 
 def examine(

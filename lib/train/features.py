@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lib.train.evidence import DELTA, FLAGS, HINTS, NAME_HINTS, SEEN, TEMPLATE, TEXT, TITLE, WIKI, Weights  # noqa: F401
-from lib.train.evidence import of as evidence  # noqa: F401 - query.py looks for these two here
+from lib.train.evidence import DELTA, FLAGS, HINTS, NAME_HINTS, SEEN, TEMPLATE, TEXT, TITLE, WIKI
 from lib.train.text import compiled, inner
 
 #: Digest of evidence.py, whose constants are compiled into the loops of this file (see ``evidence.TEXT_SOURCE``).
