@@ -1,7 +1,7 @@
 """How what the executors found gets to the driver: as a file's name where both see one disk, through Spark elsewhere.
 
-Spark copies a value more than ten times between a Python worker and the driver's Python. For what is found out about
-events that was a sixth of all the work of stage 4; a file that the driver maps is written once.
+Spark copies a value again and again between a Python worker and the driver's Python: measured on two cores, stage 4
+judged 94,000 events per second with it and 105,000 with a file, which is written once and mapped by the driver.
 """
 
 from __future__ import annotations

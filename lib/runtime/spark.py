@@ -238,7 +238,7 @@ def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        # Between the JVM and Python: half the cost of TCP, and no port.
+        # Between the JVM and Python: less of the system's time than TCP, and no port.
         "spark.python.unix.domain.socket.enabled": "true",
         "spark.sql.shuffle.partitions": str(cores(master)),
         # An epoch here is seconds long: the state of a stopped query must not keep the JVM waiting.
