@@ -4,4 +4,4 @@ WORKDIR /wikisieve
 COPY requirements.lock requirements-java.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock -r requirements-java.lock
 COPY . .
-RUN pip install --no-cache-dir --no-deps -e . && python -m lib.runtime.java && python -m lib.runtime.jars
+RUN pip install --no-cache-dir --no-deps -e . && python -m lib.infra.java && python -m lib.infra.jars

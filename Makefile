@@ -55,7 +55,7 @@ bench: setup ## Run the benchmarks and print a table
 	@$(PY) -m benchmarks
 
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
-	@$(PY) -m lib.train.experiments $(CAPTURES)
+	@$(PY) -m lib.model.experiments $(CAPTURES)
 
 lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
 	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }

@@ -71,8 +71,8 @@ def main() -> None:
         environment()
         packages()
         project()
-        step("java", "Java", [str(PYTHON), "-m", "lib.runtime.java"])
-        step("jars", "jars", [str(PYTHON), "-m", "lib.runtime.jars"])
+        step("java", "Java", [str(PYTHON), "-m", "lib.infra.java"])
+        step("jars", "jars", [str(PYTHON), "-m", "lib.infra.jars"])
         (DONE / "complete").write_text(key(), encoding="ascii")
 
 

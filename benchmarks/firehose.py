@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lib import edits, paths
+from lib import events, paths
+from lib.model import model
+from lib.model.population import Population
 from lib.online.publisher import Publisher
-from lib.stream import default_day
-from lib.train import model
-from lib.train.population import Population
+from lib.stream import sample_day
 
 FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
 FILE = FOLDER / "firehose-2021-10-08.jsonl.gz"
@@ -39,15 +39,15 @@ def described() -> str:
     return f"the default day, as {FILE.name} is not in {FOLDER} (WIKISIEVE_BENCH_DATA names another folder)"
 
 
-def events() -> list[bytes]:
+def raw_events() -> list[bytes]:
     """What is laid end to end."""
-    with gzip.open(FILE if there() else default_day.ensure(), "rb") as file:
+    with gzip.open(FILE if there() else sample_day.ensure(), "rb") as file:
         return [line.rstrip(b"\n") for line in file]
 
 
 def tiles(n: int) -> Iterator[tuple[bytes | None, bytes]]:
     """Give `n` events, each with its key: the slice again and again, each time by other users."""
-    moulds = [_mould(number, raw) for number, raw in enumerate(events())]
+    moulds = [_mould(number, raw) for number, raw in enumerate(raw_events())]
     made = tile = 0
     while made < n:
         number = b"%d" % tile
@@ -79,4 +79,4 @@ def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
 
 def train() -> model.Model:
     """A model of the slice's own users: as good as any to measure what judging costs."""
-    return model.Model.fit(Population.of(edits.parse(events()).edits), 0, 0.05)
+    return model.Model.fit(Population.of(events.parse(raw_events()).edits), 0, 0.05)

@@ -25,10 +25,10 @@ from pyspark.sql import functions as F
 from benchmarks import firehose
 from lib import paths
 from lib.blacklist.ledger import Entry
+from lib.infra import broker, spark
+from lib.model import blacklist
 from lib.online import online, query, sieve
 from lib.online.producer import partition_of
-from lib.runtime import broker, clients, spark
-from lib.train import blacklist
 
 #: What a usual query takes from an event.
 FIELDS = (
@@ -61,7 +61,7 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
         blacklist.write(folder / "model", [])
         with broker.Broker(folder / "kafka", heap="1g") as kafka:
             events = f"firehose-{n}"
-            clients.make_topics(kafka.bootstrap, [events], partitions, {})
+            kafka.make_topics(kafka.bootstrap, [events], partitions, {})
             firehose.fill(kafka.bootstrap, events, n, partitions)
             yield kafka.bootstrap, events, folder
 

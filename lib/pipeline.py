@@ -24,7 +24,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from lib import manifest, pages, paths
+from lib import artifacts, paths, report
 from lib.stream.connection import LIVE_URL
 
 NAMES = ("01_stream", "02_sample", "03_eda_train", "04_online")
@@ -86,7 +86,7 @@ def live_run(minutes: float) -> Run:
     return Run(about, dict(zip(NAMES, folders.values(), strict=True)), root / "reports", given)
 
 
-def run(plan: Run) -> list[pages.Stage]:
+def run(plan: Run) -> list[report.Stage]:
     """Execute the notebooks one after another and write their pages; stop at the first that fails.
 
     Parameters
@@ -96,24 +96,24 @@ def run(plan: Run) -> list[pages.Stage]:
 
     Returns
     -------
-    list of pages.Stage
+    list of report.Stage
         A stage for every notebook that was started.
     """
     papermill_engines.register("wikisieve", ProgressEngine)
     # A socket's path must be short, and the home folder may be anywhere.
     os.environ.setdefault("JUPYTER_RUNTIME_DIR", tempfile.mkdtemp(prefix="wikisieve-"))
     plan.reports.mkdir(parents=True, exist_ok=True)
-    stages: list[pages.Stage] = []
+    stages: list[report.Stage] = []
     for name in NAMES:
         stages.append(_run_stage(name, plan))
-        pages.write_index(plan.reports, stages, plan.about)
+        report.write_index(plan.reports, stages, plan.about)
         print(f"{name}: {stages[-1].summary} ({stages[-1].seconds:.0f} s)", flush=True)
         if stages[-1].failed:
             break
     return stages
 
 
-def _run_stage(name: str, plan: Run) -> pages.Stage:
+def _run_stage(name: str, plan: Run) -> report.Stage:
     source, output = paths.ROOT / "notebooks" / f"{name}.ipynb", plan.reports / f"{name}.ipynb"
     begin, failure = time.monotonic(), ""
     try:
@@ -132,10 +132,10 @@ def _run_stage(name: str, plan: Run) -> pages.Stage:
     except PapermillExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     seconds = time.monotonic() - begin
-    pages.write_page(output, NAMES)
-    title = pages.title_of(nbformat.read(output, as_version=4))
+    report.write_page(output, NAMES)
+    title = report.title_of(nbformat.read(output, as_version=4))
     text = failure or summary(name, plan.folders[name])
-    return pages.Stage(name, title, text, seconds, failed=bool(failure))
+    return report.Stage(name, title, text, seconds, failed=bool(failure))
 
 
 def summary(name: str, folder: Path) -> str:
@@ -153,8 +153,8 @@ def summary(name: str, folder: Path) -> str:
     str
         One line.
     """
-    file = "metrics.json" if name in ("03_eda_train", "04_online") else manifest.NAME
-    return SUMMARIES[name](manifest.read(folder, f"notebooks/{name}.ipynb", file))
+    file = "metrics.json" if name in ("03_eda_train", "04_online") else artifacts.NAME
+    return SUMMARIES[name](artifacts.read(folder, f"notebooks/{name}.ipynb", file))
 
 
 def _stream_summary(made: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import seaborn as sns
 from IPython.display import HTML, display
 from matplotlib import font_manager
 
-from lib.intervals import clopper_pearson
+from lib.stats import clopper_pearson
 
 # Okabe and Ito's palette (2008) keeps apart under every common colour blindness.
 HUMAN = "#0072B2"

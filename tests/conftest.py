@@ -4,8 +4,8 @@ import nbformat
 import pytest
 
 from lib import paths
-from lib.runtime import broker
-from lib.runtime import spark as spark_session
+from lib.infra import broker
+from lib.infra import spark as spark_session
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from lib import edits
+from lib import events
 
 START = 1_442_016_000_000
 WORDS = (
@@ -51,7 +51,7 @@ def row(number, time, user, **more):
 
 def table(rows):
     """The rows as a table of edits."""
-    return pa.Table.from_pylist(rows, schema=edits.ARROW_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=events.ARROW_SCHEMA)
 
 
 def columns(**given):

@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 
-from lib.runtime import broker
+from lib.infra import broker
 
 WORD = "sesame"  # of the password: what must not be read anywhere
 USER, PASSWORD = "ada", f'open "{WORD}" \\ $$'

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import world
 
-from lib import edits, paths
+from lib import events, paths
+from lib.infra import broker
 from lib.online import books, online
 from lib.online.sender import Sender
 from lib.replay import server as replay
-from lib.runtime import broker
 
 SECONDS = 5.0  # that the recording takes
 VICTIMS = ("driver", "broker", "worker", "producer", "jvm")
@@ -52,7 +52,7 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
 def edits_start(recording: Path) -> int:
     """Time of the first event: a paced server begins at the clock's hand, not at the beginning."""
     with open(recording, "rb") as file:
-        return edits.decode(file.readline().rstrip()).time_ms - 3_600_000
+        return events.decode(file.readline().rstrip()).time_ms - 3_600_000
 
 
 class Trial:
@@ -123,12 +123,12 @@ class Trial:
             verdicts: dict[bytes, Counter] = {}
             for message in world.messages(kafka.bootstrap, topics["verdicts"]):
                 verdicts.setdefault(message.key, Counter())[message.value] += 1
-        ids = {edits.identity(raw, None): raw for raw in raws}
+        ids = {events.identity(raw, None): raw for raw in raws}
         assert set(sent) == set(ids.values()), "an event is missing in Kafka, or one is there that never came"
         for raw, n in sent.items():
             try:
-                named = edits.decode(raw).meta.id
-            except edits.InvalidEvent:
+                named = events.decode(raw).meta.id
+            except events.InvalidEvent:
                 named = None
             assert n == 1 or not named, f"{n} times in Kafka: {raw!r}"
         assert set(verdicts) == {row[0].encode() for row in expected}
@@ -153,7 +153,7 @@ def _difference(found: list[tuple], expected: list[tuple]) -> str:
 
 def prepare(folder: Path) -> tuple[Path, Path, list[bytes]]:
     """Make the model and the recording."""
-    raws = world.events()
+    raws = world.make_events()
     return world.train(folder / "model"), world.record(folder / "day.jsonl", raws), raws
 
 

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 
-from lib import edits
+from lib import events
 from lib.replay import faults
 
 START = 1_442_016_000_000
@@ -40,7 +40,7 @@ def event(number, *, centre="eqiad", at=None, **fields):
     ).encode()
 
 
-def events(count, **fields):
+def make_events(count, **fields):
     """Events 0 to count - 1."""
     return [event(number, **fields) for number in range(count)]
 
@@ -50,8 +50,8 @@ def truth(plan, lines):
     names, broken, canaries, duplicates = {}, [], 0, 0
     for record in faults.with_content_faults(plan, faults.records(lines)):
         try:
-            read = edits.decode(record.raw)
-        except edits.InvalidEvent:
+            read = events.decode(record.raw)
+        except events.InvalidEvent:
             broken.append(record.raw.decode(errors="replace"))
             continue
         if read.is_canary:

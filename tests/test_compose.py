@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lib import paths
-from lib.runtime import broker, jars
+from lib.infra import broker, jars
 
 # The schema is not copied into the project: it is read out of the last package of Compose that was on PyPI.
 SCHEMA_PACKAGE = "docker-compose==1.29.2"

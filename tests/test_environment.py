@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lib import paths
-from lib.runtime import jars, java
+from lib.infra import jars, java
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ASKED = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]

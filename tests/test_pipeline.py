@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lib import manifest, paths, pipeline
+from lib import artifacts, paths, pipeline
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, "ROOT", tmp_path)
         monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
         counts = {"events": 3, "duplicates": 0, "canaries": 1, "invalid": 0}
-        manifest.write(tmp_path / "data", **counts)
+        artifacts.write(tmp_path / "data", **counts)
         return pipeline.Run(
             "about", {"01_stream": tmp_path / "data"}, tmp_path / "reports", {"01_stream": {"N": 2}}
         )

@@ -5,7 +5,7 @@ import re
 import pytest
 import readme
 
-from lib import parameters, paths
+from lib import params, paths
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN = "\n".join(data.get("text/html", "") for data in readme.outputs())
@@ -41,5 +41,5 @@ def test_every_file_that_it_names_is_there(name):
 @pytest.mark.parametrize(("notebook", "given"), re.findall(r"papermill notebooks/(\w+)\.ipynb (.*)", TEXT))
 def test_every_parameter_that_it_gives_is_one_of_the_notebook(notebook, given):
     for name, value in re.findall(r"-p (\w+) (\S+)", given):
-        rule = parameters.RULES[notebook][name]
+        rule = params.RULES[notebook][name]
         assert rule.accepts(value if rule.kind is str else rule.kind(value))

@@ -22,7 +22,7 @@ LIB = {
 }
 PYPROJECT = '[project]\nname = "small"\nversion = "1"\n[build-system]\nrequires = ["setuptools"]\n' + (
     'build-backend = "setuptools.build_meta"\n[tool.setuptools]\n'
-    'packages = ["lib", "lib.runtime"]\npackage-dir = { "" = "." }\n'
+    'packages = ["lib", "lib.infra"]\npackage-dir = { "" = "." }\n'
 )
 
 

@@ -9,15 +9,15 @@ import made_up
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 
-from lib import edits
+from lib import events
+from lib.model import blacklist
+from lib.model.model import Model
+from lib.model.population import Population
+from lib.model.stack import cross_validate
 from lib.online import online, producer, verdicts
 from lib.online.judging import SCHEMA
 from lib.online.sender import Sender
 from lib.replay import server as replay
-from lib.train import blacklist
-from lib.train.model import Model
-from lib.train.population import Population
-from lib.train.stack import cross_validate
 
 JUNK = [
     b"not JSON",
@@ -39,14 +39,14 @@ def train(folder: Path) -> Path:
     return folder
 
 
-def events(seed: int = 1) -> list[bytes]:
+def make_events(seed: int = 1) -> list[bytes]:
     """Raw events: edits of people and bots, log entries, duplicates, null users, missing ids, and what is none."""
     chance = random.Random(seed)
     raws = []
     for row in made_up.sample(humans=250, bots=15, seed=seed).to_pylist():
         content = {
             "meta": {
-                "dt": edits.iso(row["timestamp"]),
+                "dt": events.iso(row["timestamp"]),
                 "id": row["meta_id"],
                 "topic": "eqiad.mediawiki.recentchange",
             },

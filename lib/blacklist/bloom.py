@@ -30,7 +30,7 @@ import pyarrow as pa
 from bitarray import bitarray
 from pybloom_live import BloomFilter
 
-from lib import manifest, paths
+from lib import artifacts, paths
 from lib.blacklist.ledger import Ledger
 
 MAGIC = b"WSIEVE\x00B"
@@ -209,7 +209,7 @@ class Filter:
 
     def save(self, path: str | Path) -> None:
         """Write the file at once: whoever reads it finds the old one or the new one."""
-        manifest.atomic_write(Path(path), self.to_bytes())
+        artifacts.atomic_write(Path(path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path) -> Filter:

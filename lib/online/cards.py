@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
-from lib import edits, manifest, plots
+from lib import artifacts, events, plots
 from lib.blacklist.ledger import Entry
 from lib.online import judging, verdicts
 from lib.online.books import Books
@@ -109,12 +109,12 @@ def card(entry: Entry, seen: Iterable[dict[str, Any]] = ()) -> Card:
     ]
     edit = dict(evidence.get("edit", {}))
     if isinstance(edit.get("timestamp"), int):
-        edit["timestamp"] = edits.iso(edit["timestamp"])
+        edit["timestamp"] = events.iso(edit["timestamp"])
     threshold = evidence.get("threshold")
     return Card(
         entry.user,
         entry.reason,
-        edits.iso(entry.since),
+        events.iso(entry.since),
         entry.score,
         threshold,
         entry.model_version,
@@ -187,12 +187,12 @@ def write(out_dir: Path, books: Books, texts: Texts | None = None) -> Path:
     entries = [entry for entry in books.ledger.entries() if entry.reason == judging.REASON]
     seen = history(out_dir, entries, texts)
     content = {entry.user: msgspec.to_builtins(card(entry, seen[entry.user])) for entry in entries}
-    return manifest.write_json(out_dir / FILE, content)
+    return artifacts.write_json(out_dir / FILE, content)
 
 
 def load(out_dir: Path) -> dict[str, Card]:
     """Read the cards that :func:`write` wrote."""
-    path = manifest.require(out_dir / FILE, "notebooks/04_online.ipynb")
+    path = artifacts.require(out_dir / FILE, "notebooks/04_online.ipynb")
     return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Card])
 
 
@@ -219,7 +219,7 @@ def history(out_dir: Path, entries: list[Entry], texts: Texts | None) -> dict[st
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for row in mine.to_pylist():
         if row["verdict"] != "dropped":
-            row["timestamp"] = edits.iso(int(row["timestamp"].timestamp() * 1000))
+            row["timestamp"] = events.iso(int(row["timestamp"].timestamp() * 1000))
             rows[row.pop("user")].append(row)
     rows = {name: listed[-SHOWN:] for name, listed in rows.items()}
     found = texts(frozenset(row["meta_id"] for listed in rows.values() for row in listed)) if texts else {}

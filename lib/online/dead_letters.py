@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib import manifest
+from lib import artifacts
 
 NAME = "dead_letters.jsonl"
 
@@ -19,7 +19,7 @@ def append(folder: Path, letters: Iterable[tuple[bytes, str]]) -> None:
 
 def write(folder: Path, letters: Iterable[tuple[bytes, str]]) -> None:
     """Write the file anew: what a killed run appended may be more or less than what is in the books."""
-    manifest.atomic_write(folder / NAME, (_line(raw, reason) for raw, reason in letters))
+    artifacts.atomic_write(folder / NAME, (_line(raw, reason) for raw, reason in letters))
 
 
 def _line(raw: bytes, reason: str) -> str:

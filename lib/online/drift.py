@@ -15,11 +15,11 @@ import pandas as pd
 from scipy.stats import fisher_exact
 from scipy.stats.distributions import kstwo
 
+from lib.model import blacklist, features
+from lib.model.model import Model
+from lib.model.population import Population
 from lib.online import judging
 from lib.online.books import Books
-from lib.train import blacklist, features
-from lib.train.model import Model
-from lib.train.population import Population
 
 FILE = blacklist.REFERENCE
 QUANTILES = 400

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib import plots
+from lib.model.names import says_bot
 from lib.online import recount, verdicts
 from lib.online.judging import VERDICTS
-from lib.train.names import says_bot
 
 BINS = 60  # steps of a picture over time
 _LINES = {

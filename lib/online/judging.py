@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.blacklist.ledger import EDIT_COLUMNS, EXPIRED, Entry
+from lib.model import features
+from lib.model.evidence import LOOKED_AT
+from lib.model.text import compiled
 from lib.online import seen, sieve
 from lib.online.books import Books, Summaries
 from lib.online.sieve import SHADOW_SHARE, Findings
-from lib.train import features
-from lib.train.evidence import LOOKED_AT
-from lib.train.text import compiled
 
 KEPT, FLAGGED, DROPPED = range(3)
 VERDICTS = ("kept", "flagged", "dropped")

@@ -24,9 +24,12 @@ import pyarrow as pa
 from pyspark import Broadcast
 from pyspark.sql import SparkSession
 
-from lib import manifest, paths
+from lib import artifacts, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
+from lib.infra import broker, kafka, spark
+from lib.model import features
+from lib.model.model import Model
 from lib.online import (
     books,
     dead_letters,
@@ -41,9 +44,6 @@ from lib.online import (
 )
 from lib.online.books import Books
 from lib.online.latency import Latency
-from lib.runtime import broker, clients, spark
-from lib.train import features
-from lib.train.model import Model
 
 MADE_BY = "notebooks/03_eda_train.ipynb"
 PARTITIONS = 2
@@ -162,10 +162,10 @@ class Stage:
         self._open.close()
 
     def _start(self) -> None:
-        manifest.require(self.model_dir / "model.skops", MADE_BY)
-        manifest.require(self.model_dir / books.NAME, MADE_BY)
+        artifacts.require(self.model_dir / "model.skops", MADE_BY)
+        artifacts.require(self.model_dir / books.NAME, MADE_BY)
         self.model = Model.load(self.model_dir / "model.skops")
-        self._open.enter_context(manifest.claim(self.out_dir, OnlineError))
+        self._open.enter_context(artifacts.claim(self.out_dir, OnlineError))
         # Arrow's own pool keeps what it once had; the system's gives it back when it is told to, and numpy's with it.
         pa.set_memory_pool(pa.system_memory_pool())
         going_on = self.resume and (self.out_dir / books.NAME).exists()
@@ -358,7 +358,7 @@ class Stage:
         """Write what is derived from the books: the filter, the dead letters and the metrics."""
         self.filter.save(self.out_dir / "blacklist.bloom")
         dead_letters.write(self.out_dir, self.books.dead_letters())
-        manifest.write_json(self.out_dir / "metrics.json", self.metrics())
+        artifacts.write_json(self.out_dir / "metrics.json", self.metrics())
 
     def metrics(self) -> dict[str, Any]:
         """Give the contract's metrics of everything in `out_dir`, and what lies behind them."""
@@ -449,7 +449,7 @@ class Stage:
                         f"RESUME goes on with the topic {self.events_topic}. Got {self.bootstrap}, which has none. "
                         "Give the same KAFKA as before, or begin anew with RESUME=False."
                     )
-        clients.make_topics(self.bootstrap, names, self.partitions, self.properties)
+        kafka.make_topics(self.bootstrap, names, self.partitions, self.properties)
 
     def messages(self, most: int) -> Iterator[bytes]:
         """Give the raw events of the topic, at most so many of each partition, the last ones."""

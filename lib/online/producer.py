@@ -23,11 +23,11 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
+from lib.infra import kafka
 from lib.online import excerpt, tail
 from lib.online.tail import KEY, POSITION, SOURCE
-from lib.runtime import clients
-from lib.stream import eventstreams, sse
-from lib.stream.eventstreams import Item, Stream
+from lib.stream import client, sse
+from lib.stream.client import Item, Stream
 
 STEP = 2_000  # events after which the position is moved on
 STEP_SECONDS = 0.5
@@ -84,7 +84,7 @@ def partition_of(key: bytes | None, raw: bytes, partitions: int) -> int:
     return (zlib.crc32(raw) if key is None else murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-class _Known(eventstreams.Seen):
+class _Known(client.Seen):
     """Keys that are in the topic; each may come once more because we went back, which is no duplicate."""
 
     def __init__(self, keys: Iterable[str]):
@@ -135,7 +135,7 @@ class Producer:
         self.sent = 0
         self._failure: BaseException | None = None
         self._partition: dict[str, int] = {}
-        self._largest = clients.LARGEST
+        self._largest = kafka.LARGEST
 
     def run(self) -> Report:
         """Send until the stream ends, and everything is in the topic.
@@ -149,7 +149,7 @@ class Producer:
         KafkaError
             When Kafka does not take a message.
         StreamRefused, StreamUnavailable
-            See :mod:`lib.stream.eventstreams`.
+            See :mod:`lib.stream.client`.
         """
         order = self.order
         found = tail.read(order.bootstrap, order.topic, order.partitions, order.properties, order.source)
@@ -168,7 +168,7 @@ class Producer:
         )
         stream.know(found.keys)
         before = start["sent"] if start else 0
-        self._largest = clients.largest(order.bootstrap, order.topic, order.properties)
+        self._largest = kafka.largest(order.bootstrap, order.topic, order.properties)
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
             acks="all",
@@ -176,8 +176,8 @@ class Producer:
             compression_type="lz4",
             linger_ms=5,
             batch_size=1 << 18,
-            max_request_size=2 * clients.LARGEST,
-            **clients.for_python(order.properties),
+            max_request_size=2 * kafka.LARGEST,
+            **kafka.for_python(order.properties),
         )
         try:
             self._send_all(stream, producer, before)
@@ -272,7 +272,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         report = Producer(order).run()
-    except (eventstreams.StreamRefused, eventstreams.StreamUnavailable, clients.PropertiesError) as error:
+    except (client.StreamRefused, client.StreamUnavailable, kafka.PropertiesError) as error:
         print(error, file=sys.stderr)
         return REFUSED
     except KafkaError as error:

@@ -23,9 +23,9 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from lib.runtime import clients
-from lib.train import text
-from lib.train.text import compiled
+from lib.infra import kafka
+from lib.model import text
+from lib.model.text import compiled
 
 MESSAGES = 4_000  # of one record batch
 BYTES = 1_000_000  # of one record batch before it is packed: what any broker takes
@@ -222,7 +222,7 @@ class Publisher:
     ):
         self._bootstrap, self._topic, self._partitions = bootstrap, topic, partitions
         self._messages = messages
-        self._options = clients.for_python(properties)
+        self._options = kafka.for_python(properties)
         self._client: KafkaNetClient | None = None
 
     def __enter__(self) -> Self:

@@ -25,10 +25,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
 from lib.blacklist.bloom import Filter
+from lib.infra import spark as sessions
+from lib.infra.kafka import for_spark
+from lib.model import evidence
 from lib.online import parcel, sieve
-from lib.runtime import spark as sessions
-from lib.runtime.clients import for_spark
-from lib.train import evidence
 
 MOST = 250_000  # events of one epoch: what an epoch costs by itself is then little beside them
 #: After every poll Spark's consumer asks the broker twice where the topic ends. With Kafka's 500 records to a poll that

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.intervals import over_users, upper_bound
 from lib.online import seen, verdicts
 from lib.online.judging import VERDICTS
+from lib.stats import over_users, upper_bound
 
 STOPPED = ("dropped", "flagged")
 LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lib import manifest
-from lib.train import text
+from lib import artifacts
+from lib.model import text
 
 RUN = 1 << 20  # ids that are gathered before they become a file (8 MB)
 LARGEST = 1 << 24  # files of this many ids are merged no more
@@ -191,7 +191,7 @@ class Seen:
             parts = [*parts, self._files[name]]
             size += len(self._files[name])
         name = f"{epoch:012d}.ids"
-        manifest.atomic_write(self._folder / name, _merge(parts).tobytes())
+        artifacts.atomic_write(self._folder / name, _merge(parts).tobytes())
         self._connection.execute("DELETE FROM seen_epochs")
         self._connection.executemany("DELETE FROM seen_files WHERE name = ?", [(old,) for old in absorbed])
         self._connection.execute("INSERT INTO seen_files VALUES (?, ?)", (name, size))

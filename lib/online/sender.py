@@ -12,8 +12,8 @@ from typing import IO, Self
 import msgspec
 
 from lib import paths
+from lib.infra import guard
 from lib.online.producer import REFUSED, Order, Report
-from lib.runtime import guard
 
 RESTARTS = 5
 

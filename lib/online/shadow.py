@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.intervals import over_users
 from lib.online.books import Books
+from lib.stats import over_users
 
 ENOUGH = 3  # shadow edits before a user is proposed for release
 PART = 0.5  # of the threshold: a score below it looks human

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib import edits
+from lib import events
 from lib.blacklist.bloom import Filter
 from lib.online import excerpt, seen
 
@@ -50,7 +50,7 @@ class Findings(NamedTuple):
     #: Valid events: ``partition``, ``offset``, ``kafka_ms``, ``id`` (the hash of the event's identity) and ``named``
     #: (has a ``meta.id``: only then can it be a duplicate).
     events: pa.Table
-    #: The edits among them: the columns of ``edits.ARROW_SCHEMA`` (``meta_id`` is never null: see ``edits.identity``),
+    #: The edits among them: columns of ``events.ARROW_SCHEMA`` (``meta_id`` is never null: see ``events.identity``),
     #: ``event`` (row of `events`), ``maybe_listed`` (the filter said yes), ``looked_at`` (has a row of `evidence`).
     edits: pa.Table
     #: One row per edit that was looked at.
@@ -106,14 +106,14 @@ def examine(
     raws = _views(values)
     read = _read(raws, _is_utf8(values))
     event = np.array([row for row, event in enumerate(read.events) if event.is_edit], np.int64)
-    table = _shortened(edits.table([read.events[row] for row in event]))
+    table = _shortened(events.table([read.events[row] for row in event]))
     named = [bool(event.meta.id) for event in read.events]
     identities = pa.array(
-        [edits.identity(raws[place], event) for place, event in zip(read.places, read.events, strict=True)],
+        [events.identity(raws[place], event) for place, event in zip(read.places, read.events, strict=True)],
         pa.string(),
     )
     ids = seen.hashes(identities)
-    events = pa.table(
+    found = pa.table(
         [np.full(len(ids), partition, np.int32), offsets[read.places], kafka_ms[read.places], ids, named],
         schema=_EVENTS,
     )
@@ -125,7 +125,7 @@ def examine(
     evidence = model.evidence(table.filter(pa.array(look)))
     table = table.append_column("maybe_listed", pa.array(maybe)).append_column("looked_at", pa.array(look))
     return Findings(
-        events,
+        found,
         _compact(table),
         evidence,
         _dead(read.invalid, partition, offsets),
@@ -145,7 +145,7 @@ def _views(values: pa.Array) -> list[memoryview]:
 
 class _Read(NamedTuple):
     places: list[int]  # of the valid events, in the batch
-    events: list[edits.Event]
+    events: list[events.Event]
     invalid: list[tuple[int, bytes, str]]
     canaries: int
 
@@ -171,15 +171,15 @@ def _is_utf8(values: pa.Array) -> bool:
 
 def _read(raws: Sequence[memoryview], utf8: bool) -> _Read:
     places: list[int] = []
-    events: list[edits.Event] = []
+    valid: list[events.Event] = []
     invalid = []
-    for place, event in enumerate(edits.decode_all(raws, utf8=utf8)):
-        if isinstance(event, edits.InvalidEvent):
+    for place, event in enumerate(events.decode_all(raws, utf8=utf8)):
+        if isinstance(event, events.InvalidEvent):
             invalid.append((place, *excerpt.unpack(bytes(raws[place]), str(event))))
         elif not event.is_canary:
             places.append(place)
-            events.append(event)
-    return _Read(places, events, invalid, len(raws) - len(invalid) - len(events))
+            valid.append(event)
+    return _Read(places, valid, invalid, len(raws) - len(invalid) - len(valid))
 
 
 def _compact(table: pa.Table) -> pa.Table:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lib import edits, manifest, parameters
+from lib import artifacts, events, params
 from lib.blacklist.ledger import Ledger
+from lib.infra import kafka
 from lib.online import books, cards, online
 from lib.online.producer import Order
 from lib.online.sender import Sender
-from lib.runtime import clients
-from lib.stream import default_day, recording
+from lib.stream import recording, sample_day
 from lib.stream.recorder import Source, source_of
 
 RUNS = 5  # a recording is judged in so many runs, each resuming the one before
@@ -26,15 +26,15 @@ def source(settings: Any) -> Source:
     Parameters
     ----------
     settings : namespace
-        What `lib.parameters.check` gave.
+        What `lib.params.check` gave.
     """
     if settings.stream_url or settings.recording:
         return source_of(settings)
-    cut = parameters.parse_time(default_day.CUT)
+    cut = params.parse_time(sample_day.CUT)
     since = (
         cut if settings.since is None and (settings.until is None or settings.until > cut) else settings.since
     )
-    given = {**vars(settings), "recording": default_day.ensure(), "since": since}
+    given = {**vars(settings), "recording": sample_day.ensure(), "since": since}
     return source_of(type(settings)(**given))
 
 
@@ -48,7 +48,7 @@ def sit(settings: Any) -> dict[str, Any]:
     Parameters
     ----------
     settings : namespace
-        What `lib.parameters.check` gave for 04_online.
+        What `lib.params.check` gave for 04_online.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def sit(settings: Any) -> dict[str, Any]:
         The content of ``metrics.json``.
     """
     stream = source(settings)
-    properties = clients.read_properties(settings.kafka_properties)
+    properties = kafka.read_properties(settings.kafka_properties)
     wanted = _share(stream, settings)
     with (
         stream.url() as url,
@@ -93,14 +93,14 @@ def sit(settings: Any) -> dict[str, Any]:
                 print(warning)
             print(_line(number, len(wanted), run))
         cards.write(settings.out_dir, stage.books, _texts(stage))
-    return manifest.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
+    return artifacts.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
 
 
 def _share(stream: Source, settings: Any) -> list[int]:
     """Cut a recording into runs: how many events each may take, 0 for no limit."""
     if stream.recording is None or settings.resume or settings.max_seconds:
         return [settings.max_events]
-    there = sum(1 for _ in events(stream))
+    there = sum(1 for _ in wanted_events(stream))
     there = min(there, settings.max_events) if settings.max_events else there
     each = -(-there // RUNS)
     if each == 0:
@@ -109,7 +109,7 @@ def _share(stream: Source, settings: Any) -> list[int]:
     return [each] * (RUNS - 1) + [max(rest, 1) if settings.max_events else 0]
 
 
-def events(stream: Source) -> Iterator[edits.Event]:
+def wanted_events(stream: Source) -> Iterator[events.Event]:
     """Give the events of a recording that are asked for."""
     for event in _decoded(stream):
         if stream.since is not None and event.time_ms < stream.since:
@@ -126,7 +126,7 @@ def known_before(settings: Any) -> tuple[list[str], frozenset[str] | None]:
     Parameters
     ----------
     settings : namespace
-        What `lib.parameters.check` gave for 04_online.
+        What `lib.params.check` gave for 04_online.
 
     Returns
     -------
@@ -150,12 +150,12 @@ def _bots_before(stream: Source) -> frozenset[str] | None:
     return frozenset(user for user, more in balance.items() if more > 0) or None
 
 
-def _decoded(stream: Source) -> Iterator[edits.Event]:
+def _decoded(stream: Source) -> Iterator[events.Event]:
     assert stream.recording is not None
     for raw in recording.lines(stream.recording):
         try:
-            event = edits.decode(raw)
-        except edits.InvalidEvent:
+            event = events.decode(raw)
+        except events.InvalidEvent:
             continue
         if not event.is_canary:
             yield event
@@ -183,15 +183,15 @@ def _texts(stage: online.Stage) -> Callable[[frozenset[str]], dict[str, dict[str
         found: dict[str, dict[str, Any]] = {}
         for raw in stage.messages(_LONGEST_LOOK):
             try:
-                event = edits.decode(raw)
-            except edits.InvalidEvent:
+                event = events.decode(raw)
+            except events.InvalidEvent:
                 continue
-            name = edits.identity(raw, event)
+            name = events.identity(raw, event)
             if name in wanted:
                 found[name] = {
                     "title": event.title,
                     "comment": event.comment,
-                    "delta": edits.delta(event),
+                    "delta": events.delta(event),
                 }
         return found
 

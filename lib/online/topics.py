@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 
-from lib.runtime import clients
+from lib.infra import kafka
 
 
 @contextlib.contextmanager
 def consumer(bootstrap: str, properties: Mapping[str, str]) -> Iterator[KafkaConsumer]:
     """Give a consumer that belongs to no group, and close it."""
-    opened = KafkaConsumer(bootstrap_servers=bootstrap, **clients.for_python(properties))
+    opened = KafkaConsumer(bootstrap_servers=bootstrap, **kafka.for_python(properties))
     try:
         yield opened
     finally:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from lib.manifest import sync_folder
+from lib.artifacts import sync_folder
 from lib.online.judging import SCHEMA
 
 FOLDER = "verdicts"

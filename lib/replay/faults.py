@@ -48,7 +48,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import yaml
 
-from lib import edits
+from lib import events
 
 STREAM = "mediawiki.recentchange"
 #: The others that EventStreams has; a recording's events of these are served under their names.
@@ -199,7 +199,7 @@ class Record(NamedTuple):
 
 
 class _Envelope(msgspec.Struct):
-    meta: edits.Meta
+    meta: events.Meta
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -217,7 +217,7 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
         meta = _meta(raw)
         if meta is not None:
             stream = stream_of(meta)
-            moment = edits.Event(meta=meta).time_ms
+            moment = events.Event(meta=meta).time_ms
             last = Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
             yield from (last._replace(raw=early.raw, ordinal=early.ordinal) for early in unplaced)
             unplaced.clear()
@@ -229,24 +229,24 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
     yield from unplaced
 
 
-def stream_of(meta: edits.Meta) -> str:
+def stream_of(meta: events.Meta) -> str:
     """Tell which stream an event belongs to: what does not name another one is a recent change.
 
     Examples
     --------
     >>> from datetime import datetime
     >>> dt = datetime(2015, 9, 12)
-    >>> stream_of(edits.Meta(dt=dt, stream="page-create")), stream_of(edits.Meta(dt=dt, stream="recentchange"))
+    >>> stream_of(events.Meta(dt=dt, stream="page-create")), stream_of(events.Meta(dt=dt, stream="recentchange"))
     ('mediawiki.page-create', 'mediawiki.recentchange')
     """
     named = f"mediawiki.{(meta.stream or '').removeprefix('mediawiki.')}"
     return named if named in OTHER_STREAMS else STREAM
 
 
-def _meta(raw: bytes) -> edits.Meta | None:
+def _meta(raw: bytes) -> events.Meta | None:
     try:
         meta = _envelope.decode(raw).meta
-        edits.Event(meta=meta).time_ms  # noqa: B018 - a time that cannot be told in milliseconds is none
+        events.Event(meta=meta).time_ms  # noqa: B018 - a time that cannot be told in milliseconds is none
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
         return None
     return meta
@@ -291,7 +291,7 @@ def moved(record: Record, centre: str) -> Record:
 
 def canary(record: Record) -> Record:
     """A test event beside a record; every second one has no more than the schema's required fields."""
-    meta = {"dt": edits.iso(record.time), "stream": record.stream, "domain": "canary"}
+    meta = {"dt": events.iso(record.time), "stream": record.stream, "domain": "canary"}
     if record.ordinal % 2 == 0:
         name = f"canary {record.topic} {record.ordinal}"
         meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "topic": record.topic}

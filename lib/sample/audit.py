@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import SparkSession
-from scipy import stats
+from scipy.stats import chisquare, contingency, fisher_exact
 
-from lib import intervals, plots
+from lib import plots, stats
 
 BUCKETS = 100
 FIRST_PART = 0.6  # of the edits, in time: a list of bots is made from it and used on the rest
@@ -87,13 +87,13 @@ def shares(frame: pd.DataFrame, seed: int) -> dict[str, Share]:
 
 def _share_of_users(group: pd.DataFrame) -> Share:
     part, whole = int(group["kept"].sum()), len(group)
-    return Share(part, whole, *intervals.clopper_pearson(part, whole))
+    return Share(part, whole, *stats.clopper_pearson(part, whole))
 
 
 def _share_of_edits(group: pd.DataFrame, seed: int) -> Share:
     edits = group["edits"].to_numpy()
     kept = edits * group["kept"].to_numpy(bool)
-    draws = intervals.draw_users(kept, edits, seed)
+    draws = stats.draw_users(kept, edits, seed)
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
     return Share(int(kept.sum()), int(edits.sum()), float(low), float(high))
 
@@ -171,10 +171,10 @@ def independence(frame: pd.DataFrame) -> Independence:
     cells = table.to_numpy()
     if (cells.sum(axis=0) == 0).any() or (cells.sum(axis=1) == 0).any():
         return Independence(table, 1.0, float("nan"), float("nan"), float("nan"))
-    ratio = stats.contingency.odds_ratio(cells[::-1])
+    ratio = contingency.odds_ratio(cells[::-1])
     low, high = ratio.confidence_interval(0.95)
     return Independence(
-        table, float(stats.fisher_exact(cells).pvalue), float(ratio.statistic), float(low), float(high)
+        table, float(fisher_exact(cells).pvalue), float(ratio.statistic), float(low), float(high)
     )
 
 
@@ -221,7 +221,7 @@ def uniformity(frame: pd.DataFrame) -> Uniformity:
     )
     if groups == 1:
         return Uniformity(counts, 1, 0.0, 1.0)
-    test = stats.chisquare(counts.reshape(groups, -1).sum(axis=1))
+    test = chisquare(counts.reshape(groups, -1).sum(axis=1))
     return Uniformity(counts, groups, float(test.statistic), float(test.pvalue))
 
 

@@ -10,7 +10,7 @@ How to read the files without changing a character:
   ``csv.field_size_limit``; null and ``""`` look alike.
 - pandas: ``pandas.read_csv(path, **PANDAS)``; null and ``""`` look alike (its C engine cuts a text at NUL)
 - Spark: ``spark.read.options(**SPARK).csv(path)``; tells null from ``""``.
-- Arrow: ``lib.train.samples.read``, as stage 3 does; tells null from ``""``.
+- Arrow: ``lib.model.samples.read``, as stage 3 does; tells null from ``""``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from lib import edits, manifest
+from lib import artifacts, events
 
 #: Rows of one file: the same recording then gives the same files, however Spark cut its batches.
 ROWS_PER_FILE = 100_000
@@ -47,8 +47,8 @@ SPARK: dict[str, Any] = {
     "mode": "FAILFAST",
 }
 
-_HEADER = (",".join(edits.COLUMNS) + "\n").encode()
-_FILE_SCHEMA = edits.ARROW_SCHEMA.set(edits.COLUMNS.index("timestamp"), pa.field("timestamp", pa.string()))
+_HEADER = (",".join(events.COLUMNS) + "\n").encode()
+_FILE_SCHEMA = events.ARROW_SCHEMA.set(events.COLUMNS.index("timestamp"), pa.field("timestamp", pa.string()))
 _ROWS_AT_ONCE = 10_000
 
 
@@ -58,7 +58,7 @@ def write(table: pa.Table, path: Path) -> Path:
     Parameters
     ----------
     table : pyarrow.Table
-        Edits in the schema :data:`lib.edits.ARROW_SCHEMA`; ``timestamp`` in milliseconds since the epoch.
+        Edits in the schema :data:`lib.events.ARROW_SCHEMA`; ``timestamp`` in milliseconds since the epoch.
     path : Path
         The file.
 
@@ -69,7 +69,7 @@ def write(table: pa.Table, path: Path) -> Path:
     """
     batches = table.to_batches(max_chunksize=_ROWS_AT_ONCE)
     rows = (_lines(pa.Table.from_batches([batch])) for batch in batches)
-    return manifest.atomic_write(path, itertools.chain([_HEADER], rows))
+    return artifacts.atomic_write(path, itertools.chain([_HEADER], rows))
 
 
 def _lines(table: pa.Table) -> bytes:
@@ -91,7 +91,7 @@ def _quoted(text: str) -> str:
 def _as_text(table: pa.Table) -> Iterator[list[str | None]]:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if name == "timestamp":
-            yield [None if ms is None else edits.iso(ms) for ms in column.to_pylist()]
+            yield [None if ms is None else events.iso(ms) for ms in column.to_pylist()]
         else:
             yield column.cast(pa.string()).to_pylist()
 
@@ -111,7 +111,7 @@ class Writer:
         self.folder = folder
         self.rows_per_file = rows_per_file
         self.files: list[Path] = []
-        self._waiting: pa.Table = edits.ARROW_SCHEMA.empty_table()
+        self._waiting: pa.Table = events.ARROW_SCHEMA.empty_table()
 
     def add(self, table: pa.Table) -> None:
         """Take edits; full files are written."""
@@ -124,7 +124,7 @@ class Writer:
         """Write what waits and return all files; there is at least one, be it only a header."""
         if self._waiting.num_rows or not self.files:
             self._write(self._waiting)
-            self._waiting = edits.ARROW_SCHEMA.empty_table()
+            self._waiting = events.ARROW_SCHEMA.empty_table()
         return self.files
 
     def _write(self, table: pa.Table) -> None:
@@ -148,7 +148,7 @@ def rows_by_pandas(path: Path) -> Rows:
 
 def rows_by_spark(spark: SparkSession, path: Path) -> Rows:
     """Read a file with Spark, every cell as text or None."""
-    schema = ", ".join(f"{column} string" for column in edits.COLUMNS)
+    schema = ", ".join(f"{column} string" for column in events.COLUMNS)
     return [tuple(row) for row in spark.read.schema(schema).options(**SPARK).csv(str(path)).toLocalIterator()]
 
 
@@ -157,8 +157,8 @@ def rows(table: pa.Table) -> Iterator[tuple[str | None, ...]]:
 
     Examples
     --------
-    >>> event = edits.decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "user": "", "bot": false}')
-    >>> next(rows(edits.table([event])))
+    >>> event = events.decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "user": "", "bot": false}')
+    >>> next(rows(events.table([event])))
     (None, '2015-09-12T00:46:58.000Z', None, None, 'new', None, '', 'false', None, None, None)
     """
     return zip(*_as_text(table), strict=True)
@@ -209,7 +209,7 @@ def hazards(files: Sequence[Path]) -> pd.DataFrame:
     DataFrame
         ``texts``: how many titles, user names and comments hold what the row says.
     """
-    places = [edits.COLUMNS.index(name) for name in ("title", "user", "comment")]
+    places = [events.COLUMNS.index(name) for name in ("title", "user", "comment")]
     texts = pd.Series(
         [row[place] for path in files for row in rows_by_python(path) for place in places], dtype="string"
     )

@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lib import edits, manifest, paths
+from lib import artifacts, events, paths
 from lib.sample.tally import CANARY, CONTROL, EDIT, INVALID, OTHER, Tally
 from lib.sample.valve import RelayLost, Valve
 from lib.stream import recording, relay
@@ -46,7 +46,7 @@ _ROWS = pa.schema(
         ("count", pa.int64()),
         ("raw", pa.string()),
         ("reason", pa.string()),
-        *edits.ARROW_SCHEMA,
+        *events.ARROW_SCHEMA,
     ]
 )
 _FOR_THE_COUNTS = ("place", "kind", "count", "raw", "reason", "timestamp", "user", "bot")
@@ -126,14 +126,14 @@ def inputs(in_dir: Path) -> dict[str, str]:
     """
     files = recording.segments(in_dir) if in_dir.is_dir() else []
     if not files:
-        raise manifest.MissingInput(
+        raise artifacts.MissingInput(
             f"IN_DIR must hold events-*.jsonl.gz. Got {paths.show(in_dir)} without any. "
             "Run notebooks/01_stream.ipynb first: it makes them."
         )
     for path in files:
         for _ in recording.file_lines(path):  # a relay cannot tell its clients that a file is damaged
             pass
-    return {path.name: manifest.sha256(path) for path in files}
+    return {path.name: artifacts.sha256(path) for path in files}
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def select(lines: DataFrame, percent: int) -> DataFrame:
     parsed = lines.mapInArrow(_parse, from_arrow_schema(_ROWS))
     hashed = parsed.withColumn("bucket", F.expr(f"pmod(xxhash64(user), {BUCKETS})"))
     kept = (F.col("kind") == EDIT) & (F.col("bucket") < percent)
-    rest = [F.when(kept, F.col(name)).alias(name) for name in edits.COLUMNS if name not in _FOR_THE_COUNTS]
+    rest = [F.when(kept, F.col(name)).alias(name) for name in events.COLUMNS if name not in _FOR_THE_COUNTS]
     return hashed.select(*_FOR_THE_COUNTS, *rest, "bucket", kept.alias("kept"))
 
 
@@ -230,13 +230,13 @@ def rows(lines: list[bytes], places: list[int]) -> pa.Table:
     [{'place': 1, 'kind': 'invalid', 'count': 1}, {'place': 2, 'kind': 'control', 'count': 1}]
     """
     words = [row for row, line in enumerate(lines) if line.startswith(relay.CONTROL)]
-    events = [row for row, line in enumerate(lines) if not line.startswith(relay.CONTROL)]
-    parsed = edits.parse(lines[row] for row in events)
-    invalid = [events[row] for row, _, _ in parsed.invalid]
+    messages = [row for row, line in enumerate(lines) if not line.startswith(relay.CONTROL)]
+    parsed = events.parse(lines[row] for row in messages)
+    invalid = [messages[row] for row, _, _ in parsed.invalid]
     reasons = [reason for _, _, reason in parsed.invalid]
     return pa.concat_tables(
         [
-            _kind(EDIT, [places[events[row]] for row in parsed.rows], parsed.edits),
+            _kind(EDIT, [places[messages[row]] for row in parsed.rows], parsed.edits),
             _kind(
                 INVALID, [places[row] for row in invalid], raw=[lines[row] for row in invalid], reason=reasons
             ),
@@ -414,7 +414,7 @@ def _give_up_or_wait(socket: str, troubles: list[str], attempts: int, say: Calla
 def _publish(tally: Tally, out_dir: Path, troubles: list[str], about: Mapping[str, Any]) -> Sample:
     """Put the finished files in the place of older ones; the manifest goes first and comes last, so it never lies."""
     grown = tally.close()
-    for old in [out_dir / manifest.NAME, *out_dir.glob("edits-*.csv")]:
+    for old in [out_dir / artifacts.NAME, *out_dir.glob("edits-*.csv")]:
         old.unlink(missing_ok=True)
     files = [path.replace(out_dir / path.name) for path in grown]
     sample = Sample(tally.counts(), tally.relay_sent, tally.users, files[:-1], tally.over, tuple(troubles))
@@ -426,8 +426,8 @@ def _publish(tally: Tally, out_dir: Path, troubles: list[str], about: Mapping[st
         "balances": sample.balances(),
         "complete": sample.complete,
         "troubles": troubles,
-        "files": {path.name: manifest.sha256(path) for path in files},
+        "files": {path.name: artifacts.sha256(path) for path in files},
         **about,
     }
-    manifest.write(out_dir, **content)
+    artifacts.write(out_dir, **content)
     return sample

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from lib import edits
+from lib import events
 from lib.sample import edits_csv
 from lib.sample.valve import word
 
@@ -101,7 +101,7 @@ class Tally:
 
     def _take_edits(self, batch: pa.Table) -> None:
         kept = batch.filter(batch["kept"])
-        self._csv.add(kept.select(list(edits.COLUMNS)))
+        self._csv.add(kept.select(list(events.COLUMNS)))
         self._kept.update({EDIT: kept.num_rows, "without user": kept["user"].null_count})
         self._read.update({"without user": batch["user"].null_count})
         self._recent.append(_by_user(batch))

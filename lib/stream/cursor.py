@@ -4,7 +4,7 @@ The service puts the position of every topic into each event's ``id``. Who sends
 twice: the timestamp in it is Kafka's **plus one**, so events of the same millisecond that were not delivered yet
 are skipped; and a topic that was silent so far carries ``offset: -1``, which means "latest", so what it received
 while nobody was connected is skipped too. Here every position is taken back by a few seconds, ``-1`` becomes the
-time at which reading began, and the reader drops what it has already (`lib.stream.eventstreams`).
+time at which reading began, and the reader drops what it has already (`lib.stream.client`).
 """
 
 from __future__ import annotations

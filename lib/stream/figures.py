@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lib import edits, plots
-from lib.intervals import clopper_pearson
+from lib import events, plots
+from lib.stats import clopper_pearson
 from lib.stream import recording
+from lib.stream.client import KINDS
 from lib.stream.cursor import SECONDS_BELOW, Cursor
-from lib.stream.eventstreams import KINDS
 
 BINS = 900  # more minutes than this are drawn in wider steps
 NO_NAME = "(none)"
@@ -43,7 +43,7 @@ def read(path: Path) -> pd.DataFrame:
     codes: dict[str, dict[str, int]] = {"wiki": {}, "type": {}}
     columns = {"wiki": array("i"), "type": array("i")}
     for line in recording.lines(path):
-        event = edits.decode(line)
+        event = events.decode(line)
         times.append(event.time_ms)
         for name, value in (("wiki", event.wiki), ("type", event.type)):
             known = codes[name]
@@ -200,7 +200,7 @@ def _position(entry: dict[str, Any]) -> str:
     if entry.get("timestamp") is None:
         return f"offset {entry.get('offset')}"
     unit = 1000 if entry["timestamp"] < SECONDS_BELOW else 1
-    return f"{entry['timestamp']} ({edits.iso(entry['timestamp'] * unit)})"
+    return f"{entry['timestamp']} ({events.iso(entry['timestamp'] * unit)})"
 
 
 def share_figure(groups: pd.DataFrame, title: str, ylabel: str) -> Figure:

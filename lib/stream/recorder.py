@@ -25,10 +25,10 @@ from typing import Any, Self
 
 import msgspec
 
-from lib import edits, manifest, parameters, paths
+from lib import artifacts, events, params, paths
 from lib.replay import server as replay
-from lib.stream import default_day, eventstreams, recording, seen
-from lib.stream.eventstreams import KINDS, Counts, Item, Stream
+from lib.stream import client, recording, sample_day, seen
+from lib.stream.client import KINDS, Counts, Item, Stream
 
 STATE = "state.json"
 DEAD_LETTERS = "dead_letters.jsonl"
@@ -72,8 +72,8 @@ class Source:
             described["sha256"] = recording.sha256(self.recording)
         return {
             **described,
-            "since": None if self.since is None else edits.iso(self.since),
-            "until": None if self.until is None else edits.iso(self.until),
+            "since": None if self.since is None else events.iso(self.since),
+            "until": None if self.until is None else events.iso(self.until),
             "wikis": sorted(self.wikis),
         }
 
@@ -83,7 +83,7 @@ class Source:
         if self.recording is None:
             yield self.stream_url
             return
-        with replay.serving(self.recording, *default_day.replay_options(self.recording)) as server:
+        with replay.serving(self.recording, *sample_day.replay_options(self.recording)) as server:
             yield server.url
 
 
@@ -95,7 +95,7 @@ def source_of(settings: Any) -> Source:
     Parameters
     ----------
     settings : namespace
-        What `lib.parameters.check` gave.
+        What `lib.params.check` gave.
 
     Raises
     ------
@@ -103,18 +103,18 @@ def source_of(settings: Any) -> Source:
         If both STREAM_URL and RECORDING are given, or UNTIL is not after SINCE.
     """
     if settings.stream_url and settings.recording:
-        raise parameters.ParameterError(
+        raise params.ParameterError(
             f"Only one of STREAM_URL and RECORDING can be the source. Got {settings.stream_url!r} and "
             f"{paths.show(settings.recording)!r}. Leave one of them empty."
         )
     since, until, given = settings.since, settings.until, settings.recording
     if not settings.stream_url and given is None:
-        given, cut = default_day.ensure(), parameters.parse_time(default_day.CUT)
+        given, cut = sample_day.ensure(), params.parse_time(sample_day.CUT)
         if until is None and cut is not None and (since is None or since < cut):
             until = cut
     if since is not None and until is not None and until <= since:
-        raise parameters.ParameterError(
-            f"UNTIL must be after SINCE. Got SINCE={edits.iso(since)}, UNTIL={edits.iso(until)}. Change one of them."
+        raise params.ParameterError(
+            f"UNTIL must be after SINCE. Got SINCE={events.iso(since)}, UNTIL={events.iso(until)}. Change one of them."
         )
     if given is not None:
         recording.files(given)  # says what is wrong before anything is touched
@@ -185,7 +185,7 @@ class Recorder:
             raise RecorderError(
                 f"OUT_DIR must be another folder than RECORDING. Got {paths.show(folder)} for both. Choose another."
             )
-        self._lock = manifest.claim(folder, RecorderError, LOCK_SECONDS)
+        self._lock = artifacts.claim(folder, RecorderError, LOCK_SECONDS)
         self._described = source.describe()
         self._pending: list[bytes] = []
         self._letters: list[bytes] = []
@@ -259,7 +259,7 @@ class Recorder:
                     self._commit(stream)
                 raise
             else:
-                silent = stream.ended.startswith(eventstreams.SILENCE)
+                silent = stream.ended.startswith(client.SILENCE)
                 self._commit(stream, ended=stream.ended, complete=not silent)
 
     def _take(self, stream: Stream) -> None:
@@ -354,17 +354,17 @@ class Recorder:
             "segment": segment,
             **(sides if segment else {"with": sides["with"]}),
         }
-        manifest.atomic_write(self.folder / STATE, json.dumps(content))
-        manifest.sync_folder(self.folder)
+        artifacts.atomic_write(self.folder / STATE, json.dumps(content))
+        artifacts.sync_folder(self.folder)
 
     def _open(self) -> State:
         """Find out where the folder stands, and make it agree with that."""
         kept = self._read_state()
         state = None if kept is None else _true_side(kept, self.folder)
-        finished = state is not None and state.complete and (self.folder / manifest.NAME).exists()
+        finished = state is not None and state.complete and (self.folder / artifacts.NAME).exists()
         if kept is None or state is None or finished or kept["source"] != self._described:
             self._refuse_foreign(kept)
-            (self.folder / manifest.NAME).unlink(missing_ok=True)
+            (self.folder / artifacts.NAME).unlink(missing_ok=True)
             self.state = state = State()
             self._write_state(None, state)
         self._tidy(state)
@@ -420,9 +420,9 @@ class Recorder:
             "complete": state.complete,
             "warnings": state.warnings,
             "source": {**self._described, "max_events": max_events, "max_seconds": max_seconds},
-            "files": {path.name: manifest.sha256(path) for path in segments},
+            "files": {path.name: artifacts.sha256(path) for path in segments},
         }
-        manifest.write(self.folder, **content)
+        artifacts.write(self.folder, **content)
         return content
 
 

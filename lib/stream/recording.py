@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from lib import manifest
+from lib import artifacts
 
 SEGMENT = re.compile(r"events-(\d+)\.jsonl\.gz")
 COMPRESSION = 1
@@ -57,7 +57,7 @@ def files(path: Path) -> list[Path]:
     """
     if path.is_dir():
         found = segments(path)
-        if not found and not (path / manifest.NAME).exists():
+        if not found and not (path / artifacts.NAME).exists():
             raise RecordingError(
                 f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
                 "Run notebooks/01_stream.ipynb, or give a file of JSON lines."
@@ -128,13 +128,13 @@ def write_segment(path: Path, texts: Iterable[bytes]) -> None:
     texts : iterable of bytes
         JSON texts without line ends.
     """
-    manifest.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
-    manifest.sync_folder(path.parent)
+    artifacts.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
+    artifacts.sync_folder(path.parent)
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a recording: of the file, or of the list of a folder's segments and theirs."""
     if path.is_file():
-        return manifest.sha256(path)
-    listed = "".join(f"{manifest.sha256(file)}  {file.name}\n" for file in files(path))
+        return artifacts.sha256(path)
+    listed = "".join(f"{artifacts.sha256(file)}  {file.name}\n" for file in files(path))
     return hashlib.sha256(listed.encode()).hexdigest()

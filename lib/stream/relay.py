@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from lib import manifest, paths
+from lib import artifacts, paths
 from lib.stream import recording
 
 CONTROL = b'{"$relay"'
@@ -182,7 +182,7 @@ class Relay:
         return recording.files(self.source)
 
     def _is_finished(self) -> bool:
-        return (self.source / manifest.NAME).exists()
+        return (self.source / artifacts.NAME).exists()
 
 
 def _blocks_of(path: Path) -> Iterator[list[bytes]]:

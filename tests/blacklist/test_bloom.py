@@ -12,7 +12,7 @@ from pybloom_live import BloomFilter
 from lib.blacklist import bloom
 from lib.blacklist.bloom import Filter, FilterError, FilterFull, keep_up, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
-from lib.intervals import upper_bound
+from lib.stats import upper_bound
 
 USERS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=30)
 STRANGERS = [f"stranger {i}" for i in range(100_000)]

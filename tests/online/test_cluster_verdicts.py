@@ -4,7 +4,7 @@ import pytest
 import soak
 import world
 
-from lib.runtime import cluster
+from lib.infra import cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 

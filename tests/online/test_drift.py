@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import manifest
+from lib import artifacts
 from lib.blacklist.ledger import Entry
+from lib.model import evidence, features
+from lib.model.model import Model
+from lib.model.population import Population
 from lib.online import drift, shadow
 from lib.online.books import Books, Summaries
-from lib.train import evidence, features
-from lib.train.model import Model
-from lib.train.population import Population
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def stream(people, judge, folder, shift=0.0):
 
 def test_the_same_world_needs_no_training(learnt, tmp_path):
     people, judge = learnt
-    manifest.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
+    artifacts.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
     data = stream(people, judge, tmp_path)
     found = drift.report(tmp_path, tmp_path, data)
     large = found.table[found.table["large"] == "yes"]["what"].tolist()
@@ -45,7 +45,7 @@ def test_the_same_world_needs_no_training(learnt, tmp_path):
 
 def test_another_world_asks_for_training(learnt, tmp_path):
     people, judge = learnt
-    manifest.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
+    artifacts.write_json(tmp_path / drift.FILE, drift.reference(people, judge))
     found = drift.report(tmp_path, tmp_path, stream(people, judge, tmp_path, shift=5.0))
     assert found.train_again and "train again" in found.sentence and "texts: mean evidence" in found.sentence
 

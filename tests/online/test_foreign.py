@@ -54,7 +54,7 @@ def odd(codec):
 
 
 def test_what_others_wrote_is_judged_and_the_producer_finds_its_place(kafka, here, model_dir, tmp_path):
-    recording = world.record(tmp_path / "day.jsonl", world.events()[:500])
+    recording = world.record(tmp_path / "day.jsonl", world.make_events()[:500])
     world.judge(tmp_path / "whole", model_dir, recording, **here)
     metrics = world.judge(tmp_path / "cut", model_dir, recording, (200,), **here)
     for codec in (None, "gzip", "lz4"):
@@ -71,7 +71,7 @@ def test_what_others_wrote_is_judged_and_the_producer_finds_its_place(kafka, her
 
 
 def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_dir, tmp_path):
-    recording = world.record(tmp_path / "day.jsonl", world.events()[:50])
+    recording = world.record(tmp_path / "day.jsonl", world.make_events()[:50])
     with (
         replay.serving(recording, "--canaries", "0") as server,
         online.Stage(tmp_path, model_dir, **here) as stage,
@@ -91,7 +91,7 @@ def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_di
 
 @pytest.mark.parametrize("while_it_runs", [False, True])
 def test_a_partition_that_somebody_adds_is_read_and_told(kafka, here, model_dir, tmp_path, while_it_runs):
-    recording = world.record(tmp_path / "day.jsonl", world.events()[:50])
+    recording = world.record(tmp_path / "day.jsonl", world.make_events()[:50])
     said = []
 
     def add(stage):

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib import edits
+from lib import events
 from lib.blacklist.bloom import Filter
 from lib.blacklist.ledger import Entry
+from lib.model import evidence, features
 from lib.online import judging, sieve
 from lib.online.books import Books
-from lib.train import evidence, features
 
 WEIGHTS = evidence.Weights(
     np.random.default_rng(0).normal(0, 1, 1 << 17).astype(np.float32),
@@ -282,7 +282,7 @@ def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court, 
     raw = b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "user": "A"}' % nothing
     outcome = court.hear([raw, raw])
     assert outcome.counts["duplicates"] == 0
-    assert outcome.verdicts.column("meta_id").to_pylist() == [edits.identity(raw, edits.decode(raw))] * 2
+    assert outcome.verdicts.column("meta_id").to_pylist() == [events.identity(raw, events.decode(raw))] * 2
 
 
 def look(raws):

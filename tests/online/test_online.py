@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import world
 
-from lib import edits, manifest
+from lib import artifacts, events
 from lib.blacklist.bloom import Filter
 from lib.online import online, query, verdicts
 from lib.online.judging import SCHEMA
@@ -18,7 +18,7 @@ from lib.replay import server as replay
 
 @pytest.fixture(scope="module")
 def raws():
-    return world.events()
+    return world.make_events()
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def whole(here, model_dir, recording, tmp_path_factory):
 def valid(raws):
     for raw in raws:
         try:
-            yield raw, edits.decode(raw)
-        except edits.InvalidEvent:
+            yield raw, events.decode(raw)
+        except events.InvalidEvent:
             continue
 
 
 def test_every_edit_has_exactly_one_verdict(whole, raws):
     out, metrics = whole
-    names = {edits.identity(raw, event) for raw, event in valid(raws) if event.is_edit}
+    names = {events.identity(raw, event) for raw, event in valid(raws) if event.is_edit}
     found = [row[0] for row in world.rows(out)]
     named = [name for name in found if not name.startswith("sha1:")]
     assert len(named) == len(set(named))
@@ -100,7 +100,7 @@ def test_the_topic_of_verdicts_says_what_parquet_says(whole, kafka):
     assert all(message.key.decode() == row["meta_id"] for message, row in zip(found, rows, strict=True))
     expected = [dict(zip(SCHEMA.names, row, strict=True)) for row in world.rows(out)]
     for row in expected:
-        row["timestamp"] = edits.iso(round(row["timestamp"].timestamp() * 1000))
+        row["timestamp"] = events.iso(round(row["timestamp"].timestamp() * 1000))
     assert sorted(map(repr, rows)) == sorted(map(repr, expected))
 
 
@@ -110,8 +110,8 @@ def test_the_topic_of_events_has_each_event_as_it_came_keyed_by_user(whole, kafk
     assert set(sent) == set(raws)
     for message in found:
         try:
-            user = edits.decode(message.value).user
-        except edits.InvalidEvent:
+            user = events.decode(message.value).user
+        except events.InvalidEvent:
             user = None
         assert message.key == (None if user is None else user.encode())
 
@@ -227,7 +227,7 @@ def test_beginning_anew_removes_an_earlier_run_and_nothing_else(here, model_dir,
 
 def test_another_recording_may_follow(here, model_dir, recording, whole, tmp_path):
     world.judge(tmp_path, model_dir, recording, **here)
-    again = world.record(tmp_path / "again.jsonl", world.events(seed=2))
+    again = world.record(tmp_path / "again.jsonl", world.make_events(seed=2))
     metrics = world.judge(tmp_path, model_dir, again, resume=True, **here)
     assert metrics["edits"] > whole[1]["edits"] and set(world.rows(whole[0])) <= set(world.rows(tmp_path))
 
@@ -241,7 +241,7 @@ def test_two_runs_in_one_folder_are_refused(here, model_dir, tmp_path):
 
 
 def test_a_missing_model_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(manifest.MissingInput, match=r"03_eda_train.ipynb"):
+    with pytest.raises(artifacts.MissingInput, match=r"03_eda_train.ipynb"):
         online.Stage(tmp_path / "out", tmp_path).__enter__()
 
 

@@ -9,24 +9,23 @@ import streams
 import world
 from kafka.admin import KafkaAdminClient
 
-from lib import edits
+from lib import events
 from lib.online import excerpt, producer
 from lib.online.sender import ProducerError, Sender
 from lib.replay import server as replay
-from lib.runtime import clients
-from lib.stream import eventstreams
+from lib.stream import client
 
 
 @pytest.fixture
 def topic(kafka, request):
     name = f"events-{abs(hash(request.node.nodeid))}"
-    clients.make_topics(kafka.bootstrap, [name], 3, {})
+    kafka.make_topics(kafka.bootstrap, [name], 3, {})
     return name
 
 
 @pytest.fixture(scope="module")
 def raws():
-    return world.events()
+    return world.make_events()
 
 
 def order(kafka, topic, url, **more):
@@ -42,8 +41,8 @@ def unlike(raws):
     found, seen = Counter(), set()
     for raw in raws:
         try:
-            name = edits.decode(raw).meta.id
-        except edits.InvalidEvent:
+            name = events.decode(raw).meta.id
+        except events.InvalidEvent:
             name = None
         if name is None or name not in seen:
             found[raw] += 1
@@ -133,7 +132,7 @@ def test_positions_of_another_stream_are_not_gone_on_from(kafka, topic, raws):
 
 
 def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
-    with replay.Server(streams.events(20), canary_seconds=0) as server:
+    with replay.Server(streams.make_events(20), canary_seconds=0) as server:
         with Sender(order(kafka, topic, server.url)) as sender:
             while not sender.done:
                 sender.check()
@@ -145,7 +144,7 @@ def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
 
 
 def test_an_event_that_is_too_long_for_kafka_goes_as_its_beginning_and_once(kafka, topic, raws, monkeypatch):
-    monkeypatch.setattr(clients, "largest", lambda *_: 90_000)
+    monkeypatch.setattr(kafka, "largest", lambda *_: 90_000)
     long = [
         raws[0].replace(b'"id 0"', b'"long"')[:-1] + b', "n": "%b"}' % (b"x" * 90_000),
         raws[0].replace(b'"id":', b'"no":') + b" " * 90_000,
@@ -171,9 +170,9 @@ def test_a_report_may_be_longer_than_a_pipe_holds(kafka, topic):
 
 
 def test_topics_are_made_once(kafka, topic):
-    assert clients.largest(kafka.bootstrap, topic, {}) == clients.LARGEST
-    assert clients.largest(kafka.bootstrap, "no-such-topic", {}) == clients.USUAL_LARGEST
-    clients.make_topics(kafka.bootstrap, [topic], 3, {})
+    assert kafka.largest(kafka.bootstrap, topic, {}) == kafka.LARGEST
+    assert kafka.largest(kafka.bootstrap, "no-such-topic", {}) == kafka.USUAL_LARGEST
+    kafka.make_topics(kafka.bootstrap, [topic], 3, {})
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     assert topic in admin.list_topics()
     admin.close()
@@ -181,9 +180,9 @@ def test_topics_are_made_once(kafka, topic):
 
 def test_stages_1_and_4_count_the_same_invalid_and_duplicate_events(tmp_path):
     empty = b'{"meta": {"dt": "2015-09-12T20:00:00Z", "id": ""}, "type": "edit", "user": "x"}'
-    recording = world.record(tmp_path / "day.jsonl", [*world.events(), *[b"not JSON"] * 5, *[empty] * 3])
+    recording = world.record(tmp_path / "day.jsonl", [*world.make_events(), *[b"not JSON"] * 5, *[empty] * 3])
     found = []
-    for kind in (eventstreams.Stream, producer.KeyedStream):
+    for kind in (client.Stream, producer.KeyedStream):
         with replay.serving(recording, "--canaries", "0") as server:
             stream = kind(server.url)
             assert sum(1 for _ in stream) == stream.counts.events + stream.counts.invalid

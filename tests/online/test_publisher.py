@@ -13,11 +13,10 @@ from kafka.errors import KafkaError
 
 from lib.online import producer, publisher, verdicts
 from lib.online.judging import SCHEMA
-from lib.runtime import clients
 
 
 def test_what_is_published_is_read_by_another_client(kafka):
-    clients.make_topics(kafka.bootstrap, ["published"], 3, {})
+    kafka.make_topics(kafka.bootstrap, ["published"], 3, {})
     keys = [f"key {n} é" for n in range(9_001)] + ["", "🤖" * 3000]
     values = [f"value {n} ü" * (n % 40) for n in range(len(keys))]
     noise = random.Random(1)

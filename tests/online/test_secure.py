@@ -7,11 +7,11 @@ import pytest
 import secure
 import world
 
+from lib.infra import broker, kafka
+from lib.infra import spark as spark_session
 from lib.online import online, publisher, query
 from lib.online.sender import Sender
 from lib.replay import server as replay
-from lib.runtime import broker, clients
-from lib.runtime import spark as spark_session
 
 pytestmark = pytest.mark.slow
 WRONG = f"{secure.WORD}, please"
@@ -28,7 +28,7 @@ def locked(tmp_path_factory):
 def properties(locked, tmp_path_factory):
     """Of a user who is let in, as read from a file."""
     path = locked.properties(tmp_path_factory.mktemp("client"), "SCRAM-SHA-256")
-    return clients.read_properties(path)
+    return kafka.read_properties(path)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def unsaid(capfd, caplog):
 def test_the_whole_stage_goes_through_tls_and_a_password(
     locked, properties, spark, model_dir, tmp_path, unsaid
 ):
-    raws = world.events()[:60]
+    raws = world.make_events()[:60]
     recording = world.record(tmp_path / "day.jsonl", raws)
     more = {"kafka": locked.secure, "properties": properties, "session": spark, "say": unsaid}
     out = tmp_path / "out"
@@ -70,12 +70,12 @@ def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
     where, path = locked.secure, None
     if way == "certificate":
         where, path = locked.mutual, locked.with_certificate(tmp_path, locked.mine)
-    given = clients.read_properties(path or locked.properties(tmp_path, way))
+    given = kafka.read_properties(path or locked.properties(tmp_path, way))
     topic = f"letters-{way}"
-    clients.make_topics(where, [topic], 2, given)
+    kafka.make_topics(where, [topic], 2, given)
     with publisher.Publisher(where, topic, 2, given) as out:
         out.send(pa.array(["a", "b"]), pa.array(["1", "2"]))
-    reader = spark.read.format("kafka").options(**clients.for_spark(given))
+    reader = spark.read.format("kafka").options(**kafka.for_spark(given))
     found = reader.option("kafka.bootstrap.servers", where).option("subscribe", topic).load()
     assert sorted(tuple(map(bytes, row)) for row in found.select("key", "value").collect()) == [
         (b"a", b"1"),
@@ -85,18 +85,18 @@ def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
 def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, mechanism):
-    given = clients.read_properties(locked.properties(tmp_path, mechanism, password=WRONG))
+    given = kafka.read_properties(locked.properties(tmp_path, mechanism, password=WRONG))
     rule = (
         f"must name a user whom Kafka at .* knows.* Got 'ada' by {mechanism} over SASL_SSL.* sasl.jaas.config"
     )
-    with pytest.raises(clients.Refused, match=rule) as told:
+    with pytest.raises(kafka.Refused, match=rule) as told:
         broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
 
 
 def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, unsaid):
-    clients.make_topics(locked.bootstrap, ["closed"], 1, {})
-    given = clients.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
+    kafka.make_topics(locked.bootstrap, ["closed"], 1, {})
+    given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
     running = query.Query(spark, locked.secure, "closed", 1, {}, lambda batches: batches, None, given)
     try:
         running._query.awaitTermination(60)
@@ -111,9 +111,9 @@ def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, 
 
 def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
     (other,) = secure.certificates(tmp_path / "other")
-    given = clients.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
+    given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
     with pytest.raises(
-        clients.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
+        kafka.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
     ) as told:
         broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
@@ -122,15 +122,15 @@ def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
 def test_who_shows_no_certificate_or_a_stranger_s_is_told(locked, tmp_path):
     _, stranger = secure.certificates(tmp_path / "other", "stranger")
     for store, got in ((None, "none"), (stranger, repr(str(stranger)))):
-        given = clients.read_properties(locked.with_certificate(tmp_path, store))
+        given = kafka.read_properties(locked.with_certificate(tmp_path, store))
         with pytest.raises(
-            clients.Refused, match=rf"ssl.keystore.location must .* Got {got}, and Kafka hangs up"
+            kafka.Refused, match=rf"ssl.keystore.location must .* Got {got}, and Kafka hangs up"
         ):
             broker.external(locked.mutual, given, seconds=PATIENCE)
 
 
 def test_another_protocol_than_the_listener_s_is_named(locked, properties):
-    with pytest.raises(clients.Refused, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
+    with pytest.raises(kafka.Refused, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
         broker.external(locked.bootstrap, properties, seconds=PATIENCE)
     with pytest.raises(broker.BrokerError, match="none answers.*give KAFKA_PROPERTIES if it wants TLS"):
         broker.external(locked.secure, seconds=PATIENCE)

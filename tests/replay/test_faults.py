@@ -4,9 +4,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import event, events
+from streams import event, make_events
 
-from lib import edits
+from lib import events
 from lib.replay import faults
 from lib.stream import sse
 
@@ -16,8 +16,8 @@ def kinds(plan, lines):
     seen, found = set(), []
     for record in faults.with_content_faults(faults.load(plan), faults.records(lines)):
         try:
-            read = edits.decode(record.raw)
-        except edits.InvalidEvent:
+            read = events.decode(record.raw)
+        except events.InvalidEvent:
             found.append("invalid")
             continue
         found.append("canary" if read.is_canary else "again" if read.meta.id in seen else "event")
@@ -27,13 +27,13 @@ def kinds(plan, lines):
 
 def test_the_empty_plan_changes_nothing():
     assert [
-        record.raw for record in faults.with_content_faults(faults.load(""), faults.records(events(5)))
-    ] == events(5)
+        record.raw for record in faults.with_content_faults(faults.load(""), faults.records(make_events(5)))
+    ] == make_events(5)
 
 
 def test_content_faults_stand_where_the_plan_says():
     plan = {"canaries": {"at": [1]}, "malformed": {"at": [2]}, "duplicates": {"every": 3}}
-    assert kinds(plan, events(5)) == [
+    assert kinds(plan, make_events(5)) == [
         "event",
         "event",
         "canary",
@@ -54,13 +54,15 @@ def test_the_same_seed_draws_the_same(seed, share):
 @given(st.integers(0, 1000))
 def test_every_damaged_event_is_unreadable_and_fits_a_line(seed):
     plan = {"seed": seed, "malformed": {"every": 1}}
-    for record in faults.with_content_faults(faults.load(plan), faults.records(events(8))):
+    for record in faults.with_content_faults(faults.load(plan), faults.records(make_events(8))):
         assert b"\n" not in record.raw and b"\r" not in record.raw
-    assert kinds(plan, events(8)).count("invalid") == 7
+    assert kinds(plan, make_events(8)).count("invalid") == 7
 
 
 def test_a_switch_moves_every_later_event():
-    moved = list(faults.with_content_faults(faults.load({"switch": {"at": [2]}}), faults.records(events(4))))
+    moved = list(
+        faults.with_content_faults(faults.load({"switch": {"at": [2]}}), faults.records(make_events(4)))
+    )
     assert [record.topic.partition(".")[0] for record in moved] == ["eqiad", "eqiad", "codfw", "codfw"]
     assert [json.loads(record.raw)["meta"]["topic"] for record in moved] == [record.topic for record in moved]
 

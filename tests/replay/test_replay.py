@@ -8,7 +8,7 @@ import zlib
 from urllib.parse import quote, urlsplit
 
 import pytest
-from streams import ID, START, event, events
+from streams import ID, START, event, make_events
 
 from lib import paths
 from lib.replay import faults
@@ -16,7 +16,7 @@ from lib.replay import server as replay
 from lib.replay.__main__ import main
 from lib.replay.server import Server
 from lib.stream import recording, sse
-from lib.stream.eventstreams import Stream
+from lib.stream.client import Stream
 
 AGENT = {"User-Agent": "tests/1 (tests)"}
 QUIET = {"canary_seconds": 0}
@@ -54,7 +54,7 @@ def position(timestamp=None, offset=None, centre="eqiad"):
 
 
 def test_a_stream_begins_with_ok_and_ends_with_end():
-    with Server(events(2), **QUIET) as server:
+    with Server(make_events(2), **QUIET) as server:
         answer, body = get(server)
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
@@ -104,7 +104,7 @@ def test_since_is_kafkas_lookup_so_what_is_late_comes_too():
 
 
 def test_last_event_id_beats_since_and_an_offset_beats_a_timestamp():
-    with Server(events(6), **QUIET) as server:
+    with Server(make_events(6), **QUIET) as server:
         since = f"recentchange?since={START}"
         assert numbers(read(server, since, **{"Last-Event-ID": position(START + 3001)})) == [4, 5]
         both = json.dumps([{"topic": ID.format("eqiad"), "partition": 0, "timestamp": START, "offset": 5}])
@@ -122,7 +122,7 @@ def test_ids_of_two_topics_are_two_positions():
     "id_", ["7", "[7]", "{}", "[{}]", '[{"topic": "x", "partition": 0}]', "no", position("a")]
 )
 def test_a_bad_last_event_id_is_400(id_):
-    with Server(events(1)) as server:
+    with Server(make_events(1)) as server:
         assert get(server, **{"Last-Event-ID": id_})[0].status == 400
 
 
@@ -139,13 +139,13 @@ def test_a_bad_last_event_id_is_400(id_):
     ],
 )
 def test_status_of_a_request(path, status):
-    with Server(events(1)) as server:
+    with Server(make_events(1)) as server:
         assert get(server, path)[0].status == status
 
 
 @pytest.mark.parametrize("agent", ["", "python-requests/2.34.2", "Python-urllib/3.11"])
 def test_a_user_agent_that_says_nothing_is_403(agent):
-    with Server(events(1)) as server:
+    with Server(make_events(1)) as server:
         assert get(server, **{"User-Agent": agent})[0].status == 403
 
 
@@ -172,14 +172,14 @@ def test_a_carriage_return_in_a_line_ends_neither_the_line_nor_the_stream(text):
 
 
 def test_json_lines_have_no_ids():
-    with Server(events(3), **QUIET) as server:
+    with Server(make_events(3), **QUIET) as server:
         answer, body = get(server, Accept="application/json")
     assert answer.headers["Content-Type"] == "application/json"
-    assert body == b"".join(line + b"\n" for line in events(3))
+    assert body == b"".join(line + b"\n" for line in make_events(3))
 
 
 def test_who_asks_from_the_end_gets_204():
-    with Server(events(3)) as server:
+    with Server(make_events(3)) as server:
         assert get(server, **{"Last-Event-ID": position(START + 2001)})[0].status == 204
         assert get(server, f"recentchange?since={START + 3000}")[0].status == 204
 
@@ -198,7 +198,7 @@ def test_a_canary_comes_every_hour_in_every_data_centre():
 
 
 def test_a_connection_is_cut_in_time():
-    with Server(events(100), speed=1, cut_seconds=0.3) as server:
+    with Server(make_events(100), speed=1, cut_seconds=0.3) as server:
         begun = time.monotonic()
         messages = read(server)
     assert 0.25 < time.monotonic() - begun < 3
@@ -206,14 +206,14 @@ def test_a_connection_is_cut_in_time():
 
 
 def test_real_time_times_n():
-    with Server(events(5), speed=10) as server:
+    with Server(make_events(5), speed=10) as server:
         begun = time.monotonic()
         assert numbers(read(server)) == [0, 1, 2, 3, 4]
     assert 0.39 < time.monotonic() - begun < 3
 
 
 def test_in_real_time_a_newcomer_joins_now_and_history_is_still_there():
-    with Server(events(1000), speed=1000) as server:
+    with Server(make_events(1000), speed=1000) as server:
         server.start_clock(0)
         time.sleep(0.1)
         late = numbers(read(server))
@@ -222,7 +222,7 @@ def test_in_real_time_a_newcomer_joins_now_and_history_is_still_there():
 
 
 def test_too_many_connections_from_one_address_are_429():
-    with Server(events(50), speed=1, connections=1, cut_seconds=5) as server:
+    with Server(make_events(50), speed=1, connections=1, cut_seconds=5) as server:
         url = urlsplit(server.url)
         first = http.client.HTTPConnection(url.hostname, url.port)
         first.request("GET", "/v2/stream/recentchange", headers=AGENT)
@@ -239,7 +239,7 @@ def plan(**content):
 
 
 def test_a_cut_leaves_half_an_event_and_happens_once():
-    with Server(events(5), plan(cuts={"at": [2], "where": "middle"}), **QUIET) as server:
+    with Server(make_events(5), plan(cuts={"at": [2], "where": "middle"}), **QUIET) as server:
         body = get(server)[1]
         assert numbers(sse.Decoder().feed(body)) == [0, 1]
         assert b'"id-2"' in body and not body.endswith(b"\n\n")
@@ -247,7 +247,7 @@ def test_a_cut_leaves_half_an_event_and_happens_once():
 
 
 def test_a_gap_is_lost_to_who_asks_for_the_latest():
-    lines = [*events(3), *(event(n, centre="codfw") for n in range(3, 6)), event(6, centre="codfw")]
+    lines = [*make_events(3), *(event(n, centre="codfw") for n in range(3, 6)), event(6, centre="codfw")]
     with Server(lines, plan(gaps={"at": [2], "events": 3}), **QUIET) as server:
         last = read(server)[-1]
         assert numbers(read(server, **{"Last-Event-ID": last.id.decode()})) == [6]
@@ -261,7 +261,7 @@ def test_refusals_empty_answers_and_hang_ups_by_the_number_of_the_connection():
         empty=[3],
         hang_up=[4],
     )
-    with Server(events(2), trouble, **QUIET) as server:
+    with Server(make_events(2), trouble, **QUIET) as server:
         answer, _ = get(server)
         assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
         assert get(server)[0].status == 503
@@ -272,12 +272,12 @@ def test_refusals_empty_answers_and_hang_ups_by_the_number_of_the_connection():
 
 
 def test_an_error_event_closes():
-    with Server(events(3), plan(errors={"at": [1]}), **QUIET) as server:
+    with Server(make_events(3), plan(errors={"at": [1]}), **QUIET) as server:
         assert [message.event for message in read(server)] == [b"message", b"message", b"error"]
 
 
 def test_gzip_only_for_who_takes_it():
-    with Server(events(3), plan(gzip=True), **QUIET) as server:
+    with Server(make_events(3), plan(gzip=True), **QUIET) as server:
         answer, packed = get(server, **{"Accept-Encoding": "gzip"})
         assert answer.headers["Content-Encoding"] == "gzip"
         assert zlib.decompress(packed, 31) == get(server)[1]
@@ -285,7 +285,7 @@ def test_gzip_only_for_who_takes_it():
 
 @pytest.mark.parametrize("chunk", [1, 100, (1, 50)])
 def test_chunks_are_as_large_as_the_plan_says(chunk):
-    with Server(events(2), plan(chunk=chunk), **QUIET) as server:
+    with Server(make_events(2), plan(chunk=chunk), **QUIET) as server:
         url = urlsplit(server.url)
         connection = http.client.HTTPConnection(url.hostname, url.port)
         connection.request("GET", "/v2/stream/recentchange", headers=AGENT)
@@ -304,11 +304,11 @@ def test_chunks_are_as_large_as_the_plan_says(chunk):
 @pytest.mark.parametrize("end", ["crlf", "cr"])
 @pytest.mark.parametrize("multiline", [False, True])
 def test_line_ends_and_lines(end, multiline):
-    with Server(events(3), plan(line_end=end, multiline=multiline), **QUIET) as server:
+    with Server(make_events(3), plan(line_end=end, multiline=multiline), **QUIET) as server:
         body = get(server)[1]
         assert (b"\n" in body) == (end == "crlf")
         assert [json.loads(m.data) for m in sse.Decoder().feed(body)[:-1]] == [
-            json.loads(line) for line in events(3)
+            json.loads(line) for line in make_events(3)
         ]
 
 
@@ -322,7 +322,7 @@ def test_ids_in_seconds_and_in_any_order():
 
 
 def test_comments_and_retry():
-    with Server(events(3), plan(comments={"every": 1}, retry=250), **QUIET) as server:
+    with Server(make_events(3), plan(comments={"every": 1}, retry=250), **QUIET) as server:
         body = get(server)[1]
     assert body.startswith(b":ok\n\nretry: 250\n\n")
     assert body.count(b": the world is quiet\n\n") == 2
@@ -332,7 +332,7 @@ def test_comments_and_retry():
 
 
 def test_a_recording_is_served_by_a_process_of_its_own(tmp_path):
-    recording.write_segment(tmp_path / recording.segment_name(1), events(3))
+    recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
     with replay.serving(tmp_path, "--canaries", "0") as server:
         request = urllib.request.Request(server.url, headers=AGENT)
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -341,7 +341,7 @@ def test_a_recording_is_served_by_a_process_of_its_own(tmp_path):
 
 
 def test_the_process_goes_with_its_parent(tmp_path):
-    (tmp_path / "day.jsonl").write_bytes(b"\n".join(events(3)))
+    (tmp_path / "day.jsonl").write_bytes(b"\n".join(make_events(3)))
     parent = (
         "import sys, time; from pathlib import Path; from lib.replay import server as replay\n"
         f"with replay.serving(Path({str(tmp_path / 'day.jsonl')!r})) as server:\n"
@@ -397,6 +397,6 @@ def test_what_is_of_another_stream_is_named_at_the_end(tmp_path):
 
 def test_a_port_in_use_is_one_sentence(tmp_path, capsys):
     (tmp_path / "day.jsonl").write_bytes(event(0))
-    with Server(events(1)) as server:
+    with Server(make_events(1)) as server:
         assert main([str(tmp_path / "day.jsonl"), "--port", str(server.server_address[1])]) == 1
     assert "port" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import edits
+from lib import events
+from lib.model import samples
 from lib.sample import edits_csv
-from lib.train import samples
 
 HOSTILE = [
     "plain",
@@ -58,7 +58,7 @@ def edit(user, comment):
 
 def columns(rows):
     """Put rows into the columns of edits."""
-    return pa.table(list(zip(*rows, strict=True)) or [[] for _ in edits.COLUMNS], schema=edits.ARROW_SCHEMA)
+    return pa.table(list(zip(*rows, strict=True)) or [[] for _ in events.COLUMNS], schema=events.ARROW_SCHEMA)
 
 
 def without_null(rows):

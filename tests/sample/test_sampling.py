@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from lib import edits, manifest
+from lib import artifacts, events
 from lib.sample import edits_csv, sampling
 from lib.sample.tally import Tally
 from lib.stream import recording, relay
@@ -133,8 +133,8 @@ def test_all_edits_of_some_users_and_none_of_the_others(spark, in_dir, tmp_path)
     folder, out_dir = in_dir(*CROWD, *NOISE), tmp_path / "sample"
     sample = sample_of(spark, folder, 20, out_dir)
     chosen = {user for user in (f"user {number}" for number in range(40)) if bucket(user) < 20}
-    expected = [edits.decode(line).user for line in CROWD if edits.decode(line).user in chosen]
-    assert [row[edits.COLUMNS.index("user")] for row in read(sample)] == expected
+    expected = [events.decode(line).user for line in CROWD if events.decode(line).user in chosen]
+    assert [row[events.COLUMNS.index("user")] for row in read(sample)] == expected
     assert sample.balance() == {
         "relay_sent": 207,
         "edits_kept": 5 * len(chosen),
@@ -144,7 +144,7 @@ def test_all_edits_of_some_users_and_none_of_the_others(spark, in_dir, tmp_path)
         "invalid": 3,
     }
     assert sample.balances() and sample.books().endswith(" + 3 + 1 + 3 = 207: the books balance.")
-    told = manifest.read(out_dir, "notebooks/02_sample.ipynb")
+    told = artifacts.read(out_dir, "notebooks/02_sample.ipynb")
     assert {name: told[name] for name in ("percent", "events_read", "edits_read", "edits_kept")} == {
         "percent": 20,
         "events_read": 207,
@@ -155,7 +155,7 @@ def test_all_edits_of_some_users_and_none_of_the_others(spark, in_dir, tmp_path)
     letters = [json.loads(line) for line in (out_dir / "dead_letters.jsonl").read_text().splitlines()]
     assert [letter["raw"].strip()[:9] for letter in letters] == ["not JSON", '{"meta": ', '{"$relay"']
     assert told["files"] == {
-        path.name: manifest.sha256(path) for path in out_dir.iterdir() if path.name in told["files"]
+        path.name: artifacts.sha256(path) for path in out_dir.iterdir() if path.name in told["files"]
     }
     assert sorted(path.name for path in out_dir.iterdir()) == [
         "dead_letters.jsonl",
@@ -169,7 +169,7 @@ def test_hostile_text_survives_the_socket_spark_and_the_csv(spark, in_dir, tmp_p
     lines = [event(user, number=number) for number, user in enumerate(HOSTILE)]
     sample = sample_of(spark, in_dir(*lines), 100, tmp_path / "sample")
     (path,) = sample.files
-    table = edits.parse(lines).edits
+    table = events.parse(lines).edits
     assert edits_csv.rows_by_spark(spark, path) == list(edits_csv.rows(table))
     plain = [tuple(cell or "" for cell in row) for row in edits_csv.rows(table)]
     assert edits_csv.rows_by_python(path) == edits_csv.rows_by_pandas(path) == plain
@@ -308,7 +308,7 @@ def test_an_interrupt_leaves_the_sample_of_what_was_read(spark, tmp_path, monkey
         sample = sampling.take(spark, server.address, 100, tmp_path, say=told.append)
     assert told == ["Interrupted after 200 events: the sample is of these."]
     assert (sample.complete, sample.relay_sent, sample.counts["edits_kept"]) == (False, None, 200)
-    assert manifest.read(tmp_path, "")["complete"] is False
+    assert artifacts.read(tmp_path, "")["complete"] is False
     assert spark.streams.active == []
 
 
@@ -326,7 +326,7 @@ def test_a_full_disk_is_told_and_not_tried_again(spark, tmp_path, monkeypatch):
 
 
 def test_a_missing_recording_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(manifest.MissingInput, match="Run notebooks/01_stream.ipynb first"):
+    with pytest.raises(artifacts.MissingInput, match="Run notebooks/01_stream.ipynb first"):
         sampling.inputs(tmp_path / "nothing")
 
 
@@ -341,4 +341,4 @@ def test_a_damaged_recording_is_found_before_spark_starts(in_dir):
 def test_inputs_are_named_with_their_hashes(in_dir):
     folder = in_dir(*CROWD)
     name = recording.segment_name(1)
-    assert sampling.inputs(folder) == {name: manifest.sha256(folder / name)}
+    assert sampling.inputs(folder) == {name: artifacts.sha256(folder / name)}

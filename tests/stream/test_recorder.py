@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from streams import END, OK, START, Script, event, events, message, silence, status, truth
+from streams import END, OK, START, Script, event, make_events, message, silence, status, truth
 
-from lib import manifest, parameters, paths
+from lib import artifacts, params, paths
 from lib.replay import faults
 from lib.replay.server import Server
-from lib.stream import eventstreams, recorder, recording
+from lib.stream import client, recorder, recording
 from lib.stream.recorder import Recorder, RecorderError, Source
 
 EVERYTHING = {
@@ -66,13 +66,13 @@ def agree(folder, made, plan, lines):
 
 
 def test_a_recording_agrees_with_the_truth_to_the_event(tmp_path):
-    plan, lines = faults.load(EVERYTHING), events(600)
+    plan, lines = faults.load(EVERYTHING), make_events(600)
     with Server(lines, plan, canary_seconds=0) as server:
         made = make(tmp_path, source(server.url))
         agree(tmp_path, made, plan, lines)
         assert made["reconnects"] == server.served - 1
     assert (made["first_dt"], made["last_dt"]) == ("2015-09-12T00:00:00.000Z", "2015-09-12T00:09:59.000Z")
-    assert made["complete"] and manifest.read(tmp_path, "01_stream")["events"] == 600
+    assert made["complete"] and artifacts.read(tmp_path, "01_stream")["events"] == 600
     assert set(made["files"]) == {path.name for path in recording.segments(tmp_path)}
 
 
@@ -88,10 +88,10 @@ def test_texts_are_kept_as_they_came(tmp_path):
 
 
 def test_an_event_over_several_lines_is_one_line(tmp_path):
-    with Server(events(3), faults.load("multiline: true")) as server:
+    with Server(make_events(3), faults.load("multiline: true")) as server:
         make(tmp_path, source(server.url))
     assert [json.loads(line) for line in recording.lines(tmp_path)] == [
-        json.loads(line) for line in events(3)
+        json.loads(line) for line in make_events(3)
     ]
 
 
@@ -105,7 +105,7 @@ def test_nothing_at_all(tmp_path):
 
 
 def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
-    with Server(events(120)) as server:
+    with Server(make_events(120)) as server:
         first = make(tmp_path, source(server.url))
         second = make(tmp_path, source(server.url))
     assert first["files"] == second["files"] and first["received"] == second["received"]
@@ -115,7 +115,7 @@ def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
     "changed", [{"since": START + 50_000}, {"until": START + 50_000}, {"wikis": frozenset({"x"})}]
 )
 def test_another_range_is_never_mixed_in(tmp_path, changed):
-    with Server(events(120), faults.load("cuts: {at: [100]}")) as server:
+    with Server(make_events(120), faults.load("cuts: {at: [100]}")) as server:
         with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
             stopping(making, 75)
         make(tmp_path, source(server.url, **changed))
@@ -163,11 +163,11 @@ def some_stream(stream, items):
 
 
 def test_what_was_received_before_an_error_is_kept_and_gone_on_from(tmp_path):
-    with Server(events(120)) as server:
+    with Server(make_events(120)) as server:
         with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
             stopping(making, 75)
         assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
-        assert not (tmp_path / manifest.NAME).exists()
+        assert not (tmp_path / artifacts.NAME).exists()
         with Recorder(tmp_path, source(server.url), 50) as making:
             assert making.went_on == 76
             made = making.run()
@@ -176,15 +176,15 @@ def test_what_was_received_before_an_error_is_kept_and_gone_on_from(tmp_path):
 
 
 def test_max_events_counts_the_whole_recording(tmp_path):
-    with Server(events(120)) as server:
+    with Server(make_events(120)) as server:
         with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
             stopping(making, 75)
         assert make(tmp_path, source(server.url), max_events=100)["events"] == 100
 
 
 def test_silence_leaves_a_recording_that_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(eventstreams, "PATIENCE_SECONDS", 0.4)
-    monkeypatch.setitem(eventstreams.Stream.__init__.__kwdefaults__, "patience", 0.4)
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setitem(client.Stream.__init__.__kwdefaults__, "patience", 0.4)
     with Script(OK + message(0), OK, OK, OK + message(0) + message(1) + END) as server:
         first = make(tmp_path, source(server.url))
         assert (first["events"], first["complete"]) == (1, False)
@@ -194,7 +194,7 @@ def test_silence_leaves_a_recording_that_goes_on(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_ends_a_recording_cleanly(tmp_path, monkeypatch):
-    with Server(events(120)) as server, Recorder(tmp_path, source(server.url), 50) as making:
+    with Server(make_events(120)) as server, Recorder(tmp_path, source(server.url), 50) as making:
         monkeypatch.setattr(making, "_take_other", lambda item: None)
         take = making._take
 
@@ -210,7 +210,7 @@ def test_an_interrupt_ends_a_recording_cleanly(tmp_path, monkeypatch):
 def test_progress_is_said_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
     said = []
-    with Server(events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
+    with Server(make_events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
         making.run(say=said.append)
     assert said[-1].endswith("reconnect(s)") and " UTC: 3 events, " in said[-1]
 
@@ -228,14 +228,14 @@ def test_progress_says_why_nothing_comes(tmp_path, monkeypatch):
 
 
 def test_a_folder_with_somebody_elses_segments_is_left_alone(tmp_path):
-    recording.write_segment(tmp_path / recording.segment_name(1), events(3))
+    recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
     with pytest.raises(RecorderError, match=r"come from somewhere else\. Choose another folder\."):
         Recorder(tmp_path, source("http://localhost/"))
     assert len(ids(tmp_path)) == 3
 
 
 def test_a_recording_is_not_made_into_itself(tmp_path):
-    recording.write_segment(tmp_path / recording.segment_name(1), events(3))
+    recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
     with pytest.raises(RecorderError, match="must be another folder than RECORDING"):
         Recorder(tmp_path, source("", recording=tmp_path))
 
@@ -263,9 +263,9 @@ def settings(**changed):
 
 def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
     day = tmp_path / "2015-09-12.jsonl.gz"
-    recording.write_segment(day, events(3))
+    recording.write_segment(day, make_events(3))
     monkeypatch.setattr(recorder.default_day, "ensure", lambda: day)
-    two = parameters.parse_time("2015-09-12T14:00:00Z")
+    two = params.parse_time("2015-09-12T14:00:00Z")
     assert recorder.source_of(settings()) == source("", recording=day, until=two)
     assert recorder.source_of(settings(until=START + 1)).until == START + 1
     assert recorder.source_of(settings(since=two)).until is None
@@ -279,7 +279,7 @@ def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, mo
     ],
 )
 def test_parameters_that_contradict_each_other(changed, says):
-    with pytest.raises(parameters.ParameterError, match=says):
+    with pytest.raises(params.ParameterError, match=says):
         recorder.source_of(settings(**changed))
 
 
@@ -294,7 +294,7 @@ def test_a_recording_is_replayed_just_as_it_is(tmp_path):
     recording.write_segment(day, hours)
     made = make(tmp_path / "out", source("", recording=day))
     assert (made["events"], made["canaries"]) == (20, 0)
-    assert made["source"]["sha256"] == manifest.sha256(day)
+    assert made["source"]["sha256"] == artifacts.sha256(day)
 
 
 def test_of_a_damaged_recording_what_can_be_read_is_kept_and_the_rest_is_a_warning(tmp_path):
@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, texts)
 
-    with Server(events(120)) as server:
+    with Server(make_events(120)) as server:
         monkeypatch.setattr(recording, "write_segment", filling)
         with pytest.raises(
             RecorderError, match=r"No space left on device\. What was committed before is safe"
@@ -384,25 +384,25 @@ def kill_until_done(children, folder, url, orders):
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "open"])
 def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
-    plan, lines = faults.load({**EVERYTHING, "cuts": {}}), events(150)
+    plan, lines = faults.load({**EVERYTHING, "cuts": {}}), make_events(150)
     with Server(lines, plan, canary_seconds=0) as server:
         for calls in range(1, 10):
             folder = tmp_path / f"{calls}"
             killed = kill_until_done(children, folder, server.url, [{"at": [call, calls]}])
             assert killed == 1
-            agree(folder, manifest.read(folder, "01_stream"), plan, lines)
+            agree(folder, artifacts.read(folder, "01_stream"), plan, lines)
 
 
 def killed_at_random(children, tmp_path, seed, kills, count):
     chance = random.Random(seed)
-    plan, lines = faults.load({**EVERYTHING, "seed": seed}), events(count)
+    plan, lines = faults.load({**EVERYTHING, "seed": seed}), make_events(count)
     orders = [
         {"seconds": chance.uniform(0.02, 0.25), "every": chance.choice([0.0, 0.01, 10])} for _ in range(kills)
     ]
     with Server(lines, plan, canary_seconds=0, speed=count / 3) as server:
         server.start_clock(0)
         killed = kill_until_done(children, tmp_path, server.url, orders)
-    agree(tmp_path, manifest.read(tmp_path, "01_stream"), plan, lines)
+    agree(tmp_path, artifacts.read(tmp_path, "01_stream"), plan, lines)
     return killed
 
 

@@ -3,9 +3,9 @@ import gzip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import events
+from streams import make_events
 
-from lib import manifest
+from lib import artifacts
 from lib.stream import recording
 from lib.stream.recording import RecordingError, lines, segment_name, write_segment
 
@@ -44,17 +44,17 @@ def test_two_gzip_files_in_one(tmp_path):
 @pytest.mark.parametrize("cut", [3, 40, 1000, -1])
 def test_a_damaged_file_gives_what_can_be_read_then_says_so(tmp_path, cut):
     path = tmp_path / "day.jsonl.gz"
-    write_segment(path, events(300))
+    write_segment(path, make_events(300))
     path.write_bytes(path.read_bytes()[:cut])
     found = []
     with pytest.raises(RecordingError, match=r"which breaks off after [\d,]+ lines"):
         found.extend(lines(path))
-    assert found == events(300)[: len(found)]
+    assert found == make_events(300)[: len(found)]
 
 
 def test_a_flipped_bit_is_found(tmp_path):
     path = tmp_path / "day.jsonl.gz"
-    write_segment(path, events(300))
+    write_segment(path, make_events(300))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -70,15 +70,15 @@ def test_what_is_not_there_is_one_sentence(tmp_path):
 
 
 def test_a_finished_recording_may_be_empty(tmp_path):
-    manifest.write(tmp_path, events=0)
+    artifacts.write(tmp_path, events=0)
     assert list(lines(tmp_path)) == []
 
 
 def test_the_sum_of_a_folder_is_that_of_its_segments(tmp_path):
     for number in (1, 2):
-        write_segment(tmp_path / segment_name(number), events(number))
+        write_segment(tmp_path / segment_name(number), make_events(number))
     before = recording.sha256(tmp_path)
     (tmp_path / "state.json").write_text("anything")
     assert recording.sha256(tmp_path) == before
-    write_segment(tmp_path / segment_name(2), events(3))
+    write_segment(tmp_path / segment_name(2), make_events(3))
     assert recording.sha256(tmp_path) != before

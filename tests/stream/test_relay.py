@@ -3,9 +3,9 @@ import socket
 import threading
 
 import pytest
-from streams import event, events
+from streams import event, make_events
 
-from lib import manifest
+from lib import artifacts
 from lib.stream import recording, relay
 from lib.stream.relay import Relay, RelayBroken, read
 
@@ -24,8 +24,8 @@ def raw_lines(server, count=None):
 
 
 def test_every_client_gets_everything_and_is_told_that_it_is_over(tmp_path):
-    write(tmp_path, 1, events(700))
-    write(tmp_path, 2, events(5))
+    write(tmp_path, 1, make_events(700))
+    write(tmp_path, 2, make_events(5))
     with Relay(tmp_path) as server:
         assert raw_lines(server)[-1] == b'{"$relay": {"end": true, "events": 705}}\n'
         results = {}
@@ -37,17 +37,19 @@ def test_every_client_gets_everything_and_is_told_that_it_is_over(tmp_path):
             client.start()
         for client in clients:
             client.join()
-    assert all(result == events(700) + events(5) for result in results.values()) and len(results) == 20
+    assert (
+        all(result == make_events(700) + make_events(5) for result in results.values()) and len(results) == 20
+    )
 
 
 def test_a_file_of_json_lines_is_served_too(tmp_path):
-    (tmp_path / "day.jsonl").write_bytes(b"\n\n".join(events(3)) + b"\r\n")
+    (tmp_path / "day.jsonl").write_bytes(b"\n\n".join(make_events(3)) + b"\r\n")
     with Relay(tmp_path / "day.jsonl") as server:
-        assert list(read(server.host, server.port)) == events(3)
+        assert list(read(server.host, server.port)) == make_events(3)
 
 
 def test_an_empty_recording_is_over_at_once(tmp_path):
-    manifest.write(tmp_path, events=0)
+    artifacts.write(tmp_path, events=0)
     with Relay(tmp_path) as server:
         assert raw_lines(server) == [relay.end_line(0) + b"\n"]
 
@@ -68,22 +70,22 @@ def test_a_growing_recording_is_followed_and_silence_says_that_it_is_alive(tmp_p
     ):
         received = client.makefile("rb")
         assert next(received) == relay.ALIVE + b"\n"
-        write(tmp_path, 1, events(2))
+        write(tmp_path, 1, make_events(2))
         assert [line for line in (next(received) for _ in range(9)) if relay.CONTROL not in line][:2] == [
-            line + b"\n" for line in events(2)
+            line + b"\n" for line in make_events(2)
         ]
         write(tmp_path, 2, [event(2)])
-        manifest.write(tmp_path, events=3)
+        artifacts.write(tmp_path, events=3)
         rest = [line for line in received if b"alive" not in line]
         assert rest == [event(2) + b"\n", relay.end_line(3) + b"\n"]
         received.close()
 
 
 def test_finish_ends_what_has_no_manifest(tmp_path):
-    write(tmp_path, 1, events(2))
+    write(tmp_path, 1, make_events(2))
     with Relay(tmp_path, follow=True) as server:
         server.finish()
-        assert list(read(server.host, server.port)) == events(2)
+        assert list(read(server.host, server.port)) == make_events(2)
 
 
 def test_a_slow_client_keeps_nobody_waiting(tmp_path):
@@ -107,7 +109,7 @@ def test_a_relay_that_stops_in_between_is_broken(tmp_path):
 
 
 def test_a_damaged_recording_has_no_end_line(tmp_path):
-    write(tmp_path, 1, events(300))
+    write(tmp_path, 1, make_events(300))
     path = tmp_path / recording.segment_name(1)
     path.write_bytes(path.read_bytes()[:-10])
     with Relay(tmp_path) as server, pytest.raises(RelayBroken):
@@ -136,7 +138,7 @@ def test_an_end_line_with_another_number_is_broken():
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):
-    write(tmp_path, 1, events(1))
+    write(tmp_path, 1, make_events(1))
     with (
         Relay(tmp_path) as server,
         pytest.raises(OSError, match=r"must be able to listen .* Choose another port"),

@@ -1,17 +1,17 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from streams import ID, START, event, events
+from streams import ID, START, event, make_events
 
-from lib import manifest
+from lib import artifacts
 from lib.stream import figures, recording
-from lib.stream.eventstreams import KINDS
+from lib.stream.client import KINDS
 
 
 @pytest.fixture
 def read(tmp_path):
     def read(texts):
-        manifest.write(tmp_path, events=len(texts))
+        artifacts.write(tmp_path, events=len(texts))
         if texts:
             recording.write_segment(tmp_path / recording.segment_name(1), texts)
         return figures.read(tmp_path)
@@ -59,7 +59,7 @@ def test_shares_have_counts_and_intervals(read):
 
 
 @pytest.mark.parametrize(
-    "texts", [[], events(3), [event(0, bot=True)], [event(0, type="$x_1$", wiki="<b>", bot=False)]]
+    "texts", [[], make_events(3), [event(0, bot=True)], [event(0, type="$x_1$", wiki="<b>", bot=False)]]
 )
 def test_every_recording_can_be_drawn(read, texts):
     frame = read(texts)
@@ -86,7 +86,10 @@ def test_a_position_is_shown_with_what_is_asked_for():
 def test_a_clock_that_was_wrong_is_left_out_of_the_picture_and_counted(read):
     days = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"]
     frame = read(
-        [*events(40, bot=False), *(event(n, bot=True, meta={"dt": day}) for n, day in enumerate(days, 50))]
+        [
+            *make_events(40, bot=False),
+            *(event(n, bot=True, meta={"dt": day}) for n, day in enumerate(days, 50)),
+        ]
     )
     assert len(frame) == 42
     found = figures.rates(frame)

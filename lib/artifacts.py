@@ -1,0 +1,184 @@
+"""Stages meet in files: each leaves a manifest of what went in, what came out, and what was dropped and why.
+
+A stage has its folder to itself while it writes (:func:`claim`), and its files are whole or not there
+(:func:`atomic_write`).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from lib import paths
+
+NAME = "manifest.json"
+PACKAGES = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pyspark",
+    "scikit-learn",
+    "pybloom-live",
+    "kafka-python",
+    "sseclient",
+)
+
+
+class MissingInput(FileNotFoundError):
+    """A stage's input is not there; the message names the notebook that makes it."""
+
+
+def write(folder: Path, name: str = NAME, **content: Any) -> Path:
+    """Write a manifest, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's folder; made if it is not there.
+    name : str, default "manifest.json"
+        File name.
+    **content
+        What to keep. ``created`` and ``versions`` are added.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    whole = {**content, "created": created, "versions": versions()}
+    return write_json(folder / name, whole)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON, indented, whole or not at all; a number that is not finite is an error."""
+    return atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read(folder: Path, made_by: str, name: str = NAME) -> dict[str, Any]:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's folder.
+    made_by : str
+        The notebook that makes it, for the error.
+    name : str, default "manifest.json"
+        File name.
+
+    Returns
+    -------
+    dict
+        What :func:`write` was given.
+
+    Raises
+    ------
+    MissingInput
+        When there is no such file.
+    """
+    path = require(folder / name, made_by)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingInput(
+            f"{paths.show(path)} must be JSON as {made_by} writes it. Got {error}. Run {made_by} again."
+        ) from None
+
+
+def require(path: Path, made_by: str) -> Path:
+    """Return a path that must exist, or say which notebook makes it.
+
+    Examples
+    --------
+    >>> require(paths.ROOT / "no" / "such.csv", "notebooks/02_sample.ipynb")
+    Traceback (most recent call last):
+    lib.artifacts.MissingInput: no/such.csv is missing. Run notebooks/02_sample.ipynb first: it makes it.
+    """
+    if not path.exists():
+        raise MissingInput(f"{paths.show(path)} is missing. Run {made_by} first: it makes it.")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of wikisieve and of the packages that shape the results."""
+    return {
+        "python": platform.python_version(),
+        "wikisieve": version("wikisieve"),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes]) -> Path:
+    """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
+
+    A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic). Content
+    that comes in parts is never in memory as a whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [content] if isinstance(content, str | bytes) else content
+    handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's list of names to the disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def claim(folder: Path, refused: type[Exception], patience: float = 0.0) -> IO[bytes]:
+    """Keep other processes out of a folder until what is given is closed, or the process ends, however it does.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    refused : type of exception
+        Raised when another process is in there.
+    patience : float, default 0.0
+        Seconds to wait for it to leave.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "wb")  # noqa: SIM115 - its owner closes it
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() >= end:
+                break
+        time.sleep(0.1)
+    file.close()
+    raise refused(
+        f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at work. "
+        "Wait for it, or give another OUT_DIR."
+    )

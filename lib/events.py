@@ -1,0 +1,355 @@
+"""The record: what an event of the recentchange stream is, and what makes it an edit that can be judged.
+
+Every stage decodes with :func:`decode`, so an event that one stage calls invalid is invalid in all of them.
+The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only ``$schema``, ``meta.dt`` and
+``meta.stream`` are certain to be there, and any other field can be null or missing. wikisieve asks for a readable
+``meta.dt`` and, where a field is there, for its right type.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+FIRST_YEAR, LAST_YEAR = 1, 9999
+EDIT_TYPES = frozenset({"edit", "new"})
+CANARY = "canary"
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # the difference of two of them is an Int64
+
+#: Columns of the CSV of stage 2, in order; ``timestamp`` is event time in milliseconds inside the program.
+ARROW_SCHEMA = pa.schema(
+    [
+        ("meta_id", pa.string()),
+        ("timestamp", pa.int64()),
+        ("wiki", pa.string()),
+        ("namespace", pa.int64()),
+        ("type", pa.string()),
+        ("title", pa.string()),
+        ("user", pa.string()),
+        ("bot", pa.bool_()),
+        ("minor", pa.bool_()),
+        ("delta", pa.int64()),
+        ("comment", pa.string()),
+    ]
+)
+COLUMNS = tuple(ARROW_SCHEMA.names)
+
+
+class InvalidEvent(ValueError):
+    """What was received is not a recentchange event; the message is the reason."""
+
+
+class Meta(msgspec.Struct, gc=False):
+    """The envelope that EventStreams puts around every event."""
+
+    dt: datetime
+    id: str | None = None
+    domain: str | None = None
+    stream: str | None = None
+    topic: str | None = None
+    partition: Int64 | None = None
+    offset: Int64 | None = None
+
+
+class Length(msgspec.Struct, gc=False):
+    """Size of the page in bytes before and after an edit."""
+
+    old: Size | None = None
+    new: Size | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event of the stream, with the fields that wikisieve looks at."""
+
+    meta: Meta
+    schema: str | None = msgspec.field(name="$schema", default=None)
+    type: str | None = None
+    namespace: Int64 | None = None
+    title: str | None = None
+    comment: str | None = None
+    timestamp: Int64 | None = None
+    user: str | None = None
+    bot: bool | None = None
+    minor: bool | None = None
+    length: Length | None = None
+    delta: Int64 | None = None
+    wiki: str | None = None
+
+    @property
+    def is_canary(self) -> bool:
+        """A test event of the operators, to be dropped before anything else is looked at."""
+        return self.meta.domain == CANARY
+
+    @property
+    def is_edit(self) -> bool:
+        """A change of a page's text (``edit``) or a new page (``new``)."""
+        return self.type in EDIT_TYPES
+
+    @property
+    def time_ms(self) -> int:
+        """Event time: ``meta.dt`` in milliseconds since the epoch; without a zone it is UTC."""
+        return _milliseconds(self.meta.dt)
+
+
+class _Envelope(msgspec.Struct):
+    """Just enough of an event to tell a canary, whatever else is in it."""
+
+    meta: dict[str, Any]
+
+
+_BLOCK = 128  # events that are read again one by one when one of them is unusual
+_event_decoder = msgspec.json.Decoder(Event)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def decode(raw: bytes | memoryview | str) -> Event:
+    """Read one event.
+
+    Parameters
+    ----------
+    raw : bytes, memoryview or str
+        The JSON text of one event, as received.
+
+    Returns
+    -------
+    Event
+        The event. A canary is recognised whatever its other fields look like.
+
+    Raises
+    ------
+    InvalidEvent
+        When the text is not UTF-8, not a JSON object, has no readable ``meta.dt``, or a field has a wrong type.
+
+    Examples
+    --------
+    >>> event = decode('{"meta": {"dt": "2015-09-12T00:46:58.771Z"}, "type": "edit", "user": "Ada"}')
+    >>> event.is_edit, event.time_ms, event.user
+    (True, 1442018818771, 'Ada')
+    >>> decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "namespace": "0"}')
+    Traceback (most recent call last):
+    lib.events.InvalidEvent: Expected `int | null`, got `str` - at `$.namespace`
+    """
+    try:
+        _check_text(raw)
+        event = _event_decoder.decode(raw)
+        if not FIRST_YEAR < event.meta.dt.year < LAST_YEAR:
+            _check_time(event)
+        return event
+    except _UNREADABLE as error:
+        canary = _canary(raw)
+        if canary is None:
+            raise InvalidEvent(str(error) or type(error).__name__) from None
+        return canary
+
+
+def decode_all(raws: Sequence[bytes | memoryview], *, utf8: bool = False) -> list[Event | InvalidEvent]:
+    """Read many events; in the place of one that cannot be read stands the error that says why.
+
+    Parameters
+    ----------
+    raws : sequence of bytes or memoryview
+        JSON texts, one event each.
+    utf8 : bool, default False
+        Whether all are known to be UTF-8.
+
+    Returns
+    -------
+    list of Event or InvalidEvent
+        What :func:`decode` gives or raises; only a block with something unusual is read one by one.
+
+    Examples
+    --------
+    >>> decode_all([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "user": "Ada"}', b"?"])[1]
+    InvalidEvent('JSON is malformed: invalid character (byte 0)')
+    """
+    read: list[Event | InvalidEvent] = []
+    for start in range(0, len(raws), _BLOCK):
+        block = raws[start : start + _BLOCK]
+        try:
+            if not utf8:
+                for raw in block:
+                    _check_text(raw)
+            events = [_event_decoder.decode(raw) for raw in block]
+            years = {event.meta.dt.year for event in events}
+            usual = FIRST_YEAR < min(years) and max(years) < LAST_YEAR
+        except _UNREADABLE:
+            usual = False
+        read += events if usual else [_decode_or_error(raw) for raw in block]
+    return read
+
+
+def _decode_or_error(raw: bytes | memoryview) -> Event | InvalidEvent:
+    try:
+        return decode(raw)
+    except InvalidEvent as error:
+        return error
+
+
+def _check_text(raw: bytes | memoryview | str) -> None:
+    """Refuse what is not UTF-8, also in fields that the decoder passes over."""
+    if not isinstance(raw, str):
+        codecs.utf_8_decode(raw, "strict", True)
+
+
+def _check_time(event: Event) -> None:
+    """Refuse a time that its zone puts outside the calendar: it could not be written as ISO 8601 in UTC."""
+    try:
+        _aware(event.meta.dt).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(
+            f"meta.dt must lie in the years 1 to 9999 (UTC). Got {event.meta.dt.isoformat()}."
+        ) from None
+
+
+def _canary(raw: bytes | memoryview | str) -> Event | None:
+    """Recognise a canary that does not fit the schema."""
+    try:
+        meta = _envelope_decoder.decode(raw).meta
+    except _UNREADABLE:
+        return None
+    return Event(meta=Meta(dt=_EPOCH, domain=CANARY)) if meta.get("domain") == CANARY else None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return (_aware(moment) - _EPOCH) // _MILLISECOND
+
+
+def iso(time_ms: int) -> str:
+    """Write event time as the CSV does: ISO 8601, UTC, milliseconds.
+
+    Examples
+    --------
+    >>> iso(1442018818771)
+    '2015-09-12T00:46:58.771Z'
+    """
+    moment = _EPOCH + time_ms * _MILLISECOND
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z".rjust(24, "0")
+
+
+def identity(raw: bytes | memoryview | str, event: Event | None) -> str:
+    """Name an event so that a repetition can be told.
+
+    Parameters
+    ----------
+    raw : bytes, memoryview or str
+        The JSON text as received.
+    event : Event or None
+        The decoded event; None when it could not be read.
+
+    Returns
+    -------
+    str
+        ``meta.id`` where there is one that is not empty, else a SHA-1 of the text, which equal texts share.
+    """
+    if event is not None and event.meta.id:
+        return event.meta.id
+    data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    return f"sha1:{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"
+
+
+def delta(event: Event) -> int | None:
+    """Change of the page's size in bytes; None when the event does not tell it.
+
+    ``length.new - length.old``; a new page begins at 0. Recordings that know only the difference carry it in the
+    extra property ``delta``.
+
+    Examples
+    --------
+    >>> delta(decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "length": {"new": 7}}'))
+    7
+    """
+    length = event.length
+    if length is None or length.new is None:
+        return event.delta
+    if length.old is None:
+        return length.new if event.type == "new" else event.delta
+    return length.new - length.old
+
+
+class Parsed(NamedTuple):
+    """What came of a batch of raw events; ``len(edits) + len(invalid) + canaries + others`` is what went in."""
+
+    edits: pa.Table  #: valid edits, in order, :data:`ARROW_SCHEMA`
+    rows: list[int]  #: place of each edit in the batch
+    invalid: list[tuple[int, bytes, str]]  #: place, raw text and reason
+    canaries: int  #: test events
+    others: int  #: valid events that are no edits
+
+
+def parse(raws: Iterable[bytes]) -> Parsed:
+    """Decode a batch of raw events and sort them into edits, others, canaries and invalid ones.
+
+    Parameters
+    ----------
+    raws : iterable of bytes
+        JSON texts, one event each.
+
+    Returns
+    -------
+    Parsed
+        Nothing is lost: every input is an edit, an invalid one, a canary or another event.
+
+    Examples
+    --------
+    >>> parsed = parse([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "edit"}', b"not JSON"])
+    >>> parsed.edits.num_rows, parsed.invalid
+    (1, [(1, b'not JSON', 'JSON is malformed: invalid character (byte 4)')])
+    """
+    texts = list(raws)
+    read = decode_all(texts)
+    invalid = [
+        (row, texts[row], str(error)) for row, error in enumerate(read) if isinstance(error, InvalidEvent)
+    ]
+    valid = [
+        (row, event) for row, event in enumerate(read) if isinstance(event, Event) and not event.is_canary
+    ]
+    changes = [(row, event) for row, event in valid if event.is_edit]
+    return Parsed(
+        table([event for _, event in changes]),
+        [row for row, _ in changes],
+        invalid,
+        len(texts) - len(invalid) - len(valid),
+        len(valid) - len(changes),
+    )
+
+
+def table(events: Sequence[Event]) -> pa.Table:
+    """Turn edits into Arrow columns of :data:`ARROW_SCHEMA`.
+
+    Parameters
+    ----------
+    events : sequence of Event
+        Edits: what is no edit has no place in the columns.
+    """
+    microseconds = pa.array([event.meta.dt for event in events], pa.timestamp("us", tz="UTC"))
+    columns = [
+        [event.meta.id for event in events],
+        np.floor_divide(microseconds.cast(pa.int64()).to_numpy(), 1000),
+        [event.wiki for event in events],
+        [event.namespace for event in events],
+        [event.type for event in events],
+        [event.title for event in events],
+        [event.user for event in events],
+        [event.bot for event in events],
+        [event.minor for event in events],
+        [delta(event) for event in events],
+        [event.comment for event in events],
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ARROW_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ARROW_SCHEMA)

@@ -1,0 +1,278 @@
+"""The default day: 39,244 real edits of 2015-09-12, turned into recentchange events.
+
+The source is the tutorial file of Apache Druid (``wikipedia/wikiticker-2015-09-12-sampled.json.gz`` in the jar
+``org.apache.druid:druid-processing:37.0.0:tests``, Apache-2.0). It is a record of its time, with fewer fields than
+EventStreams has today. The rule of the conversion is: *what the old format lacks is null, never invented*.
+
+==================  ====================================================================================
+new field           where it comes from
+==================  ====================================================================================
+``$schema``         ``/mediawiki/recentchange/1.0.0``
+``meta.dt``         ``time``, unchanged (ISO 8601, UTC, milliseconds)
+``meta.id``         UUID version 5 of `NAMESPACE_ID` and ``"{ordinal}\\n{line}"``: the line's place in the file
+                    (from 0) and its text (`canonical_line`). The same on every machine
+``meta.domain``     ``channel`` without ``#`` and with ``.org``: ``#en.wikipedia`` → ``en.wikipedia.org``
+``meta.uri``        null
+``meta.request_id`` null
+``meta.stream``     ``mediawiki.recentchange``
+``meta.topic``      ``eqiad.mediawiki.recentchange`` (in 2015 there was one active data centre)
+``meta.partition``  0
+``meta.offset``     the ordinal
+``id``              null (ids of recent changes are not in the source)
+``type``            ``new`` if ``isNew``, else ``edit``
+``namespace``       the number of the name in ``namespace`` (`namespace_number`); a name that is no namespace of that
+                    wiki (``GO``, ``ISO 639``: titles with a colon) → null
+``title``           ``page``, unchanged
+``comment``         ``comment``, unchanged
+``timestamp``       ``time`` in whole seconds since the epoch, rounded down
+``user``            ``user``, unchanged (an IP address where ``isAnonymous``)
+``bot``             ``isRobot``
+``minor``           ``isMinor``
+``patrolled``       null (``isUnpatrolled`` is false both for patrolled edits and on wikis without patrolling)
+``length``          ``{"old": null, "new": null}``
+``revision``        ``{"old": null, "new": null}``
+``server_url``      ``https://`` and the domain
+``server_name``     the domain
+``wiki``            the language of the channel and ``wiki``: ``#en.wikipedia`` → ``enwiki``
+``parsedcomment``   null
+``delta``           ``delta`` in bytes: a property of ours, as the lengths it would follow from are unknown
+==================  ====================================================================================
+
+Left out: ``added`` and ``deleted`` (``delta`` is their difference), ``isAnonymous`` and the six fields of places,
+which EventStreams has never carried.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import json
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lib import artifacts, paths
+
+NAME = "2015-09-12.jsonl.gz"
+MEMBER = "wikipedia/wikiticker-2015-09-12-sampled.json.gz"
+EVENTS = 39_244
+#: Stages 1 to 3 see the day until here, stage 4 the rest.
+CUT = "2015-09-12T14:00:00Z"
+#: The namespace of our UUIDs: itself the UUID version 5 of a name, so that nothing about it is arbitrary.
+NAMESPACE_ID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:wikisieve:default-day:2015-09-12")
+TOPIC = "eqiad.mediawiki.recentchange"
+
+
+def namespace_number(language: str, name: str) -> int | None:
+    """Number of a namespace from its name on one Wikipedia, or None if it has no such namespace.
+
+    Parameters
+    ----------
+    language : str
+        Language code of the Wikipedia, such as ``"de"``.
+    name : str
+        Canonical or localised name, as in page titles with spaces.
+
+    Returns
+    -------
+    int or None
+        MediaWiki's number: 0 articles, 1 their talk pages, 2 users …
+
+    Examples
+    --------
+    >>> namespace_number("en", "User talk"), namespace_number("de", "Benutzerin Diskussion")
+    (3, 3)
+    >>> namespace_number("en", "GO") is None
+    True
+    """
+    known = _namespaces()
+    return known.get(language, {}).get(name, known["*"].get(name))
+
+
+@functools.cache
+def _namespaces() -> dict[str, dict[str, int]]:
+    """Numbers of namespaces by language and name; under ``*`` MediaWiki's canonical names, which every wiki knows.
+
+    From MediaWiki's ``languages/messages/Messages*.php`` (numbers 1 to 15, with the names for women and older aliases)
+    and Wikimedia's ``wgExtraNamespaces`` and extensions (100 and more), as of 2015.
+    """
+    return json.loads(Path(__file__).with_name("namespaces.json").read_text(encoding="utf-8"))
+
+
+def convert(line: bytes, ordinal: int) -> dict[str, Any]:
+    """Turn one line of the old format into a recentchange event.
+
+    Parameters
+    ----------
+    line : bytes
+        One JSON object, without its line end.
+    ordinal : int
+        Place of the line in the file, counted from 0.
+
+    Returns
+    -------
+    dict
+        The event, as the table at the head of this module says.
+
+    Examples
+    --------
+    >>> old = (b'{"time": "2015-09-12T00:46:58.771Z", "channel": "#en.wikipedia", "comment": "added project", '
+    ...        b'"isMinor": false, "isNew": false, "isRobot": false, "namespace": "Talk", '
+    ...        b'"page": "Talk:Oswald Tilghman", "user": "GELongstreet", "delta": 36}')
+    >>> event = convert(old, 0)
+    >>> event["wiki"], event["namespace"], event["type"], event["timestamp"], event["length"], event["delta"]
+    ('enwiki', 1, 'edit', 1442018818, {'old': None, 'new': None}, 36)
+    """
+    old = json.loads(line)
+    language = old["channel"].removeprefix("#").partition(".")[0]
+    domain = old["channel"].removeprefix("#") + ".org"
+    meta = {
+        "uri": None,
+        "request_id": None,
+        "id": str(uuid.uuid5(NAMESPACE_ID, f"{ordinal}\n{line.decode()}")),
+        "dt": old["time"],
+        "domain": domain,
+        "stream": "mediawiki.recentchange",
+        "topic": TOPIC,
+        "partition": 0,
+        "offset": ordinal,
+    }
+    return {
+        "$schema": "/mediawiki/recentchange/1.0.0",
+        "meta": meta,
+        "id": None,
+        "type": "new" if old["isNew"] else "edit",
+        "namespace": namespace_number(language, old["namespace"]),
+        "title": old["page"],
+        "comment": old["comment"],
+        "timestamp": int(datetime.fromisoformat(old["time"]).timestamp()),
+        "user": old["user"],
+        "bot": old["isRobot"],
+        "minor": old["isMinor"],
+        "patrolled": None,
+        "length": {"old": None, "new": None},
+        "revision": {"old": None, "new": None},
+        "server_url": f"https://{domain}",
+        "server_name": domain,
+        "wiki": f"{language}wiki",
+        "parsedcomment": None,
+        "delta": old["delta"],
+    }
+
+
+def source_lines(source: Path) -> Iterator[bytes]:
+    """Lines of the old format, from the jar or from a gzipped JSON-lines file.
+
+    Parameters
+    ----------
+    source : Path
+        The jar ``druid-processing-…-tests.jar``, or the file inside it.
+
+    Yields
+    ------
+    bytes
+        One JSON object without its line end.
+    """
+    if source.suffix == ".jar":
+        with zipfile.ZipFile(source) as jar:
+            packed: Any = io.BytesIO(jar.read(MEMBER))
+    else:
+        packed = source
+    with gzip.open(packed, "rb") as lines:
+        for line in lines:
+            if line := line.strip():
+                yield line
+
+
+def canonical_line(line: bytes) -> bytes:
+    """The line with JSON's spacing and keys in one order, so that ids do not depend on who wrapped the file.
+
+    Examples
+    --------
+    >>> canonical_line(b'{"b":1,"a": "x"}')
+    b'{"a": "x", "b": 1}'
+    """
+    return json.dumps(json.loads(line), ensure_ascii=False, sort_keys=True).encode()
+
+
+def write_day(lines: Iterable[bytes], target: Path) -> Counter[str]:
+    """Convert a day and write it as gzipped JSON lines; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    lines : iterable of bytes
+        The old format, in order.
+    target : Path
+        The file to write, atomically.
+
+    Returns
+    -------
+    Counter
+        ``events``, and ``namespace_unknown``: how many names were no namespace of their wiki.
+    """
+    counts: Counter[str] = Counter()
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as out:
+        for ordinal, line in enumerate(lines):
+            event = convert(canonical_line(line), ordinal)
+            counts["events"] += 1
+            counts["namespace_unknown"] += event["namespace"] is None
+            out.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.atomic_write(target, packed.getvalue())
+    return counts
+
+
+def ensure(source: Path | None = None, target: Path | None = None) -> Path:
+    """Path of the default day as recentchange events; made at the first call.
+
+    Parameters
+    ----------
+    source : Path, optional
+        The jar or the file in it. Default: the jar from Maven Central, through `lib.infra.jars`.
+    target : Path, optional
+        Default: ``data/00_recording/2015-09-12.jsonl.gz``.
+
+    Returns
+    -------
+    Path
+        The recording.
+
+    Raises
+    ------
+    ValueError
+        If the source does not hold the 39,244 edits of the day.
+    OSError
+        If it cannot be kept.
+    """
+    target = paths.RECORDINGS / NAME if target is None else target
+    if target.exists():
+        return target
+    if source is None:
+        from lib.infra import jars
+
+        source = jars.default_day()
+    lines = list(source_lines(source))
+    if len(lines) != EVENTS:
+        raise ValueError(
+            f"The default day must have {EVENTS:,} edits. Got {len(lines):,} from {source.name}. "
+            "Delete that file and run `make run` again to fetch it anew."
+        )
+    try:
+        write_day(lines, target)
+    except OSError as error:
+        raise OSError(
+            f"{paths.show(target.parent)} must have room and be writable: the default day is kept there. "
+            f"Got: {error.strerror or error}. Make room or mend its rights, or name a RECORDING."
+        ) from None
+    return target
+
+
+def replay_options(path: Path) -> tuple[str, ...]:
+    """How the notebooks replay a recording: the default day with hourly canaries, any other just as it is."""
+    return () if path.resolve() == (paths.RECORDINGS / NAME).resolve() else ("--canaries", "0")

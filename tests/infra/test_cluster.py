@@ -1,0 +1,84 @@
+"""The same code on a real cluster: a Spark master with two workers, three brokers; one of each may die."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import world
+from kafka.admin import KafkaAdminClient
+
+from lib.infra import cluster, spark
+from lib.online import online
+from lib.online.sender import Sender
+from lib.replay import server as replay
+
+pytestmark = pytest.mark.cluster
+
+JOB = """
+import sys
+from lib.infra import spark
+
+def where(batches):
+    import os
+    import lib.events
+    for batch in batches:
+        yield batch.assign(pid=os.getpid(), file=lib.events.__file__)[["pid", "file"]]
+
+with spark.running("cluster", sys.argv[1]) as session:
+    found = session.range(0, 4, 1, 4).mapInPandas(where, "pid long, file string").collect()
+    print(len({row.pid for row in found}), "Python workers")
+    print(all("lib.zip" in row.file for row in found))
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    with cluster.Spark(tmp_path_factory.mktemp("spark")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory):
+    with cluster.Brokers(tmp_path_factory.mktemp("brokers")) as running:
+        yield running
+
+
+def test_the_modules_reach_the_workers_by_themselves(workers, tmp_path):
+    job = [sys.executable, "-c", JOB, workers.master]
+    done = subprocess.run(job, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["2 Python workers", "True"], done.stderr
+
+
+def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tmp_path):
+    """Also when a broker and a worker are killed before the first event comes."""
+    model_dir = world.train(tmp_path / "model")
+    recording = world.record(tmp_path / "day.jsonl", world.make_events())
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    world.judge(alone, model_dir, recording, spark_master="local[1]")
+    with (
+        replay.serving(recording, "--canaries", "0") as server,
+        online.Stage(many, model_dir, kafka=brokers.bootstrap, spark_master=workers.master) as stage,
+    ):
+        assert copies(brokers.bootstrap, stage.events_topic) == {3}
+        os.kill(brokers.nodes[0].pid, signal.SIGKILL)
+        os.kill(workers.pid("worker-1"), signal.SIGKILL)
+        with Sender(world.order(stage, server.url)) as sender:
+            stage.sieve(sender)
+    assert world.rows(many) == world.rows(alone)
+    assert world.letters(many) == world.letters(alone)
+    assert brokers.nodes[0].ensure(), "the broker that was killed comes back"
+
+
+def copies(bootstrap, topic):
+    """Return how many copies the partitions of a topic have."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    (found,) = admin.describe_topics([topic])
+    admin.close()
+    return {len(partition["replica_nodes"]) for partition in found["partitions"]}
+
+
+def test_a_local_master_is_not_sent_the_package():
+    assert spark.is_local("local[*,4]")
+    assert not spark.is_local("spark://127.0.0.1:7077")

@@ -1,0 +1,156 @@
+"""Evidence: the same numbers however edits are cut, and errors that say what to do."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import columns
+from sklearn.linear_model import LogisticRegression
+
+from lib.model import evidence, features, text
+
+
+def linear(seed):
+    """A linear model with every weight set, as scikit-learn holds it."""
+    random = np.random.default_rng(seed)
+    model = LogisticRegression()
+    model.classes_, model.n_features_in_ = np.array([False, True]), text.BUCKETS
+    model.coef_ = random.normal(size=(1, text.BUCKETS)).astype(np.float32).astype(float)
+    model.intercept_ = np.array([0.25])
+    return model
+
+
+TEXTS = linear(1)
+WEIGHTS = evidence.Weights(TEXTS.coef_[0].astype(np.float32), 0.25)
+anything = st.none() | st.text(max_size=40)
+whole = st.none() | st.integers(-(2**63), 2**63 - 1)
+an_edit = st.tuples(anything, anything, anything, anything, anything, whole, whole, st.none() | st.booleans())
+
+
+@given(st.lists(an_edit, min_size=1, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_the_fast_path_gives_the_reference_estimators_decision(rows):
+    wiki, kind, title, user, comment, namespace, delta, minor = map(list, zip(*rows, strict=True))
+    edit = columns(
+        wiki=wiki,
+        type=kind,
+        title=title,
+        user=user,
+        comment=comment,
+        namespace=namespace,
+        delta=delta,
+        minor=minor,
+    )
+    seen = evidence.of(edit, WEIGHTS)
+    assert np.abs(seen[:, evidence.TEXT] - TEXTS.decision_function(evidence.text_matrix(edit))).max() < 1e-6
+    assert np.isfinite(np.delete(seen, evidence.DELTA, axis=1)).all()
+
+
+@given(st.lists(st.text(max_size=30), min_size=2, max_size=8), st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_edits_evidence_depends_on_that_edit_alone(comments, data):
+    edit = columns(user=["Ada"] * len(comments), comment=comments, title=comments)
+    cut = data.draw(st.integers(0, len(comments)))
+    whole = evidence.of(edit, WEIGHTS)
+    parts = [evidence.of(part, WEIGHTS) for part in (edit.slice(0, cut), edit.slice(cut))]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize(
+    ("source", "user", "name"), [(text, evidence, "TEXT_SOURCE"), (evidence, features, "EVIDENCE_SOURCE")]
+)
+def test_machine_code_on_disk_is_renewed_when_what_is_compiled_into_it_changes(source, user, name):
+    digest = hashlib.sha256(Path(source.__file__).read_bytes()).hexdigest()[:12]
+    assert digest == getattr(user, name), f"Set {name} in {user.__name__} to {digest!r}."
+
+
+def test_the_flag_changes_nothing():
+    edit = {"user": ["Ada", "Ada"], "comment": ["Bot: x", "y"], "bot": [True, False]}
+    seen = evidence.of(columns(**edit), WEIGHTS)
+    np.testing.assert_array_equal(seen, evidence.of(columns(**edit | {"bot": [False, None]}), WEIGHTS))
+    evidence.of(columns(**edit).drop_columns(["bot", "meta_id", "timestamp"]), WEIGHTS)
+
+
+def test_every_shape_of_column_runs_the_same_machine_code():
+    """Sliced, chunked, empty, with nulls, computed: one compilation serves all."""
+    compiled = evidence._evidence
+    edit = columns(user=["Ada", "Bo"], comment=["x", None], title=["y", "z"])
+    evidence.of(edit, WEIGHTS)
+    before = len(compiled.signatures)
+    for shape in (
+        edit.slice(1),
+        edit.slice(0, 0),
+        pa.concat_tables([edit, edit]),
+        edit.to_batches()[0],
+        edit.set_column(4, "type", edit.column("title").dictionary_encode()),
+        edit.set_column(5, "title", pa.array(["a", "b"]).cast(pa.large_string())),
+    ):
+        assert evidence.of(shape, WEIGHTS).shape == (shape.num_rows, len(evidence.EVIDENCE))
+    assert len(compiled.signatures) == before
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match="Got none named comment"):
+        evidence.of(columns(user=["Ada"]).drop_columns("comment"), WEIGHTS)
+
+
+def hints(name):
+    bits = int(evidence.of(columns(user=[name]), WEIGHTS)[0, evidence.HINTS])
+    return [hint for i, hint in enumerate(evidence.NAME_HINTS) if bits >> i & 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "ends_in_bot", "kind"),
+    [
+        ("ClueBot NG", False, None),
+        ("JJMC89 bot III", True, None),
+        ("XLinkBot", True, None),
+        ("WP 1.0 bot", True, None),
+        ("Bot1058", True, None),
+        ("Botany", False, None),
+        ("Ada", False, None),
+        ("60.225.66.142", False, "name is an IP address"),
+        ("2001:DB8:0:0:0:0:0:1", False, "name is an IP address"),
+        ("~2026-12345-67", False, "name of a temporary account"),
+        ("~2026", False, None),
+        ("1.2.3", False, None),
+        ("", False, None),
+    ],
+)
+def test_a_name_is_read(name, ends_in_bot, kind):
+    found = hints(name)
+    assert ("name ends in “bot”" in found) == ends_in_bot
+    assert [hint for hint in found if "address" in hint or "temporary" in hint] == ([kind] if kind else [])
+
+
+def flags(**edit):
+    bits = int(
+        evidence.of(columns(**{k: [v] for k, v in ({"user": "Ada"} | edit).items()}), WEIGHTS)[
+            0, evidence.SEEN
+        ]
+    )
+    return {flag for i, flag in enumerate(evidence.FLAGS) if bits >> i & 1}
+
+
+def test_an_edit_is_read():
+    assert "comment speaks of a bot" in flags(comment="Bot: archiving 3 threads")
+    assert "comment speaks of a bot" in flags(comment="Робот: добавление")
+    assert "comment speaks of a bot" not in flags(comment="bottom of the page")
+    assert "comment of a revert" in flags(comment="Undid revision 3 by x")
+    assert {"edit of one section", "link in the comment"} <= flags(comment="/* Life */ see [[Page]]")
+    assert {"own name in the title", "in a user's namespace"} <= flags(title="User:Ada/sandbox", namespace=2)
+    assert "size of the change unknown" in flags()
+    assert "comment begins with a capital" in flags(comment="/* Life */ Bot: x")
+    assert "comment begins with a capital" not in flags(comment="/* Life */ bot: X")
+    assert "comment begins with a capital" not in flags(comment="/* Life")
+    assert "on a subpage" in flags(title="User:Ada/log")
+    assert "on a subpage" not in flags(title="Ada")
+    assert {"size unchanged", "marked as minor", "new page"} <= flags(delta=0, minor=True, type="new")
+
+
+def test_of_no_edits_there_is_no_evidence():
+    assert evidence.of(columns(user=[]), WEIGHTS).shape == (0, len(evidence.EVIDENCE))

@@ -1,0 +1,59 @@
+"""The table of attempts: one line each, and a capture that is not there is named, not passed over."""
+
+import numpy as np
+import pytest
+
+from lib.model import experiments, features
+from lib.model.population import Population
+from lib.model.stack import FOLDS, Stack, deal
+from lib.sample import edits_csv
+from tests import made_up
+
+
+def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, capsys):
+    edits_csv.write(made_up.sample(200, 10), tmp_path / "edits-0.csv")
+    experiments.main(
+        ["--no-day", "--seeds", "1", "--only", "kept", str(tmp_path), str(tmp_path / "nowhere.jsonl")]
+    )
+    printed = capsys.readouterr().out
+    assert "(kept)" in printed
+    assert "name rule" in printed
+    assert "simple regression" in printed
+    assert "of the 20 highest-scored unflagged users" in printed
+    assert "SKIPPED" in printed
+    assert "nowhere.jsonl: there is no such file" in printed
+
+
+def test_the_attempt_that_is_kept_is_the_model():
+    people = Population.of(made_up.sample(200, 10))
+    stack = Stack(people, deal(people, FOLDS, 0), 0)
+    rows = stack.rows(frozenset())
+    final = np.zeros(len(people))
+    final[rows.user[rows.last]] = stack.scores()[rows.last]
+    np.testing.assert_allclose(experiments.judge(experiments.KEPT, stack, with_name=True), final, rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", experiments.FAMILIES)
+def test_every_family_is_some_of_the_features(family):
+    left = experiments._columns((family,), with_name=True).sum()
+    assert 0 < left < len(features.FEATURES)
+
+
+def test_the_labels_limit_even_a_perfect_model():
+    rows = [made_up.row(i, i, f"Robot {i}bot", bot=i % 2 == 0) for i in range(40)]
+    rows += [made_up.row(100 + i, i, f"Person {i}") for i in range(40)]
+    people = Population.of(made_up.table(rows))
+    said = np.array(["bot" in name for name in people.names], float)
+    found = experiments.noise(people, said)
+    assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
+    assert 0.45 < found["perfect"] < 0.65
+    assert found["recall_without_them"] == 1.0
+    assert found["perfect_recall"] < 0.15
+
+
+def test_the_simple_regression_sees_the_name_only_when_it_may():
+    people = Population.of(made_up.sample(200, 10))
+    stack = Stack(people, deal(people, FOLDS, 0), 0)
+    seeing, blind = experiments.simple(stack)
+    assert (seeing != blind).any()
+    assert blind[people.bots].min() > np.median(blind[~people.bots])

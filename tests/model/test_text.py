@@ -1,0 +1,132 @@
+"""Masking and hashing: the compiled loops against a slow reference in plain Python."""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.model import text
+
+WORD = (1 << 64) - 1
+PLACEHOLDERS = {"user": "\1", "link": "\2", "section": "\3"}
+
+
+def masked(comment: str, user: str = "Some user") -> str:
+    data, name = (
+        np.frombuffer(comment.encode() + b"-", np.uint8),
+        np.frombuffer(user.encode() + b"-", np.uint8),
+    )
+    out = np.zeros(text.LONGEST + 64, np.uint8)
+    length, _ = text.mask(data, 0, len(data) - 1, name, 0, len(name) - 1, out)
+    assert out[0] == text.MARK_START
+    assert out[length - 1] == text.MARK_END
+    return bytes(out[1 : length - 1]).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("Fixed 3 of 1234 links", "fixed 0 of 0 links"),
+        ("/* Early life */ typo", "\3 typo"),
+        ("see [[Some page|that]] and [[WP:AWB]]", "see \2 and [[wp:awb]]"),
+        ("Reverted edits by Some_user to [[x", "reverted edits by \1 to [[x"),
+        ("/* never ends", "\3"),
+        ("a \t\n b", "a b"),
+        ("", ""),
+    ],
+)
+def test_what_names_user_page_or_section_becomes_a_mark(comment, expected):
+    assert masked(comment) == expected
+
+
+def test_a_name_too_short_to_mean_anything_is_not_masked():
+    assert masked("a cat", "A") == "a cat"
+    assert masked("a cat", "Cat") == "a \1"
+
+
+@given(st.text(max_size=60), st.text(min_size=3, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_a_masked_comment_is_never_longer_and_never_holds_the_name(comment, user):
+    result = masked(f"{comment} {user}", user)
+    assert len(result.encode()) <= len(f"{comment} {user}".encode()) + 2
+    if user.isascii() and user.isalpha():
+        assert user.lower() not in result
+
+
+def test_hostile_lengths_are_cut():
+    assert len(masked("x" * 100_000)) == text.LONGEST
+
+
+# --- hashing ----------------------------------------------------------------------------------------------------------
+
+
+def bucket(value):
+    return (value * 0x9E3779B97F4A7C15 & WORD) >> (64 - text.BUCKET_BITS)
+
+
+def slow_grams(data: bytes, shortest: int, longest: int, salt: int) -> list[int]:
+    return [
+        bucket(int.from_bytes(data[i + 1 - size : i + 1], "big") + (size << 56) + salt)
+        for size in range(shortest, longest + 1)
+        for i in range(size - 1, len(data))
+    ]
+
+
+def slow_words(data: bytes, salt: int) -> list[int]:
+    start, prime = 0xCBF29CE484222325, 0x100000001B3
+    found, before, value, inside = [], 0, start, False
+    for i, byte in enumerate(data):
+        letter = byte >= 128 or chr(byte).isalnum() or 0 < byte <= 3
+        if letter:
+            value, inside = (value ^ byte) * prime & WORD, True
+        if inside and (not letter or i == len(data) - 1):
+            found.append(bucket(value + 0x5851F42D4C957F2D + salt))
+            pair = value ^ (before * 0x9E3779B97F4A7C15 & WORD)
+            found.append(bucket(pair + 0x14057B7EF767814F + salt))
+            before, value, inside = value, start, False
+    return found
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_grams_and_words_hash_as_the_slow_reference(data):
+    padded = np.frombuffer(data + b"\0", np.uint8)
+    out = np.empty(4096, np.int64)
+    n = text.grams(padded, len(data), 3, 5, np.uint64(17), out, 0)
+    assert out[:n].tolist() == slow_grams(data, 3, 5, 17)
+    n = text.words(padded, len(data), np.uint64(17), out, 0)
+    assert out[:n].tolist() == slow_words(data, 17)
+
+
+@given(st.lists(st.none() | st.text(max_size=10), max_size=20), st.integers(0, 5), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_buffers_are_read_from_any_text_column(values, cut, large):
+    column = pa.array(values, pa.large_string() if large else pa.string())[cut:]
+    for shape in (column, pa.chunked_array([column, column]), column.dictionary_encode()):
+        offsets, data = text.buffers(shape)
+        read = [bytes(data[a:b]).decode() for a, b in pairwise(offsets)]
+        assert read == [value or "" for value in shape.to_pylist()]
+
+
+def test_a_null_with_bytes_behind_it_reads_as_empty():
+    column = pa.Array.from_buffers(
+        pa.string(),
+        2,
+        [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([0, 1, 5], np.int32)), pa.py_buffer(b"abcde")],
+    )
+    offsets, _ = text.buffers(column)
+    assert np.diff(offsets).tolist() == [1, 0]
+    assert text.buffers(pa.chunked_array([], pa.string()))[0].tolist() == [0]
+
+
+def test_the_lexicon_finds_what_a_plain_search_finds():
+    groups = {"a": ["he", "she"], "b": ["hers", " his "], "c": ["бот"]}
+    lexicon = text.Lexicon(groups)
+    for sample in ("ushers", "his", "this", "His!", "Робот", "", "hehe", "s he"):
+        spaced = "".join(c if c.isalnum() else " " for c in f" {sample.lower()} ")
+        expected = [group for group, words in groups.items() if any(word in spaced for word in words)]
+        assert lexicon.look(sample) == expected or sample == "Робот"
+    assert lexicon.look("робот") == ["c"]

@@ -1,0 +1,497 @@
+import gzip
+import json
+import time
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from streams import END, ID, OK, START, Script, event, make_events, message, reset, silence, status, truth
+
+from lib import events, paths
+from lib.replay import faults
+from lib.replay import server as replay
+from lib.replay.server import Server
+from lib.stream import client, connection
+from lib.stream.client import Seen, Stream, StreamRefused, StreamUnavailable
+
+COUNT = 300
+OVER = "the server said that the stream is over"
+
+
+def run(stream):
+    """Numbers of the events that a stream gives; unreadable ones as None."""
+    return [None if item.event is None else int(item.event.meta.id.removeprefix("id-")) for item in stream]
+
+
+def two_centres(number):
+    return event(number, centre="codfw" if number % 5 == 0 else "eqiad")
+
+
+PLANS = {
+    "nothing": {},
+    "cuts": {"cuts": {"every": 60}},
+    "cuts in the middle of events": {"cuts": {"every": 60, "where": "middle"}},
+    "gzip": {"gzip": True},
+    "gzip, cut in the middle": {"gzip": True, "cuts": {"every": 90, "where": "middle"}},
+    "chunks of one byte": {"chunk": 1},
+    "chunks of any size": {"chunk": (1, 3000), "cuts": {"every": 100}},
+    "gzip in small chunks": {"gzip": True, "chunk": (1, 40)},
+    "CR LF": {"line_end": "crlf", "chunk": 7, "cuts": {"every": 110, "where": "middle"}},
+    "CR": {"line_end": "cr", "chunk": (1, 900)},
+    "several data lines": {"multiline": True, "cuts": {"at": [120]}},
+    "comments and a retry": {"comments": {"every": 10}, "retry": 40, "cuts": {"every": 130}},
+    "error events": {"errors": {"every": 90}},
+    "silence": {"stalls": {"at": [50, 200], "seconds": 0.7}},
+    "429 and 503": {
+        "refuse": [
+            {"connections": [1], "status": 429, "retry_after": 0.1},
+            {"connections": [3, 4], "status": 503},
+        ],
+        "cuts": {"every": 100},
+    },
+    "empty answers": {"empty": [1, 3], "cuts": {"every": 140}},
+    "closed without an answer": {"hang_up": [1, 3], "cuts": {"every": 140}},
+    "ids in seconds": {"id_unit": "seconds", "cuts": {"every": 70}},
+    "ids in any order": {"id_order": "shuffled", "cuts": {"every": 70}},
+    "canaries, damage, duplicates": {
+        "canaries": {"share": 0.1},
+        "malformed": {"share": 0.1},
+        "duplicates": {"share": 0.1},
+        "cuts": {"every": 70, "where": "middle"},
+    },
+    "another data centre takes over in a gap": {"switch": {"at": [151]}, "gaps": {"at": [150], "events": 60}},
+    "everything": {
+        "seed": 3,
+        "canaries": {"share": 0.05},
+        "malformed": {"share": 0.05},
+        "duplicates": {"share": 0.05},
+        "switch": {"at": [170]},
+        "cuts": {"every": 90, "where": "middle"},
+        "gaps": {"at": [169], "events": 30},
+        "errors": {"at": [33]},
+        "stalls": {"at": [40], "seconds": 0.7},
+        "comments": {"every": 7},
+        "refuse": [{"connections": [2], "status": 429, "retry_after": 0.1}],
+        "gzip": True,
+        "chunk": (1, 700),
+        "line_end": "crlf",
+        "id_order": "shuffled",
+        "multiline": True,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "lines", [make_events(COUNT), [two_centres(n) for n in range(COUNT)]], ids=["one", "two"]
+)
+@pytest.mark.parametrize("name", PLANS)
+def test_every_event_once_whatever_goes_wrong(name, lines):
+    plan = faults.load(PLANS[name])
+    names, broken, canaries, duplicates = truth(plan, lines)
+    with Server(lines, plan, canary_seconds=0) as server:
+        stream = Stream(server.url, read_seconds=0.4)
+        found = [item.event and item.event.meta.id for item in stream]
+    assert [name for name in found if name is not None] == names
+    counts = stream.counts
+    assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, len(broken), duplicates)
+    assert stream.ended == OVER
+    parts = (counts.events, counts.duplicates, counts.repeated, counts.canaries, counts.invalid)
+    assert counts.received == sum(parts)
+    assert found.count(None) == counts.invalid == sum(counts.reasons.values())
+    assert counts.reconnects or not counts.repeated
+    assert not stream.warnings
+
+
+SHARE = st.fixed_dictionaries({"share": st.sampled_from([0.0, 0.03, 0.2])})
+FEW = st.fixed_dictionaries({"at": st.lists(st.integers(0, 119), max_size=3)})
+ANY_PLAN = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 999),
+        "canaries": SHARE,
+        "malformed": SHARE,
+        "duplicates": SHARE,
+        "switch": FEW,
+        "cuts": st.fixed_dictionaries(
+            {"at": st.lists(st.integers(0, 119), max_size=3), "where": st.sampled_from(["after", "middle"])}
+        ),
+        "gaps": st.fixed_dictionaries(
+            {"at": st.lists(st.integers(0, 119), max_size=2), "events": st.integers(1, 60)}
+        ),
+        "errors": FEW,
+        "comments": FEW,
+        "empty": st.lists(st.integers(2, 3), max_size=1),
+        "gzip": st.booleans(),
+        "chunk": st.sampled_from([0, 1, (1, 64), (500, 3000)]),
+        "line_end": st.sampled_from(["lf", "crlf", "cr"]),
+        "id_unit": st.sampled_from(["milliseconds", "seconds"]),
+        "id_order": st.sampled_from(["fixed", "reversed", "shuffled"]),
+        "multiline": st.booleans(),
+    }
+)
+
+
+def check_any_plan(content, late):
+    lines = [event(n, at=START + 1000 * n + (n * 7919 % 13) * late) for n in range(120)]
+    plan = faults.load(content)
+    names, broken, canaries, duplicates = truth(plan, lines)
+    with Server(lines, plan, canary_seconds=0) as server:
+        stream = Stream(server.url)
+        assert [item.event.meta.id for item in stream if item.event] == names
+    counts = stream.counts
+    assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, len(broken), duplicates)
+    assert not stream.warnings
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+@given(ANY_PLAN, st.sampled_from([0, 400, 3000]))
+def test_every_event_once_under_any_plan(content, late):
+    check_any_plan(content, late)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@given(ANY_PLAN, st.sampled_from([0, 400, 3000]))
+def test_every_event_once_under_many_plans(content, late):
+    check_any_plan(content, late)
+
+
+# --- what ends a run --------------------------------------------------------------------------------------------------
+
+
+def test_until_leaves_out_what_is_not_before_it_and_waits_for_what_is_late():
+    late = [event(n) for n in (0, 1, 5, 2, 3, 8, 4, 65, 66, 67, 70)]
+    with Server(late, canary_seconds=0) as server:
+        stream = Stream(server.url, until=START + 5000)
+        assert run(stream) == [0, 1, 2, 3, 4]
+    assert stream.ended == client.PAST_UNTIL
+    # Up to the one that is late by a minute and by the greatest delay so far.
+    assert stream.counts.outside == 6
+
+
+@pytest.mark.parametrize("read", [0, 1, 3])
+def test_until_waits_for_what_is_late_also_after_a_new_start(read):
+    lines = [event(n) for n in (0, 1, 2, 6, 3, 90)]
+    lines[1] = event(1, centre="codfw")
+    with Server(lines, canary_seconds=0) as server:
+        first = Stream(server.url, until=START + 5000)
+        items = iter(first)
+        before = [next(items).event.meta.id for _ in range(read)]
+        items.close()
+        second = Stream(
+            server.url, until=START + 5000, position=first.position() if read else None, seen=before
+        )
+        assert [*before, *(item.event.meta.id for item in second)] == ["id-0", "id-1", "id-2", "id-3"]
+
+
+def test_the_wait_between_connections_is_bounded_however_long_an_outage_lasts():
+    stream = Stream("http://localhost/", max_seconds=0.05)
+    stream._failures, stream._begun, stream._fresh = 5000, time.monotonic(), time.monotonic()
+    assert list(stream._pause()) == [] and "MAX_SECONDS" in stream.ended
+
+
+def test_until_waits_for_every_topic():
+    lines = [event(0), event(1, centre="codfw"), event(90), event(91), event(2, centre="codfw")]
+    with Server([*lines, event(200, centre="codfw"), event(201)], canary_seconds=0) as server:
+        stream = Stream(server.url, until=START + 10_000)
+        assert run(stream) == [0, 1, 2]
+    assert stream.counts.outside == 3
+
+
+def test_since_leaves_out_what_is_before_it():
+    with Server([event(n) for n in (0, 4, 2, 5)], canary_seconds=0) as server:
+        stream = Stream(server.url, since=START + 3000)
+        assert run(stream) == [4, 5]
+    assert stream.counts.outside == 1 and not stream.warnings
+
+
+def test_a_since_that_the_server_no_longer_has_is_a_warning():
+    with Server(make_events(3)) as server:
+        stream = Stream(server.url, since=START - 86_400_000)
+        assert run(stream) == [0, 1, 2]
+    asked_for, first = events.iso(START - 86_400_000), events.iso(START)
+    (warning,) = stream.warnings
+    assert warning.startswith(f"Events were asked for from {asked_for}; the server's first is of {first}.")
+
+
+def test_max_events():
+    with Server(make_events(COUNT), faults.load("cuts: {every: 20}")) as server:
+        stream = Stream(server.url, max_events=50)
+        assert run(stream) == list(range(50))
+    assert "MAX_EVENTS" in stream.ended
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[silence(OK)], [silence()], [OK], [status(503)], [status(429, "Retry-After: 60")], [reset(OK)]],
+    ids=["silent", "no answer", "closing", "503", "429", "reset"],
+)
+def test_max_seconds_whatever_the_server_does(parts):
+    with Script(*parts) as server:
+        begun = time.monotonic()
+        stream = Stream(server.url, max_seconds=0.6)
+        assert run(stream) == []
+    assert 0.55 < time.monotonic() - begun < 2
+    assert "MAX_SECONDS" in stream.ended
+
+
+@pytest.mark.parametrize(
+    "then",
+    [silence(OK), OK, status(503), reset(OK), silence(OK, message(0), message(1))],
+    ids=["silent", "closing", "503", "reset", "nothing new"],
+)
+def test_a_history_that_gives_nothing_new_is_over(then):
+    with Script(OK + message(0) + message(1), then) as server:
+        stream = Stream(server.url, patience=0.7, read_seconds=0.2)
+        assert run(stream) == [0, 1]
+    assert stream.ended == "nothing new came for 0.7 seconds"
+
+
+def test_a_server_that_is_gone_at_the_end():
+    server = Server(make_events(5), faults.load("cuts: {at: [4]}"), canary_seconds=0)
+    with server:
+        stream = iter(reading := Stream(server.url, patience=0.7))
+        found = [next(stream) for _ in range(5)]
+    assert len(found) == 5 and list(stream) == []
+    assert reading.ended == "nothing new came for 0.7 seconds"
+
+
+def test_time_in_which_nobody_listened_is_no_silence(monkeypatch):
+    monkeypatch.setattr(client, "AWAY_SECONDS", 1.1)
+    found = []
+    with Script(OK + message(0), silence(OK), OK + message(0) + message(1) + END) as server:
+        stream = Stream(server.url, ticks=True, patience=2.0, read_seconds=0.9)
+        for item in stream:
+            if item is None and len(server.heads) == 2:
+                time.sleep(2.0)
+            elif item is not None:
+                found.append(item.event.meta.id)
+    assert found == ["id-0", "id-1"] and stream.ended == OVER
+
+
+def test_a_live_source_is_waited_for():
+    now = int(time.time() * 1000)
+    live = message(0, raw=event(0, meta={"dt": events.iso(now)}))
+    with Script(OK + live, OK) as server:
+        stream = Stream(server.url, patience=0.3, max_seconds=1.5)
+        assert run(stream) == [0]
+    assert "MAX_SECONDS" in stream.ended and len(server.heads) > 2
+
+
+def test_a_server_that_comes_back_in_time():
+    with Script(OK + message(0), reset(), reset(), OK + message(0) + message(1) + END) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0, 1]
+    assert stream.counts.reconnects == 1 and stream.counts.repeated == 1
+
+
+def test_204_is_the_end():
+    with Script(OK + message(0), status(204)) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0]
+    assert "204" in stream.ended
+
+
+# --- giving up --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (400, "Check SINCE"),
+        (401, "wants a login"),
+        (403, "Set WIKISIEVE_CONTACT"),
+        (404, "Check the last part of STREAM_URL"),
+        (410, "Check STREAM_URL"),
+    ],
+)
+def test_what_will_not_get_better_is_an_error_that_says_what_to_change(code, says):
+    with Script(status(code, body=b"because")) as server, pytest.raises(StreamRefused) as error:
+        run(Stream(server.url))
+    assert f"Got status {code}." in str(error.value) and says in str(error.value)
+    assert str(error.value).endswith("It says: because")
+    assert len(server.heads) == 1
+
+
+def test_a_web_page_is_no_stream():
+    page = status(200, "Content-Type: text/html", body=b"<html>")
+    with Script(page) as server, pytest.raises(StreamRefused, match="Got a web page"):
+        run(Stream(server.url))
+
+
+def test_a_server_that_is_not_there():
+    with Script(OK) as server:
+        url = server.url
+    with pytest.raises(
+        StreamUnavailable, match=r"must give events\. For 0\.3 seconds there was none: .*refused"
+    ):
+        run(Stream(url, patience=0.3))
+
+
+def test_wikimedia_gets_a_contact(monkeypatch):
+    monkeypatch.delenv(connection.CONTACT, raising=False)
+    with pytest.raises(StreamRefused, match="WIKISIEVE_CONTACT is not set"):
+        next(iter(Stream(connection.LIVE_URL)))
+    monkeypatch.setenv(connection.CONTACT, "ada@example.org")
+    assert connection.user_agent(connection.LIVE_URL).endswith(" (ada@example.org)")
+
+
+def test_every_request_says_who_we_are(monkeypatch):
+    monkeypatch.setenv(connection.CONTACT, "ada@example.org\r\nX-Evil: 1")
+    with Script(OK + message(0), OK + END) as server:
+        run(Stream(server.url))
+    for head in server.heads:
+        assert "User-Agent: wikisieve/" in head and "(ada@example.org??X-Evil: 1)" in head
+        assert "Accept: text/event-stream" in head and "Accept-Encoding: " in head
+
+
+def test_no_proxy_stands_between_us_and_this_machine(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with Server(make_events(3)) as server:
+        assert run(Stream(server.url)) == [0, 1, 2]
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+def asked(head):
+    """Last-Event-ID of a request."""
+    lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+    return json.loads(lines["Last-Event-ID"])
+
+
+def test_a_reconnect_asks_per_topic_and_never_for_the_latest():
+    id_ = json.dumps(
+        [
+            {"topic": ID.format("eqiad"), "partition": 0, "timestamp": START + 60_001},
+            {"topic": ID.format("codfw"), "partition": 0, "offset": -1},
+        ]
+    )
+    with Script(OK + message(0, id_=id_), OK + END) as server:
+        run(Stream(server.url))
+    wanted = {entry["topic"]: entry for entry in asked(server.heads[1])}
+    assert wanted[ID.format("eqiad")]["timestamp"] == START + 55_000
+    assert wanted[ID.format("codfw")]["timestamp"] == START
+    assert "GET /v2/stream/recentchange?since=" in server.heads[1]
+
+
+@pytest.mark.parametrize("id_", [None, ""], ids=["positions", "no positions"])
+def test_a_server_that_does_not_go_back_is_a_warning(id_):
+    then = OK + message(0, id_=id_, raw=b"?") + message(9, id_=id_) + message(10, id_=id_) + END
+    with Script(OK + message(0, id_=id_) + message(1, id_=id_), then) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0, 1, None, 9, 10]
+    (warning,) = stream.warnings
+    assert warning.startswith(
+        f"After a break at {events.iso(START + 1000)} the server went on at {events.iso(START + 9000)},"
+    )
+
+
+@pytest.mark.parametrize("id_", ["", "17", "[]", "{}", "[{", '[{"topic": 3}]'])
+def test_a_server_whose_ids_are_no_positions_is_asked_by_time(id_):
+    with Script(OK + message(0, id_=id_) + message(60, id_=id_), OK + message(60, id_=id_) + END) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0, 60]
+    assert f"?since={START + 55_000}" in server.heads[1] and "Last-Event-ID" not in server.heads[1]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 100, 299])
+def test_another_process_goes_on_where_this_one_stood(cut):
+    plan = faults.load(
+        {"canaries": {"share": 0.2}, "malformed": {"share": 0.2}, "duplicates": {"share": 0.1}}
+    )
+    lines = [two_centres(n) for n in range(COUNT)]
+    names, broken, canaries, duplicates = truth(plan, lines)
+    with Server(lines, plan, canary_seconds=0) as server:
+        first = Stream(server.url)
+        items = iter(first)
+        before = [next(items) for _ in range(cut)]
+        position = json.loads(json.dumps(first.position()))
+        counts = client.Counts.from_json(json.loads(json.dumps(first.counts.to_json())))
+        items.close()
+        ids = [item.event.meta.id for item in before if item.event]
+        second = Stream(server.url, position=position if cut else None, seen=ids, counts=counts)
+        after = list(second)
+    found = [item.event.meta.id for item in (*before, *after) if item.event]
+    assert found == names
+    assert (second.counts.canaries, second.counts.invalid) == (canaries, len(broken))
+    assert second.counts.duplicates == duplicates
+    assert not second.warnings
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_events_without_meta_id_are_told_by_text_and_place(nothing):
+    bare = [event(n // 2, meta={"id": nothing}, comment="the same") for n in range(40)]
+    bare = [line for n, line in enumerate(bare) if n % 2 == 0]
+    with Server(bare, faults.load("cuts: {every: 7}\nduplicates: {at: [3]}"), canary_seconds=0) as server:
+        stream = Stream(server.url)
+        assert len(list(stream)) == 20
+    assert stream.counts.duplicates == 1 and stream.counts.reconnects == 2
+
+
+def test_equal_unreadable_texts_at_different_places_are_different():
+    lines = [event(0), b"broken", event(1), b"broken", event(2), b"broken"]
+    with Server(lines, faults.load("cuts: {at: [3, 4]}"), canary_seconds=0) as server:
+        stream = Stream(server.url)
+        assert run(stream) == [0, None, 1, None, 2, None]
+    assert stream.counts.invalid == 3
+
+
+def test_of_a_message_that_is_too_long_the_beginning_is_given(monkeypatch):
+    monkeypatch.setattr(client.sse, "LONGEST", 5000)
+    monkeypatch.setattr(client.sse, "KEPT", 1000)
+    monkeypatch.setattr(client.sse.Decoder.__init__, "__defaults__", (5000,))
+    long = event(1, comment="x" * 9000)
+    with Server([event(0), long, event(2)]) as server:
+        stream = Stream(server.url)
+        first, item, last = stream
+    assert (first.event.meta.id, last.event.meta.id) == ("id-0", "id-2")
+    assert long.startswith(item.raw) and 500 < len(item.raw) < 1000
+    assert item.cut and item.reason == "longer than 5000 bytes"
+    assert stream.counts.invalid == 1 and stream.counts.received == 3
+
+
+def test_wikis_are_chosen_after_reading():
+    lines = [event(n, wiki="dewiki" if n % 3 else "enwiki") for n in range(9)]
+    with Server([*lines, b"?"], canary_seconds=0) as server:
+        stream = Stream(server.url, wikis={"enwiki"})
+        assert run(stream) == [0, 3, 6, None]
+    assert stream.counts.other_wikis == 6 and stream.counts.invalid == 1
+
+
+def test_ticks_while_nothing_comes():
+    with Script(silence(OK, message(0))) as server:
+        items = iter(Stream(server.url, ticks=True, max_seconds=5))
+        assert next(items).event.meta.id == "id-0"
+        assert next(items) is None
+        items.close()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 10))
+def test_the_memory_of_keys_is_bounded_and_knows_the_last_ones(keys, size):
+    seen, given_so_far = Seen(size), []
+    for key in keys:
+        new = seen.add(str(key))
+        recent = list(dict.fromkeys(reversed(given_so_far)))[:size]
+        assert not (new and key in recent)
+        if new:
+            given_so_far.append(key)
+        assert len(seen._new) + len(seen._old) <= 2 * size
+
+
+def test_thirty_thousand_events_per_second(tmp_path):
+    """In processor time, for a busy machine is no slow client; measured on 2 cores: four times as many."""
+    lines = [
+        event(n, meta={"request_id": "r" * 36, "uri": "u" * 60}, parsedcomment="p" * 300) for n in range(3600)
+    ]
+    day = tmp_path / "day.jsonl.gz"
+    with gzip.open(day, "wb", 1) as file:
+        for copy in range(10):
+            file.writelines(line.replace(b'"id-', b'"id-%d' % copy) + b"\n" for line in lines)
+    with replay.serving(paths.resolve(day), "--canaries", "0") as server:
+        begun = time.process_time()
+        stream = Stream(server.url)
+        count = sum(1 for _ in stream)
+        seconds = time.process_time() - begun
+    assert count == 36_000
+    assert count / seconds > 30_000

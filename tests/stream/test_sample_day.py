@@ -1,0 +1,145 @@
+import gzip
+import json
+import zipfile
+
+import pytest
+
+from lib import events, paths
+from lib.stream import recording, sample_day
+
+OLD = {
+    "time": "2015-09-12T00:46:58.771Z",
+    "channel": "#en.wikipedia",
+    "cityName": None,
+    "comment": "added é\u2028 project",
+    "isAnonymous": False,
+    "isMinor": True,
+    "isNew": True,
+    "isRobot": False,
+    "isUnpatrolled": False,
+    "namespace": "Talk",
+    "page": "Talk:Oswald Tilghman",
+    "user": "GELongstreet",
+    "delta": 36,
+    "added": 36,
+    "deleted": 0,
+}
+
+
+def old(**changed):
+    return json.dumps({**OLD, **changed}).encode()
+
+
+def test_every_field_has_its_source_and_what_is_not_known_is_null():
+    event = sample_day.convert(sample_day.canonical_line(old()), 7)
+    meta = event.pop("meta")
+    assert event == {
+        "$schema": "/mediawiki/recentchange/1.0.0",
+        "id": None,
+        "type": "new",
+        "namespace": 1,
+        "title": "Talk:Oswald Tilghman",
+        "comment": OLD["comment"],
+        "timestamp": 1442018818,
+        "user": "GELongstreet",
+        "bot": False,
+        "minor": True,
+        "patrolled": None,
+        "length": {"old": None, "new": None},
+        "revision": {"old": None, "new": None},
+        "server_url": "https://en.wikipedia.org",
+        "server_name": "en.wikipedia.org",
+        "wiki": "enwiki",
+        "parsedcomment": None,
+        "delta": 36,
+    }
+    assert meta.pop("id")
+    assert meta == {
+        "uri": None,
+        "request_id": None,
+        "dt": OLD["time"],
+        "domain": "en.wikipedia.org",
+        "stream": "mediawiki.recentchange",
+        "topic": "eqiad.mediawiki.recentchange",
+        "partition": 0,
+        "offset": 7,
+    }
+
+
+def test_an_event_is_a_valid_edit_with_its_delta():
+    event = events.decode(json.dumps(sample_day.convert(sample_day.canonical_line(old()), 0)))
+    assert (
+        event.is_edit and not event.is_canary and events.delta(event) == 36 and event.time_ms == 1442018818771
+    )
+
+
+def test_ids_follow_place_and_text_not_spacing():
+    one, other = (sample_day.canonical_line(line) for line in (old(), json.dumps(OLD, indent=1).encode()))
+    assert sample_day.convert(one, 3)["meta"]["id"] == sample_day.convert(other, 3)["meta"]["id"]
+    assert sample_day.convert(one, 3)["meta"]["id"] != sample_day.convert(one, 4)["meta"]["id"]
+    changed = sample_day.canonical_line(old(comment="x"))
+    assert sample_day.convert(one, 3)["meta"]["id"] != sample_day.convert(changed, 3)["meta"]["id"]
+
+
+@pytest.mark.parametrize(
+    ("language", "name", "number"),
+    [
+        ("en", "Main", 0),
+        ("en", "Draft talk", 119),
+        ("de", "Benutzerin Diskussion", 3),
+        ("fa", "ویکی\u200cپدیا", 4),
+        ("ja", "利用者‐会話", 3),
+        ("pt", "Anexo", 102),
+        ("es", "Anexo", 104),
+        ("zh", "User talk", 3),
+        ("en", "Benutzer", None),
+        ("vi", "UTC+04", None),
+    ],
+)
+def test_a_namespace_is_a_number_of_its_own_wiki(language, name, number):
+    assert sample_day.namespace_number(language, name) == number
+
+
+def test_the_same_bytes_each_time_from_the_jar_or_the_file_in_it(tmp_path):
+    packed = gzip.compress(b"\n".join([old(), old(namespace="GO"), b""]))
+    (tmp_path / "day.json.gz").write_bytes(packed)
+    with zipfile.ZipFile(tmp_path / "some.jar", "w") as jar:
+        jar.writestr(sample_day.MEMBER, packed)
+    made = []
+    for source in ("day.json.gz", "some.jar"):
+        lines = sample_day.source_lines(tmp_path / source)
+        counts = sample_day.write_day(lines, tmp_path / "out.jsonl.gz")
+        made.append((tmp_path / "out.jsonl.gz").read_bytes())
+    assert made[0] == made[1]
+    assert counts == {"events": 2, "namespace_unknown": 1}
+
+
+def test_a_source_that_is_not_the_day_is_refused(tmp_path):
+    (tmp_path / "day.json.gz").write_bytes(gzip.compress(old()))
+    with pytest.raises(ValueError, match=r"must have 39,244 edits\. Got 1 from day\.json\.gz"):
+        sample_day.ensure(tmp_path / "day.json.gz", tmp_path / "out.jsonl.gz")
+    assert not (tmp_path / "out.jsonl.gz").exists()
+
+
+def test_a_day_that_cannot_be_kept_is_told(tmp_path, monkeypatch):
+    (tmp_path / "day.json.gz").write_bytes(gzip.compress(old()))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sample_day, "EVENTS", 1)
+    with pytest.raises(OSError, match=r"file must have room .* Got: File exists\. .* or name a RECORDING"):
+        sample_day.ensure(tmp_path / "day.json.gz", tmp_path / "file/out.jsonl.gz")
+
+
+def test_the_day_as_it_is():
+    day = [events.decode(line) for line in recording.lines(sample_day.ensure())]
+    assert len(day) == sample_day.EVENTS == len({event.meta.id for event in day})
+    assert len({event.wiki for event in day}) == 51 and len({event.user for event in day}) == 10_531
+    assert sum(bool(event.bot) for event in day) == 15_420
+    assert sum(event.namespace is None for event in day) == 9
+    assert all(event.is_edit for event in day)
+    times = [event.time_ms for event in day]
+    assert times == sorted(times)
+
+
+def test_only_the_default_day_gets_canaries():
+    assert sample_day.replay_options(paths.RECORDINGS / sample_day.NAME) == ()
+    assert sample_day.replay_options(paths.RECORDINGS / "other.jsonl") == ("--canaries", "0")

@@ -1,0 +1,53 @@
+"""Files are whole or not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lib import artifacts
+
+
+def test_round_trip(tmp_path):
+    artifacts.write(tmp_path / "new", events=3, users="日本")
+    made = artifacts.read(tmp_path / "new", "notebooks/01_stream.ipynb")
+    assert (made["events"], made["users"]) == (3, "日本")
+    assert made["versions"]["pyspark"]
+
+
+def test_a_missing_manifest_names_its_maker(tmp_path):
+    with pytest.raises(artifacts.MissingInput, match=r"Run notebooks/01_stream.ipynb first"):
+        artifacts.read(tmp_path, "notebooks/01_stream.ipynb")
+
+
+def test_a_broken_manifest_names_its_maker(tmp_path):
+    (tmp_path / artifacts.NAME).write_text('{"events": ')
+    with pytest.raises(artifacts.MissingInput, match=r"Run notebooks/01_stream.ipynb again"):
+        artifacts.read(tmp_path, "notebooks/01_stream.ipynb")
+
+
+def test_a_number_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        artifacts.write(tmp_path, share=float("nan"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path):
+    target = tmp_path / "state.json"
+    program = (
+        "import sys, itertools; from pathlib import Path; from lib import artifacts\n"
+        "for n in itertools.count():\n"
+        "    artifacts.atomic_write(Path(sys.argv[1]), '[' + str(n) + ', ' * 1 + '0, ' * 50000 + '0]')\n"
+        "    print(n, flush=True)\n"
+    )
+    for rounds in (1, 3, 7):
+        process = subprocess.Popen([sys.executable, "-c", program, target], stdout=subprocess.PIPE)
+        for _ in range(rounds):
+            process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert len(json.loads(target.read_text())) == 50_002

@@ -1,0 +1,115 @@
+"""Parameters: each has a rule, and what breaks it gets one sentence."""
+
+import ast
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import params, paths
+
+SAMPLE = {
+    "IN_DIR": "data/01_stream",
+    "SOCKET": "",
+    "PERCENT": 20,
+    "SPARK_MASTER": "local[*]",
+    "OUT_DIR": "x",
+    "SEED": 0,
+}
+STREAM = {
+    "STREAM_URL": "",
+    "RECORDING": "",
+    "SINCE": "",
+    "UNTIL": "",
+    "MAX_EVENTS": 0,
+    "MAX_SECONDS": 0,
+    "WIKIS": "",
+    "RELAY": "",
+    "OUT_DIR": "data/01_stream",
+    "SEED": 0,
+}
+
+
+def test_values_are_read():
+    given_ = STREAM | {"SINCE": 20241025, "UNTIL": "2024-10-25T02:00+02:00", "WIKIS": "enwiki, dewiki"}
+    settings = params.check("01_stream", given_)
+    assert settings.since == settings.until == 1729814400000
+    assert settings.wikis == {"enwiki", "dewiki"}
+    assert settings.recording is None
+    assert settings.out_dir == paths.STREAM
+
+
+def test_what_a_notebook_has_besides_is_no_parameter():
+    names = SAMPLE | {
+        "In": [""],
+        "Out": {},
+        "_i": "x",
+        "__name__": "__main__",
+        "params": params,
+        "exit": exit,
+    }
+    assert params.check("02_sample", names).percent == 20
+
+
+@pytest.mark.parametrize(
+    ("notebook", "wrong", "words"),
+    [
+        ("02_sample", {"PERCENT": 0}, ["PERCENT", "1 to 100", "Got 0"]),
+        ("02_sample", {"PERCENT": "20"}, ["PERCENT", "int", "'20'"]),
+        ("02_sample", {"PERCENT": True}, ["PERCENT", "int", "True"]),
+        ("02_sample", {"PERCENTAGE": 20}, ["PERCENTAGE", "PERCENT"]),
+        ("02_sample", {"percent": 20}, ["percent", "PERCENT"]),
+        ("02_sample", {"SOCKET": "localhost"}, ["SOCKET", "host:port", "localhost"]),
+        ("02_sample", {"SOCKET": "localhost:99999"}, ["SOCKET", "host:port"]),
+        ("02_sample", {"SPARK_MASTER": "remote"}, ["SPARK_MASTER", "remote"]),
+        ("02_sample", {"SEED": -1}, ["SEED", "-1"]),
+        ("02_sample", {"SEED": 2**32}, ["SEED", "to 4294967295", "Got 4294967296"]),
+        ("02_sample", {"OUT_DIR": ""}, ["OUT_DIR", "folder"]),
+        ("01_stream", {"SINCE": "yesterday"}, ["SINCE", "ISO 8601", "yesterday"]),
+        ("01_stream", {"SINCE": 1442018818}, ["SINCE", "seconds", "1000"]),
+        ("01_stream", {"STREAM_URL": "stream.example"}, ["STREAM_URL", "http"]),
+        ("01_stream", {"MAX_EVENTS": -1}, ["MAX_EVENTS", "-1"]),
+        ("01_stream", {"WIKIS": "enwiki;dewiki"}, ["WIKIS", "enwiki;dewiki"]),
+    ],
+)
+def test_what_breaks_a_rule_is_named(notebook, wrong, words):
+    valid = SAMPLE if notebook == "02_sample" else STREAM
+    with pytest.raises(params.ParameterError) as caught:
+        params.check(notebook, valid | wrong)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("below", ["", "/a/b"])
+def test_a_folder_to_write_to_must_be_writable(tmp_path, monkeypatch, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(params.ParameterError, match=r"^OUT_DIR: .*file is no folder\. Mend"):
+        params.check("02_sample", SAMPLE | {"OUT_DIR": f"{tmp_path}/file{below}"})
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(params.ParameterError, match=r"^OUT_DIR: .*cannot be written to\. Mend"):
+        params.check("02_sample", SAMPLE | {"OUT_DIR": f"{tmp_path}{below}"})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_parameter_is_named():
+    with pytest.raises(params.ParameterError, match="PERCENT must be set"):
+        params.check("02_sample", {name: value for name, value in SAMPLE.items() if name != "PERCENT"})
+
+
+@given(st.datetimes(min_value=datetime(2001, 9, 9, 1, 46, 40)), st.integers(-12, 14))
+def test_a_time_means_the_same_in_every_form(moment, hours):
+    moment = moment.replace(
+        microsecond=moment.microsecond // 1000 * 1000, tzinfo=timezone(timedelta(hours=hours))
+    )
+    milliseconds = params.parse_time(moment.isoformat())
+    assert milliseconds == params.parse_time(moment.isoformat().replace("+", " "))
+    if moment.utcoffset() == timedelta(0):
+        assert milliseconds == params.parse_time(moment.replace(tzinfo=None).isoformat())
+        assert milliseconds == params.parse_time(moment.astimezone(UTC).isoformat().replace("+00:00", "Z"))
+
+
+def test_every_default_of_the_notebooks_has_a_rule(notebooks):
+    for name, notebook in notebooks.items():
+        cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        lines = ast.parse(cell.source).body
+        params.check(name, {line.target.id: ast.literal_eval(line.value) for line in lines})
