@@ -36,7 +36,7 @@ def test_one_parameters_cell_before_all_other_code(notebooks, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_checked_next(notebooks, name):
-    assert f'parameters.check("{name}", globals())' in code(notebooks[name])[1].source
+    assert f'params.check("{name}", globals())' in code(notebooks[name])[1].source
 
 
 @pytest.mark.parametrize("name", NAMES)
