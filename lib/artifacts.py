@@ -20,6 +20,7 @@ from typing import IO, Any
 from lib import paths
 
 NAME = "manifest.json"
+DEAD_LETTERS = "dead_letters.jsonl"
 PACKAGES = (
     "numpy",
     "pandas",
@@ -143,6 +144,28 @@ def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes]) -> Pa
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def dead_letter(raw: bytes, reason: str) -> str:
+    r"""Return a line of ``dead_letters.jsonl``: the text of an invalid event, every byte of it, and the reason.
+
+    Parameters
+    ----------
+    raw : bytes
+        What was received. Bytes that are not UTF-8 are written as ``\xe9``, and ``not_utf8`` is true.
+    reason : str
+        Why it cannot be read.
+
+    Examples
+    --------
+    >>> print(dead_letter("é".encode() + b" caf\xe9", "invalid continuation byte"), end="")
+    {"raw": "é caf\\xe9", "reason": "invalid continuation byte", "not_utf8": true}
+    """
+    try:
+        letter: dict[str, str | bool] = {"raw": raw.decode(), "reason": reason}
+    except UnicodeDecodeError:
+        letter = {"raw": raw.decode(errors="backslashreplace"), "reason": reason, "not_utf8": True}
+    return json.dumps(letter, ensure_ascii=False) + "\n"
 
 
 def sync_folder(folder: Path) -> None:

@@ -52,7 +52,7 @@ def truth(plan, lines):
         try:
             read = events.decode(record.raw)
         except events.InvalidEvent:
-            broken.append(record.raw.decode(errors="replace"))
+            broken.append(record.raw.decode(errors="backslashreplace"))
             continue
         if read.is_canary:
             canaries += 1

@@ -31,7 +31,6 @@ from lib.stream import client, recording, sample_day, seen
 from lib.stream.client import KINDS, Counts, Item, Stream
 
 STATE = "state.json"
-DEAD_LETTERS = "dead_letters.jsonl"
 SEGMENT_EVENTS = 10_000
 LOCK_SECONDS = 10.0  # a notebook's kernel outlives papermill by a second or two when that is killed
 SAY_SECONDS = 15.0
@@ -294,8 +293,7 @@ class Recorder:
 
     def _take_other(self, item: Item | None) -> None:
         if item is not None:
-            letter = {"raw": item.raw.decode("utf-8", "replace"), "reason": item.reason}
-            self._letters.append(json.dumps(letter, ensure_ascii=False).encode() + b"\n")
+            self._letters.append(artifacts.dead_letter(item.raw, item.reason or "").encode())
 
     def _next_commit(self) -> float:
         """Moment at which the segment is old enough: soon at first, later less often, so that files stay few."""
@@ -339,7 +337,7 @@ class Recorder:
 
     def _append_letters(self) -> int:
         """Append unreadable events; return the file's size. What a crash leaves behind that size is cut off."""
-        path = self.folder / DEAD_LETTERS
+        path = self.folder / artifacts.DEAD_LETTERS
         with open(path, "ab") as file:
             if self._letters:
                 file.write(b"".join(self._letters))
@@ -394,7 +392,7 @@ class Recorder:
             path.unlink()
         for path in self.folder.glob(".*.tmp"):
             path.unlink()
-        with open(self.folder / DEAD_LETTERS, "ab") as file:
+        with open(self.folder / artifacts.DEAD_LETTERS, "ab") as file:
             file.truncate(state.dead_letters)
 
     def _seen(self) -> Iterator[str]:

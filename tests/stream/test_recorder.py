@@ -50,7 +50,7 @@ def ids(folder):
 
 
 def letters(folder):
-    return [json.loads(line) for line in (folder / recorder.DEAD_LETTERS).read_bytes().splitlines()]
+    return [json.loads(line) for line in (folder / artifacts.DEAD_LETTERS).read_bytes().splitlines()]
 
 
 def agree(folder, made, plan, lines):
@@ -264,7 +264,7 @@ def settings(**changed):
 def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
     day = tmp_path / "2015-09-12.jsonl.gz"
     recording.write_segment(day, make_events(3))
-    monkeypatch.setattr(recorder.default_day, "ensure", lambda: day)
+    monkeypatch.setattr(recorder.sample_day, "ensure", lambda: day)
     two = params.parse_time("2015-09-12T14:00:00Z")
     assert recorder.source_of(settings()) == source("", recording=day, until=two)
     assert recorder.source_of(settings(until=START + 1)).until == START + 1
