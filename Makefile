@@ -7,7 +7,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-quick notebooks lint bench experiments soak cluster-test lock clean
+.PHONY: help setup run live lab test test-quick notebooks lint bench oracle reproduce experiments soak cluster-test lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,12 @@ lint: setup ## Check style (notebooks too) and types
 
 bench: setup ## Run the benchmarks and print a table
 	@$(PY) -m benchmarks
+
+oracle: setup ## Compare all that the stages decide with the stored hashes (WRITE=1 stores them after a change that is meant)
+	@$(PY) -m tests.oracle $(if $(WRITE),--write)
+
+reproduce: setup ## Execute notebooks 03 and 04 as other processors, threads, locales would, and print a table
+	@$(PY) -m tests.reproduce
 
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
 	@$(PY) -m lib.model.experiments $(CAPTURES)

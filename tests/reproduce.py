@@ -1,0 +1,145 @@
+"""Whether the figures are the same on every machine: notebooks 03 and 04 under other processors' settings.
+
+``make reproduce`` executes them once per setting on the default day and prints a table: the setting, how many cells
+differ from the stored outputs, the model's version, the hash of the verdicts. The environment variables stand in for
+other machines: OpenBLAS picks its kernels by the processor, numpy and Arrow their vector code, and each adds up in
+another order.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    **{
+        f"OpenBLAS {name}": {"OPENBLAS_CORETYPE": name}
+        for name in ("Haswell", "SkylakeX", "Zen", "Sandybridge", "Nehalem", "Prescott")
+    },
+    **{f"{n} BLAS threads": {"OPENBLAS_NUM_THREADS": str(n), "OMP_NUM_THREADS": str(n)} for n in (1, 2, 4)},
+    "numba generic": {"NUMBA_CPU_NAME": "generic"},
+    "numpy without SIMD": {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX2 FMA3 X86_V3 X86_V4"},
+    "Arrow without SIMD": {"ARROW_USER_SIMD_LEVEL": "NONE"},
+    "another time zone": {"TZ": "Asia/Kathmandu"},
+    "another locale": {"LC_ALL": "C"},
+}
+QUICK = ("OpenBLAS Haswell", "OpenBLAS Prescott")
+NEEDS = {"OpenBLAS SkylakeX": "avx512f", "OpenBLAS Haswell": "avx2", "OpenBLAS Zen": "avx2"}
+RUN = """
+import sys, papermill
+source, output, cwd, *given = sys.argv[1:]
+papermill.execute_notebook(source, output, dict(zip(given[::2], given[1::2])), cwd=cwd, kernel_name="python3",
+                           progress_bar=False)
+"""
+
+
+def fits(setting: str) -> bool:
+    """Return whether this processor has what a setting needs (OpenBLAS would silently take another kernel)."""
+    needed = NEEDS.get(setting, "")
+    cpuinfo = Path("/proc/cpuinfo")
+    return not needed or not cpuinfo.exists() or needed in cpuinfo.read_text().split()
+
+
+def differing_cells(executed: Path, stored: Path, folders: dict[str, str]) -> list[int]:
+    """Return the numbers of the code cells whose texts differ, times and folders apart."""
+    pair = [nbformat.read(path, as_version=4) for path in (executed, stored)]
+    mine, theirs = (
+        [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        for book in pair
+    )
+    return [
+        number
+        for number, (cell, other) in enumerate(zip(mine, theirs, strict=True))
+        if cell.cell_type == "code"
+        and not {"parameters", "nbval-ignore-output"} & set(cell.metadata.get("tags", []))
+        and texts(cell, folders) != texts(other, {})
+    ]
+
+
+def texts(cell: nbformat.NotebookNode, folders: dict[str, str]) -> list[str]:
+    """Return what a cell printed and displayed as text, with the folders of the default run."""
+    found = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        text = output.get("text", "") + data.get("text/html", data.get("text/plain", ""))
+        for given, default in folders.items():
+            text = text.replace(given, default)
+        found.append(re.sub(r"0x[0-9a-f]+", "0x", text))
+    return found
+
+
+def run(setting: str, sample: Path, quick: bool, python: str = sys.executable) -> tuple[list[str], str, str]:
+    """Execute 03 (and 04) under a setting.
+
+    Returns
+    -------
+    differing : list of str
+        Notebook and cell, such as ``"03:12"``.
+    version : str
+        Of the model.
+    verdicts : str
+        Hash of the verdict rows; empty when `quick`.
+    """
+    from tests import oracle
+
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
+        folder = Path(name)
+        model, online = folder / "03_model", folder / "04_online"
+        plans = [("03_eda_train", {"IN_DIR": str(sample), "OUT_DIR": str(model)})]
+        if not quick:
+            plans.append(("04_online", {"MODEL_DIR": str(model), "OUT_DIR": str(online)}))
+        folders = {str(model): "data/03_model", str(online): "data/04_online", str(sample): "data/02_sample"}
+        differing = []
+        for notebook, given in plans:
+            source, output = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{notebook}.ipynb"
+            words = [word for pair in given.items() for word in pair]
+            command = [python, "-c", RUN, str(source), str(output), str(source.parent), *words]
+            environment = os.environ | SETTINGS[setting]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{notebook} failed under {setting}:\n{done.stderr[-2000:]}")
+            differing += [f"{notebook[:2]}:{n}" for n in differing_cells(output, source, folders)]
+        facts = json.loads((model / "metrics.json").read_text())
+        return differing, str(facts.get("model_version", "")), "" if quick else oracle.of_verdicts(online)
+
+
+def main() -> int:
+    """Print the table; return 1 where a setting gives other figures."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reproduce", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="notebook 03 alone")
+    parser.add_argument("--sample", type=Path, default=ROOT / "data" / "02_sample", help="folder of stage 2")
+    parser.add_argument(
+        "--python", nargs="*", default=[], help="interpreters of other environments to try as well"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), help="these settings"
+    )
+    chosen = parser.parse_args()
+    if not any(chosen.sample.glob("edits-*.csv")):
+        sys.exit(
+            f"There must be a sample in {chosen.sample}. Got none. Run notebooks 01 and 02 first (make run)."
+        )
+    trials = [(name, sys.executable) for name in chosen.only] + [("as it is", path) for path in chosen.python]
+    results = set()
+    print(f"{'setting':24} {'cells that differ':20} {'version':14} verdicts", flush=True)
+    for setting, python in trials:
+        label = setting if python == sys.executable else python
+        if not fits(setting):
+            print(f"{label:24} skipped: this processor has no {NEEDS[setting]}", flush=True)
+            continue
+        differing, version, verdicts = run(setting, chosen.sample, chosen.quick, python)
+        results.add((tuple(differing), version, verdicts))
+        print(f"{label:24} {' '.join(differing) or 'none':20} {version:14} {verdicts[:16]}", flush=True)
+    return int(len(results) != 1 or bool(next(iter(results))[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
