@@ -69,7 +69,9 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
 def session(cores: int, **settings: str) -> AbstractContextManager[SparkSession]:
     """Start Spark as stage 4 does, with more memory."""
     memory = {"spark.driver.memory": "4g"}
-    return spark.running("benchmark", f"local[{cores}]", kafka=True, hours=True, **memory, **settings)
+    return spark.spark_session(
+        "benchmark", f"local[{cores}]", kafka=True, long_running=True, **memory, **settings
+    )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Stages meet in files: each leaves a manifest of what went in, what came out, and what was dropped and why.
 
-A stage has its folder to itself while it writes (:func:`claim`), and its files are whole or not there
+A stage has its folder to itself while it writes (:func:`lock_folder`), and its files are whole or not there
 (:func:`atomic_write`).
 """
 
@@ -177,7 +177,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def claim(folder: Path, refused: type[Exception], patience: float = 0.0) -> IO[bytes]:
+def lock_folder(folder: Path, refused: type[Exception], patience: float = 0.0) -> IO[bytes]:
     """Keep other processes out of a folder until what is given is closed, or the process ends, however it does.
 
     Parameters

@@ -242,7 +242,7 @@ def iso(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z".rjust(24, "0")
 
 
-def identity(raw: bytes | memoryview | str, event: Event | None) -> str:
+def event_key(raw: bytes | memoryview | str, event: Event | None) -> str:
     """Name an event so that a repetition can be told.
 
     Parameters

@@ -72,7 +72,7 @@ Got '1442016000', which looks like seconds. Multiply it by 1000.
     if re.fullmatch(r"\d{12,14}", value):
         return int(value)
     try:
-        moment = datetime.fromisoformat(_mend_plus(value))
+        moment = datetime.fromisoformat(restore_plus_sign(value))
     except ValueError:
         raise ParameterError(
             "A time must be ISO 8601, YYYYMMDD or milliseconds since the epoch. "
@@ -82,7 +82,7 @@ Got '1442016000', which looks like seconds. Multiply it by 1000.
     return round(aware.timestamp() * 1000)
 
 
-def _mend_plus(value: str) -> str:
+def restore_plus_sign(value: str) -> str:
     """Give a zone its plus back: in a URL that was not escaped it arrives as a blank."""
     return re.sub(r"(T\S+) (\d\d:?\d\d)$", r"\1+\2", value)
 

@@ -29,12 +29,12 @@ _FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas c
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
 
 
-def label(text: object, longest: int = 60) -> str:
+def safe_label(text: object, longest: int = 60) -> str:
     """Make a stranger's text fit for a picture: one short line, no TeX, and a box for what the font cannot draw.
 
     Examples
     --------
-    >>> label("a$b$\\nc — 和平-bot")
+    >>> safe_label("a$b$\\nc — 和平-bot")
     'a\\\\$b\\\\$ c — □□-bot'
     """
     line = "".join(
@@ -45,7 +45,7 @@ def label(text: object, longest: int = 60) -> str:
     return short.replace("$", r"\$")
 
 
-def near(times: pd.Series) -> pd.Series:
+def time_inliers(times: pd.Series) -> pd.Series:
     """Tell which moments belong into a picture over time: a clock that was wrong would squeeze the others into a line.
 
     Parameters
@@ -60,7 +60,7 @@ def near(times: pd.Series) -> pd.Series:
 
     Examples
     --------
-    >>> near(pd.Series([0, 10_000, 20_000, 30_000, 9_000_000])).tolist()
+    >>> time_inliers(pd.Series([0, 10_000, 20_000, 30_000, 9_000_000])).tolist()
     [True, True, True, True, False]
     """
     low, high = (float(times.quantile(share)) for share in (0.25, 0.75))
@@ -68,17 +68,17 @@ def near(times: pd.Series) -> pd.Series:
     return times.between(max(low - 10 * width, _FIRST), min(high + 10 * width, _LAST))
 
 
-def far(n: int) -> str:
+def outlier_note(n: int) -> str:
     """Say how many events are not in a picture over time; nothing if all are."""
     return f" Not in the picture: {n:,} whose time lies far from the others'." if n else ""
 
 
-def short(text: object, longest: int = 500) -> str:
+def truncate(text: object, longest: int = 500) -> str:
     """Cut a stranger's text that would fill the page; what MediaWiki takes as a comment is left whole.
 
     Examples
     --------
-    >>> short("whole"), short("x" * 2000, 3)
+    >>> truncate("whole"), truncate("x" * 2000, 3)
     ('whole', 'xxx… (2,000 characters)')
     """
     line = str(text)
@@ -124,10 +124,10 @@ def show(figure: plt.Figure, text: str) -> None:
     """
     display(figure)
     plt.close(figure)
-    finding(text)
+    show_text(text)
 
 
-def finding(text: str) -> None:
+def show_text(text: str) -> None:
     """Show a computed sentence; whatever is in it is shown as text, never as HTML or Markdown."""
     display(HTML(f"<p><b>{html.escape(text)}</b></p>"))
 
@@ -138,7 +138,7 @@ def table(frame: pd.DataFrame, caption: str = "") -> None:
     display(HTML(styled))
 
 
-def values(content: Mapping[str, object], names: str) -> None:
+def show_fields(content: Mapping[str, object], names: str) -> None:
     """Show some values of a manifest, a row each; their names have blanks between them."""
     table(pd.DataFrame({"value": {name: content[name] for name in names.split()}}, dtype="object"))
 
@@ -156,7 +156,7 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     sides = ["left" if _is_text(shown.iloc[:, i]) else "right" for i in range(shown.shape[1])]
     head = _row("th", shown.columns, sides)
     body = "".join(_row("td", cells, sides) for cells in shown.itertuples(index=False, name=None))
-    title = f"<p>{html.escape(short(caption))}</p>" if caption else ""
+    title = f"<p>{html.escape(truncate(caption))}</p>" if caption else ""
     return f"{title}<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
@@ -180,22 +180,22 @@ def _cell(value: object) -> str:
         return "" if math.isnan(value) else f"{value:,.6g}"
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(short(value))
+    return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(truncate(value))
 
 
-def counted(number: float, noun: str) -> str:
+def pluralize(number: float, noun: str) -> str:
     """Write a number with its noun.
 
     Examples
     --------
-    >>> counted(1, "edit"), counted(1.5, "edit"), counted(1_234_567, "edit")
+    >>> pluralize(1, "edit"), pluralize(1.5, "edit"), pluralize(1_234_567, "edit")
     ('1 edit', '1.5 edits', '1,234,567 edits')
     """
     digits = f"{int(number):,}" if number == int(number) else f"{number:,.1f}"
     return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
 
 
-def share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
+def format_share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
     """Write a share with its count and its 95 % interval.
 
     Parameters
@@ -207,7 +207,7 @@ def share(part: int, whole: int, interval: tuple[float, float] | None = None) ->
 
     Examples
     --------
-    >>> share(3, 10)
+    >>> format_share(3, 10)
     '30.0 % (3 of 10; 95 % interval 6.7 to 65.2 %)'
     """
     low, high = clopper_pearson(part, whole) if interval is None else interval

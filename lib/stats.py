@@ -48,7 +48,7 @@ def upper_bound(part: int, whole: int) -> float:
     return _upper(part, whole, 1 - CONFIDENCE)
 
 
-def draw_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def bootstrap_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """Draw the users again and again, with replacement, and take the share of their edits that succeeded.
 
     Parameters
@@ -81,7 +81,7 @@ def draw_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int 
     return drawn[:, 1] / drawn[:, 0]
 
 
-def over_users(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
+def bootstrap_ci(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
     """95 % interval of a share of edits: the edits of one user are alike, so users are drawn again, not edits.
 
     Parameters
@@ -97,12 +97,12 @@ def over_users(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
 
     Examples
     --------
-    >>> one_busy_user = over_users(np.array([90, 1, 0]), np.array([90, 5, 5]))
+    >>> one_busy_user = bootstrap_ci(np.array([90, 1, 0]), np.array([90, 5, 5]))
     >>> [round(bound, 2) for bound in one_busy_user], [round(bound, 2) for bound in clopper_pearson(91, 100)]
     ([0.0, 1.0], [0.84, 0.96])
     """
     low, high = clopper_pearson(int(np.sum(parts)), int(np.sum(wholes)))
-    drawn = draw_users(parts, wholes)
+    drawn = bootstrap_users(parts, wholes)
     if not len(drawn):
         return low, high
     first, last = np.quantile(drawn, [_TAIL, 1 - _TAIL])

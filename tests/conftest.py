@@ -5,13 +5,13 @@ import pytest
 
 from lib import paths
 from lib.infra import broker
-from lib.infra import spark as spark_session
+from lib.infra.spark import spark_session
 
 
 @pytest.fixture(scope="session")
 def spark():
     """One Spark session for all tests that need one."""
-    with spark_session.running("tests", "local[2]", kafka=True) as session:
+    with spark_session("tests", "local[2]", kafka=True) as session:
         yield session
 
 

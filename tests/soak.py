@@ -123,7 +123,7 @@ class Trial:
             verdicts: dict[bytes, Counter] = {}
             for message in world.messages(kafka.bootstrap, topics["verdicts"]):
                 verdicts.setdefault(message.key, Counter())[message.value] += 1
-        ids = {events.identity(raw, None): raw for raw in raws}
+        ids = {events.event_key(raw, None): raw for raw in raws}
         assert set(sent) == set(ids.values()), "an event is missing in Kafka, or one is there that never came"
         for raw, n in sent.items():
             try:

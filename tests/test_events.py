@@ -118,11 +118,11 @@ def test_time_is_utc_in_milliseconds(moment):
 
 def test_identity_is_the_id_or_the_text():
     with_id = event()
-    assert events.identity(with_id, events.decode(with_id)) == "a"
+    assert events.event_key(with_id, events.decode(with_id)) == "a"
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_an_empty_id_is_none(nothing):
     without = event(meta={"id": nothing})
-    name = events.identity(without, events.decode(without))
-    assert name == events.identity(without.decode(), None) and name.startswith("sha1:")
+    name = events.event_key(without, events.decode(without))
+    assert name == events.event_key(without.decode(), None) and name.startswith("sha1:")

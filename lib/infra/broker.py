@@ -20,7 +20,7 @@ from lib.infra import guard, jars, java, kafka
 
 LOOPBACK = "127.0.0.1"
 CLUSTER = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-local1"
-ROOM = 500 * 2**20  # bytes that must be free
+MIN_FREE_BYTES = 500 * 2**20  # bytes that must be free
 DEFAULT = f"{LOOPBACK}:9092"  # where docker-compose.yml has its broker
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -92,7 +92,7 @@ class Broker:
     folder : Path
         Where topics, settings and the log (``broker.log``) are; made if it is not there.
     port : int, default 0
-        Where it listens on 127.0.0.1; 0 takes a free port, which is kept over :meth:`ensure`.
+        Where it listens on 127.0.0.1; 0 takes a free port, which is kept over :meth:`ensure_running`.
     heap : str, default "512m"
         Memory of its JVM.
     place : Place, optional
@@ -170,7 +170,7 @@ class Broker:
         self._format(settings)
         self._guard = guard.start(self._pidfile, self.log, *self._java("kafka.Kafka", str(settings)))
 
-    def ensure(self) -> bool:
+    def ensure_running(self) -> bool:
         """Start the broker again, on the same port, if it is gone.
 
         Returns
@@ -253,7 +253,7 @@ class Broker:
         while time.monotonic() < deadline:
             if not self.running:
                 break
-            if answers(self.bootstrap, 1.0):
+            if is_ready(self.bootstrap, 1.0):
                 return
             time.sleep(0.1)
         gone = not self.running
@@ -289,8 +289,8 @@ def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float 
     ------
     BrokerError
         When it is not ``host:port`` or nobody answers.
-    Refused, PropertiesError
-        See :func:`lib.infra.kafka.reach`.
+    KafkaAuthError, PropertiesError
+        See :func:`lib.infra.kafka.ping`.
 
     Examples
     --------
@@ -301,7 +301,7 @@ def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float 
     ports = [int(port) for port in re.findall(r":(\d+)", bootstrap)]
     if not re.fullmatch(r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*", bootstrap) or max(ports) > 65535:
         raise BrokerError(f"KAFKA must be host:port, several with commas. Got {bootstrap!r}. Try {DEFAULT}.")
-    if not answers(bootstrap, seconds, properties):
+    if not is_ready(bootstrap, seconds, properties):
         hint = "" if properties else "give KAFKA_PROPERTIES if it wants TLS or a password, "
         raise BrokerError(
             f"KAFKA must be the address of a running broker. Got {bootstrap}, where none answers. "
@@ -310,11 +310,11 @@ def external(bootstrap: str, properties: Mapping[str, str] = {}, seconds: float 
     return bootstrap
 
 
-def answers(bootstrap: str, seconds: float, properties: Mapping[str, str] = {}) -> bool:
-    """Return whether a Kafka broker answers within so many seconds; see :func:`lib.infra.kafka.reach`."""
+def is_ready(bootstrap: str, seconds: float, properties: Mapping[str, str] = {}) -> bool:
+    """Return whether a Kafka broker answers within so many seconds; see :func:`lib.infra.kafka.ping`."""
     if not any(_connects(server, seconds) for server in bootstrap.split(",")):
         return False
-    return kafka.reach(bootstrap, properties, seconds)
+    return kafka.ping(bootstrap, properties, seconds)
 
 
 def free_port() -> int:
@@ -348,9 +348,10 @@ def _make_room(folder: Path) -> None:
         raise BrokerError(
             f"Kafka needs a folder that can be written to. Got {paths.show(folder)} ({error.strerror}). Choose another."
         ) from None
-    if free < ROOM:
+    if free < MIN_FREE_BYTES:
         raise BrokerError(
-            f"Kafka needs {ROOM >> 20} MB of free disk. Got {free >> 20} MB at {paths.show(folder)}. Make room there."
+            f"Kafka needs {MIN_FREE_BYTES >> 20} MB of free disk. Got {free >> 20} MB at {paths.show(folder)}. "
+            "Make room there."
         )
 
 

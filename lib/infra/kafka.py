@@ -26,9 +26,9 @@ from kafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsErro
 from lib import paths
 
 REPLICAS = 3  # of a topic, where there are so many brokers
-LARGEST = 8 << 20  # bytes of a message in our topics
-USUAL_LARGEST = 1 << 20  # what Kafka takes when it is told nothing else
-_SAME = {
+MAX_MESSAGE_BYTES = 8 << 20  # bytes of a message in our topics
+DEFAULT_MAX_MESSAGE_BYTES = 1 << 20  # what Kafka takes when it is told nothing else
+OPTION_NAMES = {
     "security.protocol": "security_protocol",
     "sasl.mechanism": "sasl_mechanism",
     "ssl.truststore.location": "ssl_cafile",
@@ -45,7 +45,7 @@ class PropertiesError(ValueError):
     """A file of client properties cannot be used; the message says which rule it breaks."""
 
 
-class Refused(ConnectionError):
+class KafkaAuthError(ConnectionError):
     """Kafka is there and does not let us in; the message says why."""
 
 
@@ -133,7 +133,9 @@ def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
     ('me', 'a b')
     """
     _check_stores(properties)
-    options: dict[str, Any] = {_SAME[name]: value for name, value in properties.items() if name in _SAME}
+    options: dict[str, Any] = {
+        OPTION_NAMES[name]: value for name, value in properties.items() if name in OPTION_NAMES
+    }
     if "ssl_certfile" in options:
         options["ssl_keyfile"] = options["ssl_certfile"]  # a PEM store holds the chain and the key
     if properties.get("ssl.endpoint.identification.algorithm") == "":
@@ -191,7 +193,7 @@ def _option(word: str, login: str) -> str | None:
     return match[2] if match[1] is None else re.sub(r"\\(.)", r"\1", match[1])
 
 
-def reach(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
+def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     """Return whether a Kafka broker answers within so many seconds.
 
     Parameters
@@ -205,7 +207,7 @@ def reach(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool
 
     Raises
     ------
-    Refused
+    KafkaAuthError
         When somebody answers and refuses us, or is none whom we trust.
     PropertiesError
         When the properties cannot be used.
@@ -234,27 +236,27 @@ def _explain(
     said, protocol = str(failure), properties.get("security.protocol", "")
     if "CERTIFICATE_VERIFY_FAILED" in said:
         reason = re.sub(r".*certificate verify failed: (.*?) \(_ssl.*", r"\1", said)
-        raise Refused(
+        raise KafkaAuthError(
             f"Kafka at {bootstrap} must show a certificate for that name, signed by an authority in "
             f"ssl.truststore.location. Got one that is refused ({reason}), with the authorities in "
             f"{properties.get('ssl.truststore.location', 'this system')!r}. Give the right PEM file, or the right name."
         )
     if alert := re.search(r"\] .*alert ((?:bad |unknown )?(?:certificate|ca)\b.*?) \(_ssl", said):
         store = properties.get("ssl.keystore.location")
-        raise Refused(
+        raise KafkaAuthError(
             f"ssl.keystore.location must be a PEM file with a key and a certificate that Kafka at {bootstrap} trusts. "
             f"Got {'none' if store is None else repr(store)}, and Kafka hangs up ({alert[1]}). "
             "Give the file that belongs to you, with ssl.keystore.type=PEM."
         )
     if "Handshake failed" in said:
-        raise Refused(
+        raise KafkaAuthError(
             f"security.protocol must be what Kafka speaks at {bootstrap}. "
             f"Got {protocol!r}, and no TLS comes about ({said}). "
             "Give the protocol of that listener, or the port of another."
         )
     # After a refusal Kafka hangs up, and kafka-python may see that before it reads the refusal.
     if protocol.startswith("SASL_") and ("disconnected" in said or isinstance(failure, BrokerResponseError)):
-        raise Refused(
+        raise KafkaAuthError(
             f"KAFKA_PROPERTIES must name a user whom Kafka at {bootstrap} knows, with the right password. "
             f"Got {options['sasl_plain_username']!r} by {options['sasl_mechanism']} over {protocol}, who is refused. "
             "Correct sasl.jaas.config, or else sasl.mechanism or security.protocol."
@@ -313,7 +315,7 @@ def make_topics(bootstrap: str, names: list[str], partitions: int, properties: M
             configuration = {
                 "min.insync.replicas": str(max(1, replicas - 1)),
                 "retention.ms": "-1",
-                "max.message.bytes": str(LARGEST),
+                "max.message.bytes": str(MAX_MESSAGE_BYTES),
             }
             there = set(admin.list_topics())
             wanted = [
@@ -335,7 +337,7 @@ def make_topics(bootstrap: str, names: list[str], partitions: int, properties: M
         ) from None
 
 
-def largest(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
+def max_message_bytes(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
     """Find out how many bytes a message of a topic may have; what Kafka usually takes, where it does not tell."""
     setting = "max.message.bytes"
     try:
@@ -347,4 +349,4 @@ def largest(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
         finally:
             admin.close()
     except (KafkaError, KeyError, TypeError, ValueError):
-        return USUAL_LARGEST
+        return DEFAULT_MAX_MESSAGE_BYTES

@@ -8,7 +8,6 @@ import socket
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -43,10 +42,15 @@ class SparkError(RuntimeError):
     """Spark did not start; the message says what to do."""
 
 
-def session(
-    name: str, master: str = "local[*]", kafka: bool = False, *, hours: bool = False, **conf: str | int | bool
+def spark_session(
+    name: str,
+    master: str = "local[*]",
+    kafka: bool = False,
+    *,
+    long_running: bool = False,
+    **conf: str | int | bool,
 ) -> SparkSession:
-    """Start a Spark session; end it with :func:`stop`, or use :func:`running`.
+    """Return the running Spark session, or a new one; it ends with :func:`stop`, or at the end of a ``with`` block.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ def session(
         Spark's master. ``local`` ones retry a failed task; any other gets this package sent to its workers.
     kafka : bool, default False
         Whether the session reads or writes Kafka topics (adds the connector's jars).
-    hours : bool, default False
+    long_running : bool, default False
         Whether the session lives for long: the JVM then compiles a second time what runs very often
         (:data:`lib.infra.java.LONG`). That pays after about a million events; the start costs three CPU seconds more.
     **conf
@@ -66,24 +70,22 @@ def session(
     Returns
     -------
     SparkSession
-        A new one in a JVM of its own.
+        The one that runs in this process, whatever its settings are; else a new one in a JVM of its own.
 
     Raises
     ------
     SparkError
-        When a session is running already, or the JVM does not start or the master does not answer.
+        When the JVM does not start or the master does not answer.
     JavaError, JarError
         When Java or a jar is missing.
     """
-    if SparkContext._active_spark_context is not None:
-        raise SparkError(
-            "One Spark session at a time can run in a Python process. Got a second. Stop the first (spark.stop)."
-        )
+    if (running := SparkSession.getActiveSession()) is not None:
+        return running
     _reach(master)
     _end_jvm()
-    _sweep(Path(tempfile.gettempdir()))
+    remove_stale_dirs(Path(tempfile.gettempdir()))
     scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
-    settings = _settings(name, master, kafka, hours, scratch) | {
+    settings = _settings(name, master, kafka, long_running, scratch) | {
         _dotted(key): _text(value) for key, value in conf.items()
     }
     _environment(master)
@@ -107,7 +109,7 @@ def stop(spark: SparkSession) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def has_ended(spark: SparkSession) -> bool:
+def is_stopped(spark: SparkSession) -> bool:
     """Tell whether a session is over, also if its JVM was killed or had no memory left."""
     try:
         return bool(spark.sparkContext._jsc.sc().isStopped())
@@ -115,26 +117,14 @@ def has_ended(spark: SparkSession) -> bool:
         return True
 
 
-@contextlib.contextmanager
-def running(
-    name: str, master: str = "local[*]", kafka: bool = False, *, hours: bool = False, **conf: str | int | bool
-) -> Iterator[SparkSession]:
-    """Run a session for the length of a ``with`` block; the parameters are those of :func:`session`."""
-    spark = session(name, master, kafka, hours=hours, **conf)
-    try:
-        yield spark
-    finally:
-        stop(spark)
-
-
-def retrying(master: str) -> str:
+def with_task_retries(master: str) -> str:
     """Let a local master retry a failed task, as a cluster does.
 
     Examples
     --------
-    >>> retrying("local[*]"), retrying("local[2]"), retrying("local"), retrying("local[2,1]")
-    ('local[*,4]', 'local[2,4]', 'local[1,4]', 'local[2,1]')
-    >>> retrying("spark://127.0.0.1:7077")
+    >>> [with_task_retries(master) for master in ("local[*]", "local[2]", "local", "local[2,1]")]
+    ['local[*,4]', 'local[2,4]', 'local[1,4]', 'local[2,1]']
+    >>> with_task_retries("spark://127.0.0.1:7077")
     'spark://127.0.0.1:7077'
     """
     if master == "local":
@@ -171,7 +161,7 @@ def log_file(name: str) -> Path:
 _scratch: Path | None = None
 
 
-def _sweep(folder: Path) -> None:
+def remove_stale_dirs(folder: Path) -> None:
     """Remove the scratch folders of processes that were killed and could not do it themselves."""
     for path in folder.glob(f"{SCRATCH}*"):
         try:
@@ -219,7 +209,7 @@ def _reach(master: str) -> None:
         )
 
 
-def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -> dict[str, str]:
+def _settings(name: str, master: str, kafka: bool, long_running: bool, scratch: Path) -> dict[str, str]:
     logging = scratch / "log4j2.properties"
     logging.write_text(LOG4J.format(log=java.as_property(log_file(name))), encoding="utf-8")
     options = [
@@ -227,10 +217,10 @@ def _settings(name: str, master: str, kafka: bool, hours: bool, scratch: Path) -
         f"-Dderby.system.home={scratch}",
         "-Duser.timezone=UTC",
     ]
-    options += java.LONG if hours else java.QUICK
+    options += java.LONG if long_running else java.QUICK
     settings = {
         "spark.app.name": name,
-        "spark.master": retrying(master),
+        "spark.master": with_task_retries(master),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join(options),

@@ -135,7 +135,7 @@ def survival(people: pd.DataFrame, fits: dict[str, tails.Tail | None]) -> tuple[
         tail = fits[kind]
         if tail is not None:
             grid = np.geomspace(tail.start, max(int(counts.max()), tail.start + 1), 80)
-            name = f"power law, exponent {tail.exponent:.2f}, from {plots.counted(tail.start, 'edit')} on"
+            name = f"power law, exponent {tail.exponent:.2f}, from {plots.pluralize(tail.start, 'edit')} on"
             style = "--" if kind == "human" else ":"
             axes.plot(grid, tail.survival(grid), style, color="black", lw=1.6, zorder=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="edits by one user")
@@ -151,13 +151,13 @@ def _tail_sentence(people: pd.DataFrame, kind: str, tail: tails.Tail | None) -> 
     counts = people.loc[people["kind"] == kind, "edits"]
     if not len(counts):
         return f"There are no {kind}s."
-    begin = f"The median {kind} makes {plots.counted(counts.median(), 'edit')} and the busiest {int(counts.max()):,}"
+    begin = f"The median {kind} makes {plots.pluralize(counts.median(), 'edit')} and the busiest {int(counts.max()):,}"
     if tail is None:
         return f"{begin}; there are too few for the fit of a tail."
     verdict = "do not refute" if tail.p >= 0.1 else "refute"
     return (
         f"{begin}; the data {verdict} a power law with exponent {tail.exponent:.2f} ± {tail.error:.2f} "
-        f"for the {tail.values:,} with {plots.counted(tail.start, 'edit')} or more ({_p(tail.p)})."
+        f"for the {tail.values:,} with {plots.pluralize(tail.start, 'edit')} or more ({_p(tail.p)})."
     )
 
 
@@ -261,7 +261,7 @@ def _concentration_sentence(people: pd.DataFrame, coefficients: dict[str, float]
 def rhythm(data: pd.DataFrame) -> tuple[Figure, str]:
     """Draw the edits over time, humans and bots; times far from all others are left out."""
     known = data[data["kind"].notna() & data["time"].notna()]
-    known = known[plots.near(known["timestamp"])]
+    known = known[plots.time_inliers(known["timestamp"])]
     figure, axes = plt.subplots(figsize=(10, 3.8))
     axes.set_title("The rhythm of the day")
     if known["time"].nunique() < 2:
@@ -393,7 +393,7 @@ def _bars(axes: Axes, group: pd.Series, kind: pd.Series, title: str) -> None:
     place = np.arange(len(share))
     for number, one in enumerate(KINDS):
         axes.barh(place + 0.4 * number - 0.2, share[one], 0.4, color=plots.KINDS[one], label=f"{one}s")
-    axes.set_yticks(place, [plots.label(name, 32) for name in order])
+    axes.set_yticks(place, [plots.safe_label(name, 32) for name in order])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the edits of their kind", ylabel="")

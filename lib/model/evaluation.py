@@ -23,7 +23,7 @@ from lib.model.names import says_bot
 from lib.model.population import Population
 from lib.model.stack import CrossValidation
 from lib.model.threshold import MAX_HUMAN_FPR, NoHonestThreshold
-from lib.stats import clopper_pearson, over_users, upper_bound
+from lib.stats import bootstrap_ci, clopper_pearson, upper_bound
 
 FORWARD_AT = 0.6
 DECISION = 0.5  # of a score that is a probability
@@ -106,7 +106,7 @@ def stopped(people: Population, verdicts: np.ndarray) -> dict[str, Any]:
         "edits": len(stop),
         "bot_edits": int(bot_edits.sum()),
         "bot_edits_stopped": _share(stop & bot_edits, bot_edits),
-        "bot_edits_stopped_interval": over_users(
+        "bot_edits_stopped_interval": bootstrap_ci(
             _of_each(people, stop & bot_edits), _of_each(people, bot_edits)
         ),
         "bot_edits_stopped_last_quarter": _share(stop & bot_edits & last, bot_edits & last),

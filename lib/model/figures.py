@@ -89,8 +89,8 @@ def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) 
     wrong, found = int(cells[0, 1]), int(cells[1, 1])
     humans, there = (int(count) for count in cells.sum(axis=1))
     return figure, (
-        f"At the threshold the model finds {plots.share(found, there)} of the bots "
-        f"and flags {plots.share(wrong, humans)} of the humans."
+        f"At the threshold the model finds {plots.format_share(found, there)} of the bots "
+        f"and flags {plots.format_share(wrong, humans)} of the humans."
     )
 
 
@@ -156,7 +156,7 @@ def recall_by_edits(cross: CrossValidation, model: Model) -> tuple[Figure, str]:
     first, last = table.iloc[0], table.iloc[-1]
     return figure, (
         f"The first edit gives away {first['found']:.0f} of {first['bots']:.0f} bots ({100 * first['recall']:.0f} %); "
-        f"of those that make {plots.counted(last['edits seen'], 'edit')}, {100 * last['recall']:.0f} % are found by "
+        f"of those that make {plots.pluralize(last['edits seen'], 'edit')}, {100 * last['recall']:.0f} % are found by "
         "then."
     )
 
@@ -176,7 +176,8 @@ def errors(cross: CrossValidation, threshold: float) -> tuple[Figure, str]:
     axes.errorbar(table["share"], place, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
     axes.axhline(len(kinds) - 0.5, color=plots.GREY, lw=0.8)
     axes.set_yticks(
-        place, [f"{plots.label(row['group'], 32)} ({row['humans']:,})" for row in table.to_dict("records")]
+        place,
+        [f"{plots.safe_label(row['group'], 32)} ({row['humans']:,})" for row in table.to_dict("records")],
     )
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -228,8 +229,8 @@ def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: flo
         rows.append(
             {
                 "who says it": name,
-                "bots found": plots.share(found, there),
-                "humans flagged": plots.share(wrong, humans),
+                "bots found": plots.format_share(found, there),
+                "humans flagged": plots.format_share(wrong, humans),
             }
         )
     return pd.DataFrame(rows)
@@ -300,10 +301,10 @@ def forward_table(ahead: Forward, answers: dict[str, np.ndarray]) -> pd.DataFram
         rows.append(
             {
                 "who stops": name,
-                "bot edits stopped": plots.share(
+                "bot edits stopped": plots.format_share(
                     caught, facts["bot_edits"], facts["bot_edits_stopped_interval"]
                 ),
-                "humans flagged": plots.share(facts["humans_flagged"], facts["humans"]),
+                "humans flagged": plots.format_share(facts["humans_flagged"], facts["humans"]),
                 "95 % upper bound": f"{100 * facts['human_user_fpr_upper95']:.2f} %",
             }
         )

@@ -60,17 +60,17 @@ class Card(msgspec.Struct, frozen=True):
         """Write the card as HTML; whatever the stream wrote is shown as text."""
         say = html.escape
         edit = "".join(
-            f"<tr><th>{say(name)}</th><td>{say(plots.short(_text(value)))}</td></tr>"
+            f"<tr><th>{say(name)}</th><td>{say(plots.truncate(_text(value)))}</td></tr>"
             for name, value in self.edit.items()
         )
         return (
-            f"<h4>{say(plots.short(self.user))}</h4><p>{say(self.sentence())}</p>"
+            f"<h4>{say(plots.truncate(self.user))}</h4><p>{say(self.sentence())}</p>"
             f"<table><caption>The edit that tipped the balance</caption>{edit}</table>"
         )
 
     def sentence(self) -> str:
         """Say the verdict in one sentence."""
-        where = f"On the blacklist since {self.since} ({self.reason}), after {plots.counted(self.edits_seen, 'edit')}"
+        where = f"On the blacklist since {self.since} ({self.reason}), after {plots.pluralize(self.edits_seen, 'edit')}"
         if self.score is None or self.threshold is None:
             return f"{where}."
         return f"{where}: the score {self.score:.3f} reached the threshold {self.threshold:.3f}."
@@ -81,11 +81,13 @@ class Card(msgspec.Struct, frozen=True):
         figure, axes = plt.subplots(figsize=(8, 0.6 + 0.35 * max(len(shown), 1)))
         colours = [plots.BOT if item.log_odds > 0 else plots.HUMAN for item in shown]
         axes.barh(
-            [plots.label(item.feature) for item in shown], [item.log_odds for item in shown], color=colours
+            [plots.safe_label(item.feature) for item in shown],
+            [item.log_odds for item in shown],
+            color=colours,
         )
         axes.axvline(0, color=plots.GREY, linewidth=1)
         axes.set_xlabel("contribution to the score (log-odds; right: bot, left: human)")
-        axes.set_title(f"Why {plots.label(self.user)} was flagged")
+        axes.set_title(f"Why {plots.safe_label(self.user)} was flagged")
         axes.grid(axis="y", visible=False)
         return figure
 

@@ -66,7 +66,7 @@ def over_time(data: pd.DataFrame) -> tuple[Figure, str]:
     share = {word: 100 * total.get(word, 0) / max(len(data), 1) for word in VERDICTS}
     return figure, (
         f"Of {len(data):,} edits {share['dropped']:.1f} % were dropped, {share['kept']:.1f} % kept, and "
-        f"{total.get('flagged', 0):,} put their user on the blacklist.{plots.far(len(data) - len(shown))}"
+        f"{total.get('flagged', 0):,} put their user on the blacklist.{plots.outlier_note(len(data) - len(shown))}"
     )
 
 
@@ -142,7 +142,7 @@ def comparison(
     return (
         figure,
         f"wikisieve stopped {ours['bot edits stopped']} of the bot edits and hit "
-        f"{plots.counted(int(str(ours['humans hit'])), 'human')}; "
+        f"{plots.pluralize(int(str(ours['humans hit'])), 'human')}; "
         f"the name rule stopped {name_rule['bot edits stopped']} and hit {name_rule['humans hit']}; "
         f"stage 3's list alone {best.loc[list(ways)[2]]['bot edits stopped']}"
         + (
@@ -189,7 +189,7 @@ def _percent(share: float) -> str:
 
 
 def _near(data: pd.DataFrame) -> pd.Series:
-    return plots.near(data["timestamp"].astype("datetime64[ms, UTC]").astype("int64"))
+    return plots.time_inliers(data["timestamp"].astype("datetime64[ms, UTC]").astype("int64"))
 
 
 def _step(data: pd.DataFrame) -> pd.Timedelta:

@@ -165,7 +165,7 @@ class Stage:
         artifacts.require(self.model_dir / "model.skops", MADE_BY)
         artifacts.require(self.model_dir / books.NAME, MADE_BY)
         self.model = Model.load(self.model_dir / "model.skops")
-        self._open.enter_context(artifacts.claim(self.out_dir, OnlineError))
+        self._open.enter_context(artifacts.lock_folder(self.out_dir, OnlineError))
         # Arrow's own pool keeps what it once had; the system's gives it back when it is told to, and numpy's with it.
         pa.set_memory_pool(pa.system_memory_pool())
         going_on = self.resume and (self.out_dir / books.NAME).exists()
@@ -175,7 +175,7 @@ class Stage:
             started = beside.submit(self._start_broker)
             try:
                 self.spark = self._session or self._open.enter_context(
-                    spark.running("04_online", self._master, kafka=True, hours=True)
+                    spark.spark_session("04_online", self._master, kafka=True, long_running=True)
                 )
             finally:
                 self.bootstrap = started.result()
@@ -230,7 +230,7 @@ class Stage:
             except Exception as error:
                 if _is_full(error):
                     raise
-                if spark.has_ended(self.spark):
+                if spark.is_stopped(self.spark):
                     raise OnlineError(
                         f"Spark must live as long as the run. Its JVM has ended ({_first_line(error)}). "
                         "What was judged is kept; go on with RESUME=True. "
@@ -437,7 +437,7 @@ class Stage:
         return self.broker.bootstrap
 
     def _keep_broker(self) -> None:
-        if self.broker is not None and self.broker.ensure():
+        if self.broker is not None and self.broker.ensure_running():
             self.say("The broker had ended. It was started again, with its topics.")
 
     def _make_topics(self) -> None:

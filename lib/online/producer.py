@@ -135,7 +135,7 @@ class Producer:
         self.sent = 0
         self._failure: BaseException | None = None
         self._partition: dict[str, int] = {}
-        self._largest = kafka.LARGEST
+        self._largest = kafka.MAX_MESSAGE_BYTES
 
     def run(self) -> Report:
         """Send until the stream ends, and everything is in the topic.
@@ -168,7 +168,7 @@ class Producer:
         )
         stream.know(found.keys)
         before = start["sent"] if start else 0
-        self._largest = kafka.largest(order.bootstrap, order.topic, order.properties)
+        self._largest = kafka.max_message_bytes(order.bootstrap, order.topic, order.properties)
         producer = KafkaProducer(
             bootstrap_servers=order.bootstrap,
             acks="all",
@@ -176,7 +176,7 @@ class Producer:
             compression_type="lz4",
             linger_ms=5,
             batch_size=1 << 18,
-            max_request_size=2 * kafka.LARGEST,
+            max_request_size=2 * kafka.MAX_MESSAGE_BYTES,
             **kafka.for_python(order.properties),
         )
         try:

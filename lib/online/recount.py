@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from lib.online import seen, verdicts
 from lib.online.judging import VERDICTS
-from lib.stats import over_users, upper_bound
+from lib.stats import bootstrap_ci, upper_bound
 
 STOPPED = ("dropped", "flagged")
 LAST = 0.25  # the last quarter: the last 25 % of the edits, ordered by event time
@@ -168,7 +168,7 @@ def _begin(minutes: Counter[int], wanted: int) -> tuple[int, int]:
 
 
 def _interval(users: _Counts) -> list[float]:
-    return list(over_users(users.bot_stopped, users.bot_edits))
+    return list(bootstrap_ci(users.bot_stopped, users.bot_edits))
 
 
 def _share(part: int, whole: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lib.online.books import Books
-from lib.stats import over_users
+from lib.stats import bootstrap_ci
 
 ENOUGH = 3  # shadow edits before a user is proposed for release
 PART = 0.5  # of the threshold: a score below it looks human
@@ -64,7 +64,7 @@ def report(out_dir: Path, data: pd.DataFrame, threshold: float) -> Report:
         }
     )
     right, all_ = int(seen["is_bot"].sum()), len(seen)
-    low, high = over_users(users["bot_flags"].to_numpy(), users["shadow_edits"].to_numpy())
+    low, high = bootstrap_ci(users["bot_flags"].to_numpy(), users["shadow_edits"].to_numpy())
     sentence = (
         f"{all_:,} dropped edits of {len(users):,} users were scored in the shadow; {right:,} of them carry the flag: "
         f"the precision of dropping is {100 * right / max(all_, 1):.1f} % "

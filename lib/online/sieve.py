@@ -50,7 +50,7 @@ class Findings(NamedTuple):
     #: Valid events: ``partition``, ``offset``, ``kafka_ms``, ``id`` (the hash of the event's identity) and ``named``
     #: (has a ``meta.id``: only then can it be a duplicate).
     events: pa.Table
-    #: The edits among them: columns of ``events.ARROW_SCHEMA`` (``meta_id`` is never null: see ``events.identity``),
+    #: The edits among them: columns of ``events.ARROW_SCHEMA`` (``meta_id`` is never null: see ``events.event_key``),
     #: ``event`` (row of `events`), ``maybe_listed`` (the filter said yes), ``looked_at`` (has a row of `evidence`).
     edits: pa.Table
     #: One row per edit that was looked at.
@@ -109,7 +109,7 @@ def examine(
     table = _shortened(events.table([read.events[row] for row in event]))
     named = [bool(event.meta.id) for event in read.events]
     identities = pa.array(
-        [events.identity(raws[place], event) for place, event in zip(read.places, read.events, strict=True)],
+        [events.event_key(raws[place], event) for place, event in zip(read.places, read.events, strict=True)],
         pa.string(),
     )
     ids = seen.hashes(identities)

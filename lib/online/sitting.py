@@ -186,7 +186,7 @@ def _texts(stage: online.Stage) -> Callable[[frozenset[str]], dict[str, dict[str
                 event = events.decode(raw)
             except events.InvalidEvent:
                 continue
-            name = events.identity(raw, event)
+            name = events.event_key(raw, event)
             if name in wanted:
                 found[name] = {
                     "title": event.title,

@@ -37,7 +37,7 @@ class Share(NamedTuple):
         return self.part / self.whole if self.whole else 0.0
 
     def __str__(self) -> str:
-        return plots.share(self.part, self.whole, (self.low, self.high))
+        return plots.format_share(self.part, self.whole, (self.low, self.high))
 
 
 def users(table: pa.Table, percent: int) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def _share_of_users(group: pd.DataFrame) -> Share:
 def _share_of_edits(group: pd.DataFrame, seed: int) -> Share:
     edits = group["edits"].to_numpy()
     kept = edits * group["kept"].to_numpy(bool)
-    draws = stats.draw_users(kept, edits, seed)
+    draws = stats.bootstrap_users(kept, edits, seed)
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
     return Share(int(kept.sum()), int(edits.sum()), float(low), float(high))
 

@@ -91,7 +91,7 @@ class Rates(NamedTuple):
 
 def rates(events: pd.DataFrame) -> Rates:
     """Count the events per minute; a recording of many hours is counted in wider steps."""
-    events, whole = events[plots.near(events["time"].astype("int64"))], len(events)
+    events, whole = events[plots.time_inliers(events["time"].astype("int64"))], len(events)
     if events.empty:
         return Rates(pd.DataFrame({"human": [], "bot": []}), 1, whole)
     minutes = (events["time"].max() - events["time"].min()).total_seconds() / 60
@@ -106,11 +106,11 @@ def rate_finding(found: Rates, events: int) -> str:
     """Say how many events there are, and how fast they came."""
     totals = found.per_minute.sum(axis=1)
     if totals.empty:
-        return f"There is no event to count.{plots.far(found.far)}"
+        return f"There is no event to count.{plots.outlier_note(found.far)}"
     hours = found.step_minutes * len(totals) / 60
     return (
         f"{events:,} events in {hours:.1f} hours: {totals.mean():.1f} per minute on average, "
-        f"{totals.max():.0f} at most, at {totals.idxmax():%H:%M} UTC.{plots.far(found.far)}"
+        f"{totals.max():.0f} at most, at {totals.idxmax():%H:%M} UTC.{plots.outlier_note(found.far)}"
     )
 
 
@@ -168,7 +168,7 @@ def share_finding(events: pd.DataFrame, wikis: pd.DataFrame) -> str:
     if flags.empty:
         return "No event says whether a bot made it."
     bots = int((flags == "bot").sum())
-    share = plots.share(bots, len(flags))
+    share = plots.format_share(bots, len(flags))
     percent = 100 * wikis["share"]
     return (
         f"Bots made {share} of the events. Of the busiest wikis {percent.idxmax()} is the most automatic "
@@ -212,7 +212,7 @@ def share_figure(groups: pd.DataFrame, title: str, ylabel: str) -> Figure:
     left.barh(places, groups["bot"], left=groups["human"], color=plots.BOT, label="bot")
     right.hlines(places, groups["low"], groups["high"], color=plots.BOT, linewidth=3)
     right.plot(groups["share"], places, "o", color=plots.BOT, markeredgecolor="white")
-    left.set_yticks(places, [plots.label(name) for name in groups.index])
+    left.set_yticks(places, [plots.safe_label(name) for name in groups.index])
     left.invert_yaxis()
     left.set(title=title, xlabel="events", ylabel=ylabel)
     right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.02, 1.02))

@@ -184,7 +184,7 @@ class Recorder:
             raise RecorderError(
                 f"OUT_DIR must be another folder than RECORDING. Got {paths.show(folder)} for both. Choose another."
             )
-        self._lock = artifacts.claim(folder, RecorderError, LOCK_SECONDS)
+        self._lock = artifacts.lock_folder(folder, RecorderError, LOCK_SECONDS)
         self._described = source.describe()
         self._pending: list[bytes] = []
         self._letters: list[bytes] = []

@@ -78,12 +78,12 @@ def test_events_of_a_past_year_are_kept(kafka):
 def test_a_broker_that_was_killed_comes_back_on_its_port_with_its_topics(kafka):
     produce(kafka.bootstrap, "kept", b"before")
     address, pid = kafka.bootstrap, kafka.pid
-    assert not kafka.ensure(), "it runs: nothing to do"
+    assert not kafka.ensure_running(), "it runs: nothing to do"
     os.kill(pid, signal.SIGKILL)
     kafka._guard.wait()
     assert not kafka.running
     assert kafka.pid is None
-    assert kafka.ensure()
+    assert kafka.ensure_running()
     assert kafka.bootstrap == address
     produce(address, "kept", b"after")
     assert consume(address, "kept", 2) == [b"before", b"after"]

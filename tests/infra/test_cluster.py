@@ -26,7 +26,7 @@ def where(batches):
     for batch in batches:
         yield batch.assign(pid=os.getpid(), file=lib.events.__file__)[["pid", "file"]]
 
-with spark.running("cluster", sys.argv[1]) as session:
+with spark.spark_session("cluster", sys.argv[1]) as session:
     found = session.range(0, 4, 1, 4).mapInPandas(where, "pid long, file string").collect()
     print(len({row.pid for row in found}), "Python workers")
     print(all("lib.zip" in row.file for row in found))
@@ -68,7 +68,7 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
             stage.sieve(sender)
     assert world.rows(many) == world.rows(alone)
     assert world.letters(many) == world.letters(alone)
-    assert brokers.nodes[0].ensure(), "the broker that was killed comes back"
+    assert brokers.nodes[0].ensure_running(), "the broker that was killed comes back"
 
 
 def copies(bootstrap, topic):

@@ -118,10 +118,10 @@ import sys
 from pathlib import Path
 from lib.infra import broker, java, spark
 print(java.find().source)
-with spark.running("java", "local[1]") as session:
+with spark.spark_session("java", "local[1]") as session:
     print(session.range(1000).selectExpr("sum(id)").collect())
 with broker.Broker(Path(sys.argv[1])) as kafka:
-    print(broker.answers(kafka.bootstrap, 5))
+    print(broker.is_ready(kafka.bootstrap, 5))
 """
 
 

@@ -109,7 +109,7 @@ def test_no_stranger_reaches_the_page_as_anything_but_text():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_labels_are_short_lines_without_formulas(text):
-    shown = plots.label(text, 32)
+    shown = plots.safe_label(text, 32)
     assert len(shown) <= 40
     assert shown.isprintable()
     assert shown.count("$") == shown.count(r"\$")

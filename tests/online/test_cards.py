@@ -66,6 +66,6 @@ def test_texts_of_an_edit_without_an_id_are_found_by_its_name(nothing):
         b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "title": "T", "comment": "c"}' % nothing
     )
     stage = SimpleNamespace(messages=lambda most: [b"not JSON", raw])
-    name = events.identity(raw, events.decode(raw))
+    name = events.event_key(raw, events.decode(raw))
     found = sitting._texts(stage)(frozenset([name]))
     assert found == {name: {"title": "T", "comment": "c", "delta": None}}

@@ -282,7 +282,7 @@ def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court, 
     raw = b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "user": "A"}' % nothing
     outcome = court.hear([raw, raw])
     assert outcome.counts["duplicates"] == 0
-    assert outcome.verdicts.column("meta_id").to_pylist() == [events.identity(raw, events.decode(raw))] * 2
+    assert outcome.verdicts.column("meta_id").to_pylist() == [events.event_key(raw, events.decode(raw))] * 2
 
 
 def look(raws):

@@ -49,7 +49,7 @@ def valid(raws):
 
 def test_every_edit_has_exactly_one_verdict(whole, raws):
     out, metrics = whole
-    names = {events.identity(raw, event) for raw, event in valid(raws) if event.is_edit}
+    names = {events.event_key(raw, event) for raw, event in valid(raws) if event.is_edit}
     found = [row[0] for row in world.rows(out)]
     named = [name for name in found if not name.startswith("sha1:")]
     assert len(named) == len(set(named))
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_sentence_and_resume_goes_on(
     assert world.rows(tmp_path) == world.rows(whole[0])
 
 
-def test_a_spark_that_has_ended_is_one_sentence(here, model_dir, tmp_path, monkeypatch):
+def test_a_spark_that_is_stopped_is_one_sentence(here, model_dir, tmp_path, monkeypatch):
     def fails(stage, sender):
         raise OSError("Connection refused")
 

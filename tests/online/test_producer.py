@@ -170,8 +170,8 @@ def test_a_report_may_be_longer_than_a_pipe_holds(kafka, topic):
 
 
 def test_topics_are_made_once(kafka, topic):
-    assert kafka.largest(kafka.bootstrap, topic, {}) == kafka.LARGEST
-    assert kafka.largest(kafka.bootstrap, "no-such-topic", {}) == kafka.USUAL_LARGEST
+    assert kafka.max_message_bytes(kafka.bootstrap, topic, {}) == kafka.MAX_MESSAGE_BYTES
+    assert kafka.max_message_bytes(kafka.bootstrap, "no-such-topic", {}) == kafka.DEFAULT_MAX_MESSAGE_BYTES
     kafka.make_topics(kafka.bootstrap, [topic], 3, {})
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     assert topic in admin.list_topics()

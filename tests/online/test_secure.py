@@ -8,7 +8,7 @@ import secure
 import world
 
 from lib.infra import broker, kafka
-from lib.infra import spark as spark_session
+from lib.infra.spark import log_file
 from lib.online import online, publisher, query
 from lib.online.sender import Sender
 from lib.replay import server as replay
@@ -38,7 +38,7 @@ def unsaid(capfd, caplog):
     told = []
     yield told.append
     out, err = capfd.readouterr()
-    log = spark_session.log_file("tests")
+    log = log_file("tests")
     everything = [*map(str, told), out, err, caplog.text, log.read_text() if log.exists() else ""]
     assert not [text for text in everything if secure.WORD in text]
 
@@ -89,7 +89,7 @@ def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, m
     rule = (
         f"must name a user whom Kafka at .* knows.* Got 'ada' by {mechanism} over SASL_SSL.* sasl.jaas.config"
     )
-    with pytest.raises(kafka.Refused, match=rule) as told:
+    with pytest.raises(kafka.KafkaAuthError, match=rule) as told:
         broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
 
@@ -113,7 +113,7 @@ def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
     (other,) = secure.certificates(tmp_path / "other")
     given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
     with pytest.raises(
-        kafka.Refused, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
+        kafka.KafkaAuthError, match=rf"certificate.* is refused \(unable to get .*{other}.*right PEM file"
     ) as told:
         broker.external(locked.secure, given, seconds=PATIENCE)
     unsaid(told.value)
@@ -124,13 +124,13 @@ def test_who_shows_no_certificate_or_a_stranger_s_is_told(locked, tmp_path):
     for store, got in ((None, "none"), (stranger, repr(str(stranger)))):
         given = kafka.read_properties(locked.with_certificate(tmp_path, store))
         with pytest.raises(
-            kafka.Refused, match=rf"ssl.keystore.location must .* Got {got}, and Kafka hangs up"
+            kafka.KafkaAuthError, match=rf"ssl.keystore.location must .* Got {got}, and Kafka hangs up"
         ):
             broker.external(locked.mutual, given, seconds=PATIENCE)
 
 
 def test_another_protocol_than_the_listener_s_is_named(locked, properties):
-    with pytest.raises(kafka.Refused, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
+    with pytest.raises(kafka.KafkaAuthError, match="security.protocol must be .* Got 'SASL_SSL', and no TLS"):
         broker.external(locked.bootstrap, properties, seconds=PATIENCE)
     with pytest.raises(broker.BrokerError, match="none answers.*give KAFKA_PROPERTIES if it wants TLS"):
         broker.external(locked.secure, seconds=PATIENCE)

@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_interval():
 def test_drawing_numbers_of_alike_users_is_drawing_users():
     frame = audit.users(crowd(200), 20)
     edits, kept = frame["edits"].to_numpy(), frame["kept"].to_numpy()
-    fast = stats.draw_users(edits * kept, edits, seed=0, draws=4000)
+    fast = stats.bootstrap_users(edits * kept, edits, seed=0, draws=4000)
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, len(frame), (4000, len(frame)))
     plain = (edits * kept)[drawn].sum(axis=1) / edits[drawn].sum(axis=1)
