@@ -9,7 +9,7 @@ from time import perf_counter
 import pandas as pd
 from pybloom_live import BloomFilter
 
-from lib.blacklist.bloom import ERROR_RATE, Filter
+from lib.blacklist.bloom import ERROR_RATE, BlacklistFilter
 from lib.blacklist.ledger import Entry, Ledger
 
 RUNS = 5
@@ -33,7 +33,7 @@ def run(members: int = 100_000, look_ups: int = 100_000) -> pd.DataFrame:
     users = [f"Member {number}" for number in range(members)]
     asked = [f"Member {2 * number}" for number in range(look_ups)][: look_ups // 2]
     asked += [f"Stranger {number}" for number in range(look_ups - len(asked))]
-    sieve = Filter.build(users, members)
+    bloom = BlacklistFilter.build(users, members)
     bare = BloomFilter(members, ERROR_RATE)
     for user in users:
         bare.add(user)
@@ -42,8 +42,8 @@ def run(members: int = 100_000, look_ups: int = 100_000) -> pd.DataFrame:
         plain = set(users)
         ways: dict[str, tuple[float, Callable[[Sequence[str]], object]]] = {
             "pybloom-live BloomFilter, one by one": (len(bare.bitarray) / 8, _one_by_one(bare)),
-            "filter, one by one": (sieve.nbytes, _one_by_one(sieve)),
-            "filter, in bulk": (sieve.nbytes, sieve.contains),
+            "filter, one by one": (bloom.nbytes, _one_by_one(bloom)),
+            "filter, in bulk": (bloom.nbytes, bloom.contains),
             "Python set": (_size_of_set(plain), _one_by_one(plain)),
             "ledger, in bulk (the exact answer)": (_size_of_ledger(ledger), ledger.look_up),
         }

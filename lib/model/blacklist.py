@@ -23,8 +23,8 @@ import pyarrow as pa
 from pybloom_live import BloomFilter, ScalableBloomFilter
 
 from lib import artifacts, paths
-from lib.blacklist.bloom import Filter
-from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger, LedgerError
+from lib.blacklist.bloom import BlacklistFilter
+from lib.blacklist.ledger import EDIT_COLUMNS, BlacklistError, Entry, Ledger
 from lib.model import features
 from lib.model.model import Model
 from lib.model.names import says_bot
@@ -245,13 +245,13 @@ def write(folder: Path, listed: Iterable[Entry]) -> None:
     new = folder / f".{LEDGER}.new"
     _remove(new)
     with Ledger.open(new) as ledger:
-        released = _take_over(folder, ledger)
+        released = _import_decisions(folder, ledger)
         ledger.add(entry for entry in listed if entry.user not in released)
         members = ledger.members()
     _remove(folder / LEDGER)
     new.rename(folder / LEDGER)
     _remove(folder / BEFORE)
-    Filter.build(members).save(folder / FILTER)
+    BlacklistFilter.build(members).save(folder / FILTER)
 
 
 def finish(
@@ -292,15 +292,15 @@ def finish(
         raise
 
 
-def _take_over(folder: Path, ledger: Ledger) -> set[str]:
+def _import_decisions(folder: Path, ledger: Ledger) -> set[str]:
     """Take over what people decided in the ledger that lies here or was set aside; say who stays off the list."""
     found = [folder / name for name in (LEDGER, BEFORE) if (folder / name).exists()]
     if not found:
         return set()
     try:
         with Ledger.open(found[0], read_only=True) as earlier:
-            return ledger.take_over(earlier, (JUDGED, FLAGGED))
-    except LedgerError as error:
+            return ledger.import_decisions(earlier, (JUDGED, FLAGGED))
+    except BlacklistError as error:
         kept = found[0].replace(folder / "ledger.damaged.sqlite")
         warnings.warn(
             f"{error} Its allow-list is not taken over. The file is kept: {paths.show(kept)}.", stacklevel=3
@@ -333,13 +333,13 @@ def measure(people: Population, listed: Sequence[Entry], seed: int, probes: int 
     Errors
     """
     members = {entry.user for entry in listed}
-    sieve = Filter.build(sorted(members))
+    bloom = BlacklistFilter.build(sorted(members))
     on_list = np.fromiter((name in members for name in people.names), bool, len(people))
     humans, wronged = int((~people.bots).sum()), int((on_list & ~people.bots).sum())
     strangers = people.names[~on_list].tolist() + [
         name for name in names(probes, seed) if name not in members
     ]
-    collisions = int(sieve.contains(strangers).sum())
+    collisions = int(bloom.contains(strangers).sum())
     return Errors(
         len(members),
         humans,
@@ -350,7 +350,7 @@ def measure(people: Population, listed: Sequence[Entry], seed: int, probes: int 
         collisions,
         collisions / max(len(strangers), 1),
         upper_bound(collisions, len(strangers)),
-        sieve.error(),
+        bloom.error(),
     )
 
 
@@ -395,7 +395,7 @@ def promises(
         for name, filter_ in _filters(members, error_rate).items():
             answers = (
                 filter_.contains(strangers)
-                if isinstance(filter_, Filter)
+                if isinstance(filter_, BlacklistFilter)
                 else [s in filter_ for s in strangers]
             )
             wrong = int(np.sum(answers))
@@ -405,7 +405,9 @@ def promises(
     return pd.DataFrame(rows, columns=["filter", "members", "wrong", "probes", "error", "upper95", "bytes"])
 
 
-def _filters(members: list[str], error_rate: float) -> dict[str, Filter | BloomFilter | ScalableBloomFilter]:
+def _filters(
+    members: list[str], error_rate: float
+) -> dict[str, BlacklistFilter | BloomFilter | ScalableBloomFilter]:
     plain = BloomFilter(len(members), error_rate)
     small = ScalableBloomFilter(100, error_rate, ScalableBloomFilter.SMALL_SET_GROWTH)
     large = ScalableBloomFilter(100, error_rate, ScalableBloomFilter.LARGE_SET_GROWTH)
@@ -413,15 +415,15 @@ def _filters(members: list[str], error_rate: float) -> dict[str, Filter | BloomF
         for member in members:
             filter_.add(member)
     return {
-        "ours": Filter.build(members, len(members), error_rate),
+        "ours": BlacklistFilter.build(members, len(members), error_rate),
         "BloomFilter": plain,
         "ScalableBloomFilter, small growth": small,
         "ScalableBloomFilter, large growth": large,
     }
 
 
-def _bytes(filter_: Filter | BloomFilter | ScalableBloomFilter) -> int:
-    if isinstance(filter_, Filter):
+def _bytes(filter_: BlacklistFilter | BloomFilter | ScalableBloomFilter) -> int:
+    if isinstance(filter_, BlacklistFilter):
         return filter_.nbytes
     parts = filter_.filters if isinstance(filter_, ScalableBloomFilter) else [filter_]
     return sum(len(part.bitarray) // 8 for part in parts)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from lib.blacklist.ledger import Ledger, whole
+from lib.blacklist.ledger import Ledger, transaction
 from lib.online.seen import Seen
 
 NAME = "ledger.sqlite"
@@ -99,7 +99,7 @@ class Books:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Keep all changes inside, or none."""
-        with whole(self.connection):
+        with transaction(self.connection):
             yield
 
     # --- reading ---

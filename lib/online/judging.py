@@ -7,14 +7,14 @@ those after it are ``dropped``, all others are ``kept``. Nothing here depends on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.blacklist.ledger import EDIT_COLUMNS, EXPIRED, Entry
+from lib.blacklist.ledger import EDIT_COLUMNS, Entry
 from lib.model import features
 from lib.model.evidence import LOOKED_AT
 from lib.model.text import compiled
@@ -67,7 +67,6 @@ class Outcome(NamedTuple):
 
     verdicts: pa.Table  #: one row per edit, :data:`SCHEMA`, in the order of partitions and offsets
     entries: list[Entry]  #: who is new on the blacklist
-    expired: dict[str, int]  #: whose stay on the blacklist ended, and when
     users: list[str]
     summaries: Summaries
     shadow_users: list[str]
@@ -140,15 +139,12 @@ class Judge:
         self.books = books
         self.shadow_share = shadow_share
         self.allowed = frozenset(books.ledger.allowed())
-        # Who came on the list after the executors' filter was made, and who left it.
-        self._since_filter: set[str] = set()
-        self._left: set[str] = set()
-        self._listed: dict[str, int | None] = {}
+        self._since_filter: set[str] = set()  # who came on the list after the executors' filter was made
+        self._listed: set[str] = set()
 
     def filter_sent(self) -> None:
         """Say that from now on the executors are given a filter that knows every member of the ledger."""
         self._since_filter.clear()
-        self._left.clear()
 
     @property
     def unknown_to_filter(self) -> int:
@@ -179,11 +175,11 @@ class Judge:
 
         maybe = _any(user, table.column("maybe_listed").to_numpy(zero_copy_only=False), len(names))
         listed, collisions = self._ask_ledger(names, maybe)
-        opens, expired = _opening(user, times, names, listed)
+        opens = _opens(names, listed, len(user))
         is_open = _is_open(user, opens)
         evidence = self._look_at_rest(table, is_open, looked_at, evidence)
 
-        before = self._before(names, opens, len(user), expired)
+        before = self._before(names, opens, len(user))
         state, reached, score = self._score(before.state, user, times, evidence, is_open)
         last = before.score.copy()
         allowed = np.fromiter((name in self.allowed for name in names), bool, len(names))
@@ -198,11 +194,10 @@ class Judge:
         entries = self._entries(names, flagged, crossing, states, shown, table)
         kept = np.flatnonzero((opens < len(user)) & (crossing < 0) & _any(user, is_open, len(names)))
         summaries = Summaries(state[kept], last[kept], _latest(user, times, before.last_ms)[kept])
-        self._remember_listed(entries, expired)
+        self._remember_listed(entries)
         return Outcome(
             _verdicts(table, verdict, shown),
             entries,
-            expired,
             [names[u] for u in kept],
             summaries,
             shadow_users,
@@ -218,8 +213,6 @@ class Judge:
     def write(self, outcome: Outcome) -> None:
         """Write an outcome to the books, inside the caller's transaction (all but the closing of the epoch)."""
         books = self.books
-        for user, at in outcome.expired.items():
-            books.ledger.remove([user], reason=EXPIRED, at=at)
         books.ledger.add(outcome.entries)
         books.write_summaries(outcome.users, outcome.summaries)
         books.write_summaries(outcome.shadow_users, outcome.shadow, shadow=True)
@@ -232,25 +225,22 @@ class Judge:
 
     # --- steps ---
 
-    def _ask_ledger(self, names: Sequence[str], maybe: np.ndarray) -> tuple[dict[str, int | None], list[str]]:
-        """Find who is on the blacklist, and until when; a yes of the filter that the ledger denies is a collision."""
+    def _ask_ledger(self, names: Sequence[str], maybe: np.ndarray) -> tuple[set[str], list[str]]:
+        """Find who is on the blacklist; a yes of the filter that the ledger denies is a collision."""
         new = self._since_filter
         asked = [name for name, yes in zip(names, maybe.tolist(), strict=True) if yes or name in new]
         unknown = [name for name in asked if name not in self._listed]
-        answers = self.books.ledger.look_up(unknown)
+        answers = set(self.books.ledger.look_up(unknown))
         if len(self._listed) + len(answers) > _CACHE:
             self._listed.clear()
-            answers |= self.books.ledger.look_up([name for name in asked if name not in answers])
-        self._listed |= {name: entry.until for name, entry in answers.items()}
-        listed = {name: self._listed[name] for name in asked if name in self._listed}
-        return listed, [name for name in asked if name not in listed and name not in self._left]
+            answers |= set(self.books.ledger.look_up([name for name in asked if name not in answers]))
+        self._listed |= answers
+        listed = self._listed.intersection(asked)
+        return listed, [name for name in asked if name not in listed]
 
-    def _remember_listed(self, entries: Iterable[Entry], expired: Iterable[str]) -> None:
-        for user in expired:
-            self._listed.pop(user, None)
-            self._left.add(user)
+    def _remember_listed(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            self._listed[entry.user] = entry.until
+            self._listed.add(entry.user)
             self._since_filter.add(entry.user)
 
     def _look_at_rest(
@@ -266,14 +256,14 @@ class Judge:
             whole[rest] = more
         return whole
 
-    def _before(self, names: Sequence[str], opens: np.ndarray, n: int, expired: dict[str, int]) -> Summaries:
-        """Look up the summaries of those who are judged in this epoch; a stay that ends now begins with none."""
+    def _before(self, names: Sequence[str], opens: np.ndarray, n: int) -> Summaries:
+        """Look up the summaries of those who are judged in this epoch."""
         whole = Summaries(
             features.empty(len(names)),
             np.full(len(names), np.nan),
             np.full(len(names), np.iinfo(np.int64).min),
         )
-        wanted = [u for u in np.flatnonzero(opens < n).tolist() if names[u] not in expired]
+        wanted = np.flatnonzero(opens < n).tolist()
         known = self.books.summaries([names[u] for u in wanted], features.STATE)
         for target, source in zip(whole, known, strict=True):
             target[wanted] = source
@@ -387,22 +377,9 @@ def _any(user: np.ndarray, mask: np.ndarray, n: int) -> np.ndarray:
     return answer
 
 
-def _opening(
-    user: np.ndarray, times: np.ndarray, names: Sequence[str], listed: dict[str, int | None]
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Find from which edit on each user is judged: the first, none, or the first after the stay on the list."""
-    n = len(user)
-    opens = np.fromiter((n if name in listed else 0 for name in names), np.int64, len(names))
-    expired = {}
-    for u, name in enumerate(names):
-        until = listed.get(name)
-        if until is None:
-            continue
-        over = np.flatnonzero((user == u) & (times >= until))
-        if len(over):
-            opens[u] = over[0]
-            expired[name] = until
-    return opens, expired
+def _opens(names: Sequence[str], listed: Collection[str], n: int) -> np.ndarray:
+    """Find from which edit on each user is judged: the first, or none (`n`) of a user on the list."""
+    return np.fromiter((n if name in listed else 0 for name in names), np.int64, len(names))
 
 
 def _is_open(user: np.ndarray, opens: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ class Stage:
         self._open = contextlib.ExitStack()
         self.broker: broker.Broker | None = None
         self.committed: dict[int, int] = {}
-        self.filter: bloom.Filter
+        self.filter: bloom.BlacklistFilter
         self._latency = Latency()
 
     def __enter__(self) -> Self:
@@ -318,7 +318,7 @@ class Stage:
         if outcome.invalid.num_rows:
             rows = outcome.invalid.to_pylist()
             dead_letters.append(self.out_dir, ((row["raw"], row["reason"]) for row in rows))
-        self._teach([entry.user for entry in outcome.entries], bool(outcome.expired))
+        self._update_filter([entry.user for entry in outcome.entries])
         self.committed = outcome.offsets
         if epoch % verdicts.MANY == 0:
             verdicts.merge(self.out_dir)
@@ -345,12 +345,10 @@ class Stage:
         if table.num_rows:
             self._publisher.send(table.column("meta_id").combine_chunks(), verdicts.as_json(table))
 
-    def _teach(self, added: list[str], rebuilt: bool) -> None:
-        """Teach the filter who is new on the list; the executors learn it with the next query."""
-        if rebuilt:
-            self.filter = bloom.Filter.build(self.books.ledger.members(), error_rate=self.filter.error_rate)
-        elif added:
-            self.filter = bloom.keep_up(self.filter, self.books.ledger, added)
+    def _update_filter(self, added: list[str]) -> None:
+        """Add to the filter who is new on the list; the executors get it with the next query."""
+        if added:
+            self.filter = bloom.update_filter(self.filter, self.books.ledger, added)
 
     # --- files ---
 

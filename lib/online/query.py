@@ -24,7 +24,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from lib.blacklist.bloom import Filter
+from lib.blacklist.bloom import BlacklistFilter
 from lib.infra import spark as sessions
 from lib.infra.kafka import for_spark
 from lib.model import evidence
@@ -101,8 +101,8 @@ def _milliseconds(times: pa.Array) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _filter(data: bytes) -> Filter:
-    return Filter.from_bytes(data)
+def _filter(data: bytes) -> BlacklistFilter:
+    return BlacklistFilter.from_bytes(data)
 
 
 def starting_offsets(topic: str, partitions: int, offsets: Mapping[int, int]) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib import events
-from lib.blacklist.bloom import Filter
+from lib.blacklist.bloom import BlacklistFilter
 from lib.online import excerpt, seen
 
 LONGEST = 2_000  # characters of a title or comment; MediaWiki takes 500
@@ -67,7 +67,7 @@ def examine(
     offsets: np.ndarray,
     kafka_ms: np.ndarray,
     model: Looks,
-    blacklist: Filter,
+    blacklist: BlacklistFilter,
     shadow_share: float = SHADOW_SHARE,
 ) -> Findings:
     """Read a batch of raw events and look at its edits.
@@ -82,7 +82,7 @@ def examine(
         Kafka's offset and timestamp (milliseconds) of each.
     model : Looks
         Looks at the edits of everyone who is not on the blacklist, and at a share of the others'.
-    blacklist : Filter
+    blacklist : BlacklistFilter
         Who may be listed. A yes can be a collision; the driver asks the ledger and looks at the edit itself then.
     shadow_share : float
         Share of the edits of listed users that are looked at all the same, chosen by the hash of their identity.
@@ -97,8 +97,9 @@ def examine(
     ...     def evidence(self, table):
     ...         return np.zeros((table.num_rows, 1))
     >>> raws = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "1"}, "type": "edit", "user": "AnyBot"}', b"not JSON"]
+    >>> bloom = BlacklistFilter.build(["AnyBot"])
     >>> found = examine(
-    ...     pa.array(raws), 0, np.arange(2), np.zeros(2, int), Blind(), Filter.build(["AnyBot"]), shadow_share=0
+    ...     pa.array(raws), 0, np.arange(2), np.zeros(2, int), Blind(), bloom, shadow_share=0
     ... )
     >>> found.edits.column("maybe_listed").to_pylist(), found.evidence.shape, found.invalid.num_rows
     ([True], (0, 1), 1)

@@ -7,7 +7,7 @@ import pytest
 from made_up import sample
 
 from lib import artifacts
-from lib.blacklist.bloom import Filter, load_or_rebuild
+from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
 from lib.model import blacklist, stack
 from lib.model.model import Model
@@ -114,11 +114,11 @@ def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
     (tmp_path / "ledger.sqlite-wal").write_bytes(b"of another ledger")
     blacklist.write(tmp_path, listed)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
-    with Ledger.open(tmp_path / "ledger.sqlite", must_exist=True) as ledger:
+    with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert sorted(ledger.entries(), key=lambda entry: (entry.since, entry.user)) == listed
-        sieve, reason = load_or_rebuild(tmp_path / "blacklist.bloom", ledger)
+        bloom, reason = load_or_rebuild(tmp_path / "blacklist.bloom", ledger)
     assert reason is None
-    assert sieve.contains([entry.user for entry in listed]).all()
+    assert bloom.contains([entry.user for entry in listed]).all()
 
 
 def test_filter_is_the_same_however_often_it_is_written(tmp_path, listed):
@@ -134,7 +134,7 @@ def test_empty_list(tmp_path, trained):
     wrong = blacklist.measure(people, [], seed=0, probes=1000)
     assert (wrong.members, wrong.human_fpr, wrong.hash_fpr) == (0, 0, 0)
     blacklist.write(tmp_path, [])
-    assert len(Filter.load(tmp_path / "blacklist.bloom")) == 0
+    assert len(BlacklistFilter.load(tmp_path / "blacklist.bloom")) == 0
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, lis
         assert not (tmp_path / "ledger.sqlite").exists()
         blacklist.begin(tmp_path)  # the run before failed
         blacklist.write(tmp_path, listed)
-        with Ledger.open(tmp_path / "ledger.sqlite", must_exist=True) as ledger:
+        with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
             assert ledger.allowed() == {kind: "our own bot", "somebody else": "a friend"}
             assert set(ledger.members()) == {e.user for e in listed} - {kind, wrong} | {"vandal"}
             assert ledger.get("vandal") == Entry("vandal", "by hand", 8, {"who": "me"})
@@ -178,7 +178,7 @@ def test_a_damaged_ledger_is_set_aside_with_a_warning(tmp_path, listed):
     blacklist.begin(tmp_path)
     with pytest.warns(UserWarning, match="allow-list is not taken over. The file is kept: .*ledger.damaged"):
         blacklist.write(tmp_path, listed)
-    with Ledger.open(tmp_path / "ledger.sqlite", must_exist=True) as ledger:
+    with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert len(ledger) == len(listed)
 
 

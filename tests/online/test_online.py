@@ -9,7 +9,7 @@ import pytest
 import world
 
 from lib import artifacts, events
-from lib.blacklist.bloom import Filter
+from lib.blacklist.bloom import BlacklistFilter
 from lib.online import online, query, verdicts
 from lib.online.judging import SCHEMA
 from lib.online.sender import Sender
@@ -169,7 +169,7 @@ def test_a_filter_that_says_yes_to_everybody_costs_nobody_an_edit(
 
 
 def _look_with_full_filter(stage):
-    full = Filter.build(stage.books.ledger.members(), capacity=2)
+    full = BlacklistFilter.build(stage.books.ledger.members(), capacity=2)
     full._bloom.bitarray.setall(1)
     stage._known_to_filter = len(full)
     stage.judge.filter_sent()
