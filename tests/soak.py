@@ -40,7 +40,7 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
     """Judge a recording that comes slowly, so that there is time to be killed."""
     span = 14 * 3600
     with (
-        replay.serving(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
+        replay.serve(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
         online.Stage(out, model_dir, resume=resume, spark_master="local[2]", most=200) as stage,
     ):
         order = world.order(stage, server.url, since=edits_start(recording))

@@ -84,7 +84,7 @@ def judge(out: Path, model_dir: Path, recording: Path, runs=(0,), **options) -> 
     """Judge a recording; each of `runs` is a limit of events, and each but the first resumes."""
     more = {}
     for number, most in enumerate(runs):
-        with replay.serving(recording, "--canaries", "0") as server:
+        with replay.serve(recording, "--canaries", "0") as server:
             options["resume"] = options.get("resume", False) or number > 0
             with online.Stage(out, model_dir, say=lambda text: None, **options) as stage:
                 with Sender(order(stage, server.url, max_events=most, **more)) as sender:

@@ -27,7 +27,7 @@ from lib.infra import kafka
 from lib.online import excerpt, tail
 from lib.online.tail import KEY, POSITION, SOURCE
 from lib.stream import client, sse
-from lib.stream.client import Item, Stream
+from lib.stream.client import EventStreamClient, StreamEvent
 
 STEP = 2_000  # events after which the position is moved on
 STEP_SECONDS = 0.5
@@ -102,7 +102,7 @@ class _Known(client.Seen):
         return False
 
 
-class KeyedStream(Stream):
+class KeyedStream(EventStreamClient):
     """A stream that tells the identity of the last item, also of one without ``meta.id``."""
 
     name = ""
@@ -111,7 +111,7 @@ class KeyedStream(Stream):
         """Leave out what is in the topic already, and what was left out before."""
         self._seen = self._known = _Known([*keys, *self._remembered])
 
-    def duplicates(self, exact: bool) -> int:
+    def count_duplicates(self, exact: bool) -> int:
         """Count what the server sent more than once; without an exact position, not what may be coming again."""
         counts = self.counts
         sure = counts.duplicates + counts.repeated - self._known.again
@@ -148,7 +148,7 @@ class Producer:
         ------
         KafkaError
             When Kafka does not take a message.
-        StreamRefused, StreamUnavailable
+        StreamError
             See :mod:`lib.stream.client`.
         """
         order = self.order
@@ -163,7 +163,7 @@ class Producer:
             max_seconds=order.max_seconds,
             position=start
             and {name: start.get(name, ()) for name in ("cursor", "times", "remembered", "topics")},
-            ticks=True,
+            yield_idle=True,
             seed=order.seed,
         )
         stream.know(found.keys)
@@ -186,10 +186,10 @@ class Producer:
         counts = stream.counts
         return Report(
             self.sent,
-            stream.duplicates(exact=start is order.position),
+            stream.count_duplicates(exact=start is order.position),
             counts.canaries,
             counts.reconnects,
-            stream.ended,
+            stream.stop_reason,
             start is not None,
             self._position(stream, before),
             stream.warnings,
@@ -205,7 +205,7 @@ class Producer:
                 key, partition = self._place(item)
                 value, identity = self._value(item, key, stream.name)
                 named = headers if identity is None else [*headers, (KEY, identity)]
-                key = key if value is item.raw else None  # an excerpt is nobody's edit
+                key = key if value is item.data else None  # an excerpt is nobody's edit
                 producer.send(order.topic, value, key=key, partition=partition, headers=named).add_errback(
                     self._fail
                 )
@@ -222,37 +222,37 @@ class Producer:
         if self._failure is not None:
             raise self._failure
 
-    def _position(self, stream: Stream, before: int) -> dict[str, Any]:
-        return {"sent": before + self.sent, "time": int(time.time() * 1000), **stream.position()}
+    def _position(self, stream: EventStreamClient, before: int) -> dict[str, Any]:
+        return {"sent": before + self.sent, "time": int(time.time() * 1000), **stream.position}
 
-    def _header(self, stream: Stream, before: int) -> bytes:
+    def _header(self, stream: EventStreamClient, before: int) -> bytes:
         """A position that is small enough to travel with messages."""
         whole = self._position(stream, before)
         return msgspec.json.encode({name: whole[name] for name in ("sent", "time", "cursor")})
 
-    def _value(self, item: Item, key: bytes | None, name: str) -> tuple[bytes, bytes | None]:
+    def _value(self, item: StreamEvent, key: bytes | None, name: str) -> tuple[bytes, bytes | None]:
         """Give a message's value, and the event's identity where the value does not tell it."""
         own = item.event.meta.id if item.event is not None else None
-        size = len(item.raw) + len(key or b"") + _AROUND
-        if item.cut:
-            return excerpt.pack(item.raw, f"{item.reason}; its beginning is shown"), name.encode()
+        size = len(item.data) + len(key or b"") + _AROUND
+        if item.truncated:
+            return excerpt.pack(item.data, f"{item.reason}; its beginning is shown"), name.encode()
         if size + size // 200 > self._largest:  # even if compression finds nothing
             reason = (
-                f"{len(item.raw)} bytes are too many for Kafka, which takes {self._largest}; the beginning"
+                f"{len(item.data)} bytes are too many for Kafka, which takes {self._largest}; the beginning"
             )
-            return excerpt.pack(item.raw, reason), (own or name).encode()[: excerpt.LONGEST]
-        return item.raw, None if own else name.encode()
+            return excerpt.pack(item.data, reason), (own or name).encode()[: excerpt.LONGEST]
+        return item.data, None if own else name.encode()
 
-    def _place(self, item: Item) -> tuple[bytes | None, int]:
+    def _place(self, item: StreamEvent) -> tuple[bytes | None, int]:
         """Give a message's key and partition."""
         user = item.event.user if item.event is not None else None
         if user is None:
-            return None, partition_of(None, item.raw, self.order.partitions)
+            return None, partition_of(None, item.data, self.order.partitions)
         key, partition = user.encode(), self._partition.get(user)
         if partition is None:
             if len(self._partition) >= USERS:
                 self._partition.clear()
-            partition = self._partition[user] = partition_of(key, item.raw, self.order.partitions)
+            partition = self._partition[user] = partition_of(key, item.data, self.order.partitions)
         return key, partition
 
     def _fail(self, error: BaseException) -> None:
@@ -272,7 +272,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         report = Producer(order).run()
-    except (client.StreamRefused, client.StreamUnavailable, kafka.PropertiesError) as error:
+    except (client.StreamError, kafka.PropertiesError) as error:
         print(error, file=sys.stderr)
         return REFUSED
     except KafkaError as error:

@@ -5,37 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lib import artifacts, events, params
+from lib import artifacts, events
 from lib.blacklist.ledger import Ledger
 from lib.infra import kafka
 from lib.online import books, cards, online
 from lib.online.producer import Order
 from lib.online.sender import Sender
-from lib.stream import recording, sample_day
-from lib.stream.recorder import Source, source_of
+from lib.stream import recording
+from lib.stream.source import Source
 
 RUNS = 5  # a recording is judged in so many runs, each resuming the one before
 _LONGEST_LOOK = 200_000  # messages that are looked through for the texts of flagged users
-
-
-def source(settings: Any) -> Source:
-    """Read the source from the parameters of 04_online.
-
-    Without STREAM_URL and RECORDING it is the default day from 14:00 on: what stages 1 to 3 have not seen.
-
-    Parameters
-    ----------
-    settings : namespace
-        What `lib.params.check` gave.
-    """
-    if settings.stream_url or settings.recording:
-        return source_of(settings)
-    cut = params.parse_time(sample_day.CUT)
-    since = (
-        cut if settings.since is None and (settings.until is None or settings.until > cut) else settings.since
-    )
-    given = {**vars(settings), "recording": sample_day.ensure(), "since": since}
-    return source_of(type(settings)(**given))
 
 
 def sit(settings: Any) -> dict[str, Any]:
@@ -55,11 +35,11 @@ def sit(settings: Any) -> dict[str, Any]:
     dict
         The content of ``metrics.json``.
     """
-    stream = source(settings)
+    stream = Source.from_settings(settings, after_cut=True)
     properties = kafka.read_properties(settings.kafka_properties)
     wanted = _share(stream, settings)
     with (
-        stream.url() as url,
+        stream.serve() as server,
         online.Stage(
             settings.out_dir,
             settings.model_dir,
@@ -75,7 +55,7 @@ def sit(settings: Any) -> dict[str, Any]:
                 stage.bootstrap,
                 stage.events_topic,
                 stage.partitions,
-                url,
+                server.url,
                 _name(stream),
                 stream.since,
                 stream.until,
@@ -137,7 +117,7 @@ def known_before(settings: Any) -> tuple[list[str], frozenset[str] | None]:
     """
     with Ledger.open(settings.model_dir / books.NAME, read_only=True) as ledger:
         listed = ledger.members()
-    return listed, _bots_before(source(settings))
+    return listed, _bots_before(Source.from_settings(settings, after_cut=True))
 
 
 def _bots_before(stream: Source) -> frozenset[str] | None:

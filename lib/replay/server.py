@@ -23,7 +23,6 @@ reached.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import json
 import random
 import subprocess
@@ -32,10 +31,10 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from lib import paths
 from lib.replay import faults
@@ -336,20 +335,38 @@ class Delivery:
         return bool(here & {"cuts", "gaps", "errors"})
 
 
-class Replay(NamedTuple):
-    """A replay server in a process of its own."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-
 class ReplayError(RuntimeError):
     """The replay server did not start; the message is what it said."""
 
 
-@contextlib.contextmanager
-def serving(source: Path, *arguments: str) -> Iterator[Replay]:
-    """Serve a recording from a process of its own while the block runs.
+class Replay:
+    """Where a stream can be read: its address, and the process of the local server if there is one.
+
+    Parameters
+    ----------
+    url : str
+        Address of the recentchange stream.
+    process : Popen, optional
+        The server's; it ends when its standard input closes, so also with this process.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[str] | None = None) -> None:
+        self.url, self.process = url, process
+
+    def close(self) -> None:
+        """Stop the server."""
+        if self.process is not None:
+            self.process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(source: Path, *arguments: str) -> Replay:
+    """Serve a recording from a process of its own.
 
     Parameters
     ----------
@@ -358,30 +375,20 @@ def serving(source: Path, *arguments: str) -> Iterator[Replay]:
     *arguments : str
         More of the command line, such as ``"--speed", "60"``.
 
-    Yields
-    ------
-    Replay
-        Its ``url`` is the address of the recentchange stream.
-
     Raises
     ------
     ReplayError
         If the server did not start.
     """
     command = [sys.executable, "-m", "lib.replay", str(source), "--port", "0", "--while-stdin", *arguments]
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command, cwd=paths.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+            command, cwd=paths.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         )
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            url = process.stdout.readline().strip()
-            if not url.startswith("http"):
-                process.wait()
-                said.seek(0)
-                raise ReplayError(f"The replay server did not start. It said: {said.read().strip()}")
-            yield Replay(url, process)
-        finally:
-            process.stdin.close()
-            process.stdout.close()
-            process.wait()
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        if not url.startswith("http"):
+            process.communicate()
+            errors.seek(0)
+            raise ReplayError(f"The replay server did not start. It said: {errors.read().strip()}")
+        return Replay(url, process)

@@ -1,6 +1,6 @@
 """The client for Wikimedia's EventStreams: nothing lost, nothing twice.
 
-`Stream` reads a stream of recentchange events through sseclient, driven safely, and gives each event once:
+`EventStreamClient` reads a stream of recentchange events through sseclient, driven safely, and gives each event once:
 
 - It keeps a position per topic (`lib.stream.cursor`); after a break it goes back a few seconds and drops, by
   ``meta.id``, what it has. The memory of ids is bounded: the last 200,000 at least.
@@ -14,7 +14,7 @@ anything is past it, with a minute's slack for events that are late; or when for
 it came (the other topics fell silent). ``max_events`` events were given. ``max_seconds`` have passed. The server
 says ``event: end`` or 204. Or *silence*: a source whose newest event was more than 15 minutes old when it came is
 not live but a history, and a history that gives nothing new for 60 seconds, in spite of reconnects, is over. A
-live source is waited for, unless ``until`` has passed. `Stream.ended` says which it was.
+live source is waited for, unless ``until`` has passed. `EventStreamClient.stop_reason` says which it was.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ import msgspec
 from lib import events
 from lib.events import Event
 from lib.stream import connection, cursor, sse
-from lib.stream.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamRefused
+from lib.stream.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamError
 from lib.stream.cursor import Cursor
 from lib.stream.seen import REMEMBERED, Repeats, Seen
 
-READ_SECONDS = 10.0
-PATIENCE_SECONDS = 60.0
+READ_TIMEOUT_SECONDS = 10.0
+IDLE_TIMEOUT_SECONDS = 60.0
 LIVE_LAG_MS = 15 * 60_000
 SLACK_MS = 60_000
 SLACK_SECONDS = 10.0
@@ -54,17 +54,13 @@ PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
 
 
-class StreamUnavailable(ConnectionError):
-    """The server could not be reached, or never gave an event."""
-
-
-class Item(NamedTuple):
+class StreamEvent(NamedTuple):
     """One event as it came."""
 
-    raw: bytes  #: the JSON text
+    data: bytes  #: the JSON text
     event: Event | None  #: the event; None if the text cannot be read
     reason: str | None  #: why it cannot be read
-    cut: bool = False  #: it was too long: `raw` is its beginning
+    truncated: bool = False  #: it was too long: `data` is its beginning
 
 
 @dataclass
@@ -99,7 +95,7 @@ class Counts:
         self.reasons[general if known else "other reasons"] += 1
 
 
-class Stream:
+class EventStreamClient:
     """A stream of recentchange events, from one server, over as many connections as it takes.
 
     Parameters
@@ -119,11 +115,11 @@ class Stream:
         Where to go on: what `position` gave.
     seen : iterable of str, optional
         ``meta.id`` of the events that the caller has already, the latest 200,000 at least.
-    ticks : bool, default False
+    yield_idle : bool, default False
         Whether to give None about once a second while nothing comes, so that the caller can do something else.
-    patience : float, default 60
+    idle_timeout : float, default 60
         Seconds without anything new after which a history counts as over.
-    read_seconds : float, default 10
+    read_timeout : float, default 10
         Seconds without a byte after which a connection counts as dead.
     counts : Counts, optional
         Counts to go on with.
@@ -134,11 +130,11 @@ class Stream:
     ----------
     counts : Counts
         What was received.
-    ended : str
+    stop_reason : str
         Why the run ended; empty while it goes on.
     warnings : list of str
         What a reader of the recording should know.
-    problem : str
+    last_error : str
         Why there is no connection; empty while there is one.
 
     Examples
@@ -146,12 +142,12 @@ class Stream:
     >>> from lib.replay import server as replay
     >>> lines = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "a"}, "wiki": "enwiki"}', b"not JSON"]
     >>> with replay.Server(lines) as server:
-    ...     stream = Stream(server.url)
-    ...     for item in stream:
-    ...         print(item.raw, item.reason)
+    ...     client = EventStreamClient(server.url)
+    ...     for event in client:
+    ...         print(event.data, event.reason)
     b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "a"}, "wiki": "enwiki"}' None
     b'not JSON' JSON is malformed: invalid character (byte 4)
-    >>> stream.ended, stream.counts.events, stream.counts.invalid
+    >>> client.stop_reason, client.counts.events, client.counts.invalid
     ('the server said that the stream is over', 1, 1)
     """
 
@@ -166,20 +162,20 @@ class Stream:
         max_seconds: float = 0,
         position: dict[str, Any] | None = None,
         seen: Iterable[str] = (),
-        ticks: bool = False,
-        patience: float = PATIENCE_SECONDS,
-        read_seconds: float = READ_SECONDS,
+        yield_idle: bool = False,
+        idle_timeout: float = IDLE_TIMEOUT_SECONDS,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
         counts: Counts | None = None,
         seed: int = 0,
     ) -> None:
         self.url, self.since, self.until = url, since, until
         self.wikis = frozenset(wikis)
         self.max_events, self.max_seconds = max_events, max_seconds
-        self.ticks, self.patience, self.read_seconds = ticks, patience, read_seconds
+        self.yield_idle, self.idle_timeout, self.read_timeout = yield_idle, idle_timeout, read_timeout
         self.counts = counts or Counts()
-        self.ended = ""
+        self.stop_reason = ""
         self.warnings: list[str] = []
-        self.problem = ""
+        self.last_error = ""
         self._chance = random.Random(seed)
         self._seen = Seen()
         given = position or {}
@@ -208,6 +204,12 @@ class Stream:
         self._begun = 0.0
         self._looked = 0.0  # when the limits were looked at last
 
+    @property
+    def duplicates(self) -> int:
+        """Events that the server sent more than once."""
+        return self.counts.duplicates
+
+    @property
     def position(self) -> dict[str, Any]:
         """Where the caller stands after the last item: plain values, to go on from in another process."""
         self._note_position()
@@ -223,25 +225,25 @@ class Stream:
         self._cursor.time = self._last_time
 
     def __iter__(self) -> Iterator[Any]:
-        """Give every `Item` (and, with `ticks`, None now and then) until the run ends.
+        """Give every `StreamEvent` (and, with `yield_idle`, None now and then) until the run ends.
 
         Raises
         ------
-        StreamRefused
+        StreamError
             If the server will not serve this request.
-        StreamUnavailable
+        StreamError
             If it cannot be reached and nothing was ever received.
         """
         self._begun = self._fresh = self._looked = time.monotonic()
         agent = connection.user_agent(self.url)
         self._check_limits()
-        while not self.ended:
+        while not self.stop_reason:
             current = Connection(self._opener(agent))
             try:
                 yield from self._read(current)
             finally:
                 current.close()
-            if not self.ended:
+            if not self.stop_reason:
                 yield from self._pause()
 
     def _opener(self, agent: str) -> Callable[[], SafeClient]:
@@ -255,19 +257,19 @@ class Stream:
         self._rejoining = self._resumed or self.counts.received > 0
         self._repeats.connect(went_back=self._rejoining)
         url = self.url if since is None else connection.with_since(self.url, since)
-        return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_seconds + CONNECT_SECONDS))
+        return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_timeout + CONNECT_SECONDS))
 
-    def _read(self, current: Connection) -> Iterator[Item | None]:
+    def _read(self, current: Connection) -> Iterator[StreamEvent | None]:
         """Items of one connection; returns when it is over."""
         decoder = sse.Decoder()
         heard = time.monotonic()
         self._failures += 1
-        while not self.ended:
+        while not self.stop_reason:
             try:
                 what = current.get(self._next_look(heard))
             except queue.Empty:
-                if time.monotonic() - heard >= self.read_seconds:
-                    self.problem = f"no byte for {self.read_seconds:g} seconds"
+                if time.monotonic() - heard >= self.read_timeout:
+                    self.last_error = f"no byte for {self.read_timeout:g} seconds"
                     return
                 yield from self._tick()
                 continue
@@ -280,15 +282,15 @@ class Stream:
 
     def _tick(self) -> Iterator[None]:
         self._check_limits()
-        if self.ticks and not self.ended:
+        if self.yield_idle and not self.stop_reason:
             yield None
 
-    def _items(self, decoder: sse.Decoder, chunk: bytes) -> Iterator[Item]:
+    def _items(self, decoder: sse.Decoder, chunk: bytes) -> Iterator[StreamEvent]:
         for message in decoder.feed(chunk):
             item = self._item(message)
             if item is not None:
                 yield item
-            if self.ended:
+            if self.stop_reason:
                 return
         self._retry_ms = decoder.retry
         if self._progress:
@@ -301,7 +303,7 @@ class Stream:
         if self._last_time is not None:  # how old the newest event was when it came
             self._lag_ms = time.time() * 1000 - self._last_time
 
-    def _item(self, message: sse.Message) -> Item | None:
+    def _item(self, message: sse.Message) -> StreamEvent | None:
         """Count a message; return what the caller gets of it, if anything."""
         if message.event != b"message":
             self._note_special(message)
@@ -333,12 +335,12 @@ class Stream:
             return None
         if event is not None and self._is_wanted(event):
             self._note_given(key, event)
-            return Item(raw, event, None)
+            return StreamEvent(raw, event, None)
         self._remembered.append(key)
         if reason is None:
             return None
         self._count_invalid(reason)
-        return Item(raw, None, reason, message.cut)
+        return StreamEvent(raw, None, reason, message.cut)
 
     def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str | None, int | None]:
         """Key, topic and time of a message; what does not say them itself has them from its place in the stream."""
@@ -374,7 +376,7 @@ class Stream:
     def _note_given(self, key: str, event: Event) -> None:
         self.counts.events += 1
         if self.counts.events == self.max_events:
-            self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+            self.stop_reason = f"{self.max_events:,} events were received (MAX_EVENTS)"
         if key != event.meta.id:
             self._remembered.append(key)  # the caller cannot tell us this one again
 
@@ -423,7 +425,7 @@ class Stream:
         if by >= SLACK_MS + self._cursor.late:
             self._past.add(topic)
         if (self._past and self._past >= self._topics) or now - self._held >= SLACK_SECONDS:
-            self.ended = PAST_UNTIL
+            self.stop_reason = PAST_UNTIL
 
     def _name(self, message: sse.Message) -> str:
         """Identity of an event without ``meta.id``: its text and its place in its topic, or its text and its id."""
@@ -433,23 +435,23 @@ class Stream:
 
     def _note_special(self, message: sse.Message) -> None:
         if message.event == b"end":
-            self.ended = "the server said that the stream is over"
+            self.stop_reason = "the server said that the stream is over"
             if warning := _warning(message.data):
                 self.warnings.append(warning)
         elif message.event == b"error":
-            self.problem = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
+            self.last_error = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
 
     def _check_limits(self) -> None:
         """End the run where a limit of time is reached."""
         now = time.monotonic()
         self._leave_out_absence(now)
         if self.max_events and self.counts.events >= self.max_events:
-            self.ended = f"{self.max_events:,} events were received (MAX_EVENTS)"
+            self.stop_reason = f"{self.max_events:,} events were received (MAX_EVENTS)"
         elif self.max_seconds and now - self._begun >= self.max_seconds:
-            self.ended = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
-        elif self._held and now - max(self._fresh, self._held) >= self.patience / 3:
-            self.ended = PAST_UNTIL
-        elif now - self._fresh >= self.patience and not self._is_live():
+            self.stop_reason = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
+        elif self._held and now - max(self._fresh, self._held) >= self.idle_timeout / 3:
+            self.stop_reason = PAST_UNTIL
+        elif now - self._fresh >= self.idle_timeout and not self._is_live():
             self._give_up()
 
     def _leave_out_absence(self, now: float) -> None:
@@ -462,30 +464,31 @@ class Stream:
     def _is_live(self) -> bool:
         if self._lag_ms is None or self._lag_ms > LIVE_LAG_MS:
             return False
-        return self.until is None or time.time() * 1000 < self.until + self.patience * 1000
+        return self.until is None or time.time() * 1000 < self.until + self.idle_timeout * 1000
 
     def _give_up(self) -> None:
         nothing = self.counts.received == 0 and not self._resumed
         if nothing or not self._answered:
-            raise StreamUnavailable(
-                f"{self.url} must give events. For {self.patience:g} seconds there was none"
-                f"{': ' + self.problem if self.problem else ''}. Check the address and the network, and start again."
+            raise StreamError(
+                f"{self.url} must give events. For {self.idle_timeout:g} seconds there was none"
+                f"{': ' + self.last_error if self.last_error else ''}. "
+                "Check the address and the network, and start again."
             )
-        self.ended = f"{SILENCE} for {self.patience:g} seconds"
+        self.stop_reason = f"{SILENCE} for {self.idle_timeout:g} seconds"
 
     def _is_served(self, answer: Answer) -> bool:
         """Look at the head of an answer: True to read on, False to try again; raises if trying again is no use."""
         status, self._retry_after = answer.status, answer.retry_after
-        self.problem = f"status {status} {answer.detail[:200]}".strip()
+        self.last_error = f"status {status} {answer.detail[:200]}".strip()
         if status == 204:
-            self.ended = "the server said that there is no more (204)"
+            self.stop_reason = "the server said that there is no more (204)"
         elif status == 200 and not answer.kind.startswith("text/html"):
             self.counts.reconnects += self.counts.connections > 0
             self.counts.connections += 1
-            self._answered, self.problem = True, ""
+            self._answered, self.last_error = True, ""
             return True
         elif status < 500 and status not in TRY_AGAIN:
-            raise StreamRefused(connection.refusal(self.url, answer))
+            raise StreamError(connection.refusal(self.url, answer))
         return False
 
     def _pause(self) -> Iterator[None]:
@@ -497,7 +500,7 @@ class Stream:
         wait = max(asked, usual, growing * self._chance.uniform(0.5, 1.0))
         self._fresh += asked
         end = time.monotonic() + wait
-        while not self.ended and (left := end - time.monotonic()) > 0:
+        while not self.stop_reason and (left := end - time.monotonic()) > 0:
             if self.max_seconds:
                 left = min(left, max(0.01, self._begun + self.max_seconds - time.monotonic()))
             time.sleep(min(left, 1.0))
@@ -507,13 +510,13 @@ class Stream:
         """Look at what is no chunk: whether the connection goes on."""
         if isinstance(what, Answer):
             return self._is_served(what)
-        self.problem = "the server closed the connection" if what is None else connection.in_words(what)
+        self.last_error = "the server closed the connection" if what is None else connection.in_words(what)
         return False
 
     def _next_look(self, heard: float) -> float:
         """Seconds until something must be looked at even if nothing comes."""
         now = time.monotonic()
-        moments = [now + 1.0, heard + self.read_seconds]
+        moments = [now + 1.0, heard + self.read_timeout]
         if self.max_seconds:
             moments.append(self._begun + self.max_seconds)
         return max(0.01, min(moments) - now)

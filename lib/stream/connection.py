@@ -25,8 +25,8 @@ CONNECT_SECONDS = 10.0
 CHUNK_BYTES = 1 << 16
 
 
-class StreamRefused(ConnectionError):
-    """The server will not serve this request; the message says what to change."""
+class StreamError(ConnectionError):
+    """A stream cannot be read, or not any longer."""
 
 
 def user_agent(url: str) -> str:
@@ -39,13 +39,13 @@ def user_agent(url: str) -> str:
 
     Raises
     ------
-    StreamRefused
+    StreamError
         If the stream is Wikimedia's and WIKISIEVE_CONTACT is not set.
     """
     contact = os.environ.get(CONTACT, "").strip()
     host = urlsplit(url).hostname or ""
     if not contact and host.endswith((".wikimedia.org", ".wikipedia.org")):
-        raise StreamRefused(
+        raise StreamError(
             f"Wikimedia asks every client for a contact. {CONTACT} is not set. Set that environment variable to an "
             "e-mail address, a user page or a URL, and start again."
         )

@@ -25,10 +25,10 @@ from typing import Any, Self
 
 import msgspec
 
-from lib import artifacts, events, params, paths
-from lib.replay import server as replay
-from lib.stream import client, recording, sample_day, seen
-from lib.stream.client import KINDS, Counts, Item, Stream
+from lib import artifacts, paths
+from lib.stream import client, recording, seen
+from lib.stream.client import KINDS, Counts, EventStreamClient, StreamEvent
+from lib.stream.source import Source
 
 STATE = "state.json"
 SEGMENT_EVENTS = 10_000
@@ -39,85 +39,6 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 60.0
 
 class RecorderError(RuntimeError):
     """A folder cannot be recorded into; the message says why and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What is recorded: two recordings of equal sources can be one.
-
-    Parameters
-    ----------
-    stream_url : str
-        Address of a stream; empty for a recording that is replayed here.
-    recording : Path or None
-        The recording that is replayed.
-    since, until : int or None
-        Milliseconds since the epoch.
-    wikis : frozenset of str
-        Empty: all.
-    """
-
-    stream_url: str
-    recording: Path | None
-    since: int | None
-    until: int | None
-    wikis: frozenset[str]
-
-    def describe(self) -> dict[str, Any]:
-        """What tells one source from another, as plain values."""
-        described: dict[str, Any] = {"stream_url": self.stream_url or None, "recording": None}
-        if self.recording is not None:
-            described["recording"] = paths.show(self.recording)
-            described["sha256"] = recording.sha256(self.recording)
-        return {
-            **described,
-            "since": None if self.since is None else events.iso(self.since),
-            "until": None if self.until is None else events.iso(self.until),
-            "wikis": sorted(self.wikis),
-        }
-
-    @contextlib.contextmanager
-    def url(self) -> Iterator[str]:
-        """Address to read from: the stream's, or that of a replay server that runs while the block does."""
-        if self.recording is None:
-            yield self.stream_url
-            return
-        with replay.serving(self.recording, *sample_day.replay_options(self.recording)) as server:
-            yield server.url
-
-
-def source_of(settings: Any) -> Source:
-    """Read the source from a notebook's parameters.
-
-    Without STREAM_URL and RECORDING it is the default day until 14:00, the hour at which stage 4 takes over.
-
-    Parameters
-    ----------
-    settings : namespace
-        What `lib.params.check` gave.
-
-    Raises
-    ------
-    ParameterError
-        If both STREAM_URL and RECORDING are given, or UNTIL is not after SINCE.
-    """
-    if settings.stream_url and settings.recording:
-        raise params.ParameterError(
-            f"Only one of STREAM_URL and RECORDING can be the source. Got {settings.stream_url!r} and "
-            f"{paths.show(settings.recording)!r}. Leave one of them empty."
-        )
-    since, until, given = settings.since, settings.until, settings.recording
-    if not settings.stream_url and given is None:
-        given, cut = sample_day.ensure(), params.parse_time(sample_day.CUT)
-        if until is None and cut is not None and (since is None or since < cut):
-            until = cut
-    if since is not None and until is not None and until <= since:
-        raise params.ParameterError(
-            f"UNTIL must be after SINCE. Got SINCE={events.iso(since)}, UNTIL={events.iso(until)}. Change one of them."
-        )
-    if given is not None:
-        recording.files(given)  # says what is wrong before anything is touched
-    return Source(settings.stream_url, given, since, until, settings.wikis)
 
 
 @dataclasses.dataclass
@@ -235,9 +156,9 @@ class Recorder:
 
     def _record(self, max_events: int, max_seconds: float, seed: int) -> None:
         counts = Counts.from_json(self.state.counts)
-        with self.source.url() as url:
-            stream = Stream(
-                url,
+        with self.source.serve() as server:
+            stream = EventStreamClient(
+                server.url,
                 since=self.source.since,
                 until=self.source.until,
                 wikis=self.source.wikis,
@@ -246,7 +167,7 @@ class Recorder:
                 position=self.state.position,
                 seen=self._seen(),
                 counts=counts,
-                ticks=True,
+                yield_idle=True,
                 seed=seed,
             )
             try:
@@ -258,10 +179,10 @@ class Recorder:
                     self._commit(stream)
                 raise
             else:
-                silent = stream.ended.startswith(client.SILENCE)
-                self._commit(stream, ended=stream.ended, complete=not silent)
+                silent = stream.stop_reason.startswith(client.SILENCE)
+                self._commit(stream, ended=stream.stop_reason, complete=not silent)
 
-    def _take(self, stream: Stream) -> None:
+    def _take(self, stream: EventStreamClient) -> None:
         """Take every item; close a segment when it is large or old enough."""
         pending = self._pending
         self._said = time.monotonic(), stream.counts.events
@@ -269,38 +190,38 @@ class Recorder:
             if item is None or item.event is None:
                 self._take_other(item)
             else:
-                pending.append(item.raw if b"\n" not in item.raw else item.raw.replace(b"\n", b" "))
+                pending.append(item.data if b"\n" not in item.data else item.data.replace(b"\n", b" "))
                 moment = item.event.time_ms
                 if self._latest is None or moment >= self._latest[0]:
-                    self._latest = (moment, item.raw)
+                    self._latest = (moment, item.data)
                 if self._earliest is None or moment < self._earliest[0]:
-                    self._earliest = (moment, item.raw)
+                    self._earliest = (moment, item.data)
             now = time.monotonic()
             if len(pending) >= self.segment_events or now >= self._next_commit():
                 self._commit(stream)
             if self._say is not None and now - self._said[0] >= SAY_SECONDS:
                 self._say_progress(now, stream)
 
-    def _say_progress(self, now: float, stream: Stream) -> None:
+    def _say_progress(self, now: float, stream: EventStreamClient) -> None:
         counts, (since, before) = stream.counts, self._said
         self._said = now, counts.events
         rate = (counts.events - before) / (now - since)
         if self._say is not None:
             self._say(
                 f"{datetime.now(UTC):%H:%M:%S} UTC: {counts.events:,} events, {rate:,.0f} per second, "
-                f"{counts.reconnects} reconnect(s){'; waiting: ' if stream.problem else ''}{stream.problem}"
+                f"{counts.reconnects} reconnect(s){'; waiting: ' if stream.last_error else ''}{stream.last_error}"
             )
 
-    def _take_other(self, item: Item | None) -> None:
+    def _take_other(self, item: StreamEvent | None) -> None:
         if item is not None:
-            self._letters.append(artifacts.dead_letter(item.raw, item.reason or "").encode())
+            self._letters.append(artifacts.dead_letter(item.data, item.reason or "").encode())
 
     def _next_commit(self) -> float:
         """Moment at which the segment is old enough: soon at first, later less often, so that files stay few."""
         age = (self._committed - self._begun) / 60
         return self._committed + min(max(age, SHORTEST_SECONDS), LONGEST_SECONDS)
 
-    def _commit(self, stream: Stream, ended: str = "", *, complete: bool = False) -> None:
+    def _commit(self, stream: EventStreamClient, ended: str = "", *, complete: bool = False) -> None:
         try:
             self._write(stream, ended, complete=complete)
         except OSError as error:
@@ -309,12 +230,12 @@ class Recorder:
                 f"safe in {paths.show(self.folder)}. Make room and run again: it goes on."
             ) from error
 
-    def _write(self, stream: Stream, ended: str, *, complete: bool) -> None:
+    def _write(self, stream: EventStreamClient, ended: str, *, complete: bool) -> None:
         """Put what was received on the disk, together with where to go on."""
         after = State(
             segments=self.state.segments + bool(self._pending),
             dead_letters=self._append_letters(),
-            position=stream.position(),
+            position=stream.position,
             counts=stream.counts.to_json(),
             first=_outer(self.state.first, self._earliest, min),
             last=_outer(self.state.last, self._latest, max),

@@ -63,6 +63,7 @@ MEMBER = "wikipedia/wikiticker-2015-09-12-sampled.json.gz"
 EVENTS = 39_244
 #: Stages 1 to 3 see the day until here, stage 4 the rest.
 CUT = "2015-09-12T14:00:00Z"
+CUT_MS = 1_442_066_400_000
 #: The namespace of our UUIDs: itself the UUID version 5 of a name, so that nothing about it is arbitrary.
 NAMESPACE_ID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:wikisieve:default-day:2015-09-12")
 TOPIC = "eqiad.mediawiki.recentchange"

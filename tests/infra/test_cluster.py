@@ -58,7 +58,7 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
     alone, many = tmp_path / "alone", tmp_path / "many"
     world.judge(alone, model_dir, recording, spark_master="local[1]")
     with (
-        replay.serving(recording, "--canaries", "0") as server,
+        replay.serve(recording, "--canaries", "0") as server,
         online.Stage(many, model_dir, kafka=brokers.bootstrap, spark_master=workers.master) as stage,
     ):
         assert copies(brokers.bootstrap, stage.events_topic) == {3}

@@ -73,7 +73,7 @@ def test_what_others_wrote_is_judged_and_the_producer_finds_its_place(kafka, her
 def test_a_transaction_that_was_taken_back_was_never_there(kafka, here, model_dir, tmp_path):
     recording = world.record(tmp_path / "day.jsonl", world.make_events()[:50])
     with (
-        replay.serving(recording, "--canaries", "0") as server,
+        replay.serve(recording, "--canaries", "0") as server,
         online.Stage(tmp_path, model_dir, **here) as stage,
     ):
         with Sender(world.order(stage, server.url)) as sender:
@@ -110,7 +110,7 @@ def test_a_partition_that_somebody_adds_is_read_and_told(kafka, here, model_dir,
 
     added = [] if while_it_runs else [None]
     with (
-        replay.serving(recording, "--canaries", "0") as server,
+        replay.serve(recording, "--canaries", "0") as server,
         online.Stage(tmp_path, model_dir, say=said.append, **here) as stage,
     ):
         if not while_it_runs:

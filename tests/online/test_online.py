@@ -246,7 +246,7 @@ def test_a_missing_model_names_the_notebook_that_makes_it(tmp_path):
 
 
 def test_a_stream_that_is_refused_ends_the_run_with_its_reason(here, model_dir, recording, tmp_path):
-    with replay.serving(recording) as server, online.Stage(tmp_path, model_dir, **here) as stage:
+    with replay.serve(recording) as server, online.Stage(tmp_path, model_dir, **here) as stage:
         wrong = world.order(stage, server.url.replace("recentchange", "no-such-stream"))
         with Sender(wrong) as sender, pytest.raises(online.OnlineError, match="status 404"):
             stage.sieve(sender)

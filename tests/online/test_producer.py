@@ -182,8 +182,8 @@ def test_stages_1_and_4_count_the_same_invalid_and_duplicate_events(tmp_path):
     empty = b'{"meta": {"dt": "2015-09-12T20:00:00Z", "id": ""}, "type": "edit", "user": "x"}'
     recording = world.record(tmp_path / "day.jsonl", [*world.make_events(), *[b"not JSON"] * 5, *[empty] * 3])
     found = []
-    for kind in (client.Stream, producer.KeyedStream):
-        with replay.serving(recording, "--canaries", "0") as server:
+    for kind in (client.EventStreamClient, producer.KeyedStream):
+        with replay.serve(recording, "--canaries", "0") as server:
             stream = kind(server.url)
             assert sum(1 for _ in stream) == stream.counts.events + stream.counts.invalid
             found.append((stream.counts.events, stream.counts.invalid, stream.counts.duplicates))

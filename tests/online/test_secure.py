@@ -51,7 +51,7 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
     more = {"kafka": locked.secure, "properties": properties, "session": spark, "say": unsaid}
     out = tmp_path / "out"
     with (
-        replay.serving(recording, "--canaries", "0") as server,
+        replay.serve(recording, "--canaries", "0") as server,
         online.Stage(out, model_dir, **more) as stage,
         Sender(world.order(stage, server.url, properties=properties)) as sender,
     ):

@@ -16,7 +16,7 @@ from lib.replay import server as replay
 from lib.replay.__main__ import main
 from lib.replay.server import Server
 from lib.stream import recording, sse
-from lib.stream.client import Stream
+from lib.stream.client import EventStreamClient
 
 AGENT = {"User-Agent": "tests/1 (tests)"}
 QUIET = {"canary_seconds": 0}
@@ -333,7 +333,7 @@ def test_comments_and_retry():
 
 def test_a_recording_is_served_by_a_process_of_its_own(tmp_path):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
-    with replay.serving(tmp_path, "--canaries", "0") as server:
+    with replay.serve(tmp_path, "--canaries", "0") as server:
         request = urllib.request.Request(server.url, headers=AGENT)
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert numbers(sse.Decoder().feed(answer.read())) == [0, 1, 2]
@@ -344,7 +344,7 @@ def test_the_process_goes_with_its_parent(tmp_path):
     (tmp_path / "day.jsonl").write_bytes(b"\n".join(make_events(3)))
     parent = (
         "import sys, time; from pathlib import Path; from lib.replay import server as replay\n"
-        f"with replay.serving(Path({str(tmp_path / 'day.jsonl')!r})) as server:\n"
+        f"with replay.serve(Path({str(tmp_path / 'day.jsonl')!r})) as server:\n"
         "    print(server.url, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
@@ -370,7 +370,7 @@ def test_the_process_goes_with_its_parent(tmp_path):
 def test_a_recording_that_cannot_be_read_is_one_sentence(tmp_path, name, content, says):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(replay.ReplayError, match=says), replay.serving(tmp_path / name):
+    with pytest.raises(replay.ReplayError, match=says), replay.serve(tmp_path / name):
         pass
 
 
@@ -378,7 +378,7 @@ def test_of_a_damaged_recording_what_can_be_read_is_served(tmp_path):
     segment = tmp_path / "day.jsonl.gz"
     recording.write_segment(segment, [event(n, comment=f"{n * n:x}" * 50) for n in range(2000)])
     segment.write_bytes(segment.read_bytes()[:-2000])
-    with replay.serving(segment, "--canaries", "0") as server:
+    with replay.serve(segment, "--canaries", "0") as server:
         request = urllib.request.Request(server.url, headers=AGENT)
         with urllib.request.urlopen(request, timeout=10) as answer:
             found = numbers(sse.Decoder().feed(answer.read()))
@@ -388,8 +388,8 @@ def test_of_a_damaged_recording_what_can_be_read_is_served(tmp_path):
 def test_what_is_of_another_stream_is_named_at_the_end(tmp_path):
     other = event(1, meta={"stream": "mediawiki.page-create", "topic": "eqiad.mediawiki.page-create"})
     (tmp_path / "day.jsonl").write_bytes(b"\n".join([event(0), other, event(2)]))
-    with replay.serving(tmp_path / "day.jsonl", "--canaries", "0") as server:
-        stream = Stream(server.url)
+    with replay.serve(tmp_path / "day.jsonl", "--canaries", "0") as server:
+        stream = EventStreamClient(server.url)
         assert len(list(stream)) == 2
     (warning,) = stream.warnings
     assert "Got 1 events of other streams (mediawiki.page-create: 1), which were left out" in warning

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lib.stream import recorder
+from lib.stream import recorder, source
 
 
 def die():
@@ -36,8 +36,8 @@ def record(order):
         name, calls = order["at"]
         setattr(os, name, dying(getattr(os, name), calls))
     recorder.SHORTEST_SECONDS = order.get("every", 10.0)
-    source = recorder.Source(order["url"], None, order["since"], None, frozenset())
-    with recorder.Recorder(Path(order["folder"]), source, order["segment"]) as making:
+    read = source.Source(order["url"], None, order["since"], None, frozenset())
+    with recorder.Recorder(Path(order["folder"]), read, order["segment"]) as making:
         made = making.run(max_seconds=60)
     return {"went_on": making.went_on, **{name: made[name] for name in ("events", "complete", "ended")}}
 

@@ -12,7 +12,7 @@ from lib.replay import faults
 from lib.replay import server as replay
 from lib.replay.server import Server
 from lib.stream import client, connection
-from lib.stream.client import Seen, Stream, StreamRefused, StreamUnavailable
+from lib.stream.client import EventStreamClient, Seen, StreamError
 
 COUNT = 300
 OVER = "the server said that the stream is over"
@@ -89,12 +89,12 @@ def test_every_event_once_whatever_goes_wrong(name, lines):
     plan = faults.load(PLANS[name])
     names, broken, canaries, duplicates = truth(plan, lines)
     with Server(lines, plan, canary_seconds=0) as server:
-        stream = Stream(server.url, read_seconds=0.4)
+        stream = EventStreamClient(server.url, read_timeout=0.4)
         found = [item.event and item.event.meta.id for item in stream]
     assert [name for name in found if name is not None] == names
     counts = stream.counts
     assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, len(broken), duplicates)
-    assert stream.ended == OVER
+    assert stream.stop_reason == OVER
     parts = (counts.events, counts.duplicates, counts.repeated, counts.canaries, counts.invalid)
     assert counts.received == sum(parts)
     assert found.count(None) == counts.invalid == sum(counts.reasons.values())
@@ -135,7 +135,7 @@ def check_any_plan(content, late):
     plan = faults.load(content)
     names, broken, canaries, duplicates = truth(plan, lines)
     with Server(lines, plan, canary_seconds=0) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert [item.event.meta.id for item in stream if item.event] == names
     counts = stream.counts
     assert (counts.canaries, counts.invalid, counts.duplicates) == (canaries, len(broken), duplicates)
@@ -161,9 +161,9 @@ def test_every_event_once_under_many_plans(content, late):
 def test_until_leaves_out_what_is_not_before_it_and_waits_for_what_is_late():
     late = [event(n) for n in (0, 1, 5, 2, 3, 8, 4, 65, 66, 67, 70)]
     with Server(late, canary_seconds=0) as server:
-        stream = Stream(server.url, until=START + 5000)
+        stream = EventStreamClient(server.url, until=START + 5000)
         assert run(stream) == [0, 1, 2, 3, 4]
-    assert stream.ended == client.PAST_UNTIL
+    assert stream.stop_reason == client.PAST_UNTIL
     # Up to the one that is late by a minute and by the greatest delay so far.
     assert stream.counts.outside == 6
 
@@ -173,40 +173,40 @@ def test_until_waits_for_what_is_late_also_after_a_new_start(read):
     lines = [event(n) for n in (0, 1, 2, 6, 3, 90)]
     lines[1] = event(1, centre="codfw")
     with Server(lines, canary_seconds=0) as server:
-        first = Stream(server.url, until=START + 5000)
+        first = EventStreamClient(server.url, until=START + 5000)
         items = iter(first)
         before = [next(items).event.meta.id for _ in range(read)]
         items.close()
-        second = Stream(
-            server.url, until=START + 5000, position=first.position() if read else None, seen=before
+        second = EventStreamClient(
+            server.url, until=START + 5000, position=first.position if read else None, seen=before
         )
         assert [*before, *(item.event.meta.id for item in second)] == ["id-0", "id-1", "id-2", "id-3"]
 
 
 def test_the_wait_between_connections_is_bounded_however_long_an_outage_lasts():
-    stream = Stream("http://localhost/", max_seconds=0.05)
+    stream = EventStreamClient("http://localhost/", max_seconds=0.05)
     stream._failures, stream._begun, stream._fresh = 5000, time.monotonic(), time.monotonic()
-    assert list(stream._pause()) == [] and "MAX_SECONDS" in stream.ended
+    assert list(stream._pause()) == [] and "MAX_SECONDS" in stream.stop_reason
 
 
 def test_until_waits_for_every_topic():
     lines = [event(0), event(1, centre="codfw"), event(90), event(91), event(2, centre="codfw")]
     with Server([*lines, event(200, centre="codfw"), event(201)], canary_seconds=0) as server:
-        stream = Stream(server.url, until=START + 10_000)
+        stream = EventStreamClient(server.url, until=START + 10_000)
         assert run(stream) == [0, 1, 2]
     assert stream.counts.outside == 3
 
 
 def test_since_leaves_out_what_is_before_it():
     with Server([event(n) for n in (0, 4, 2, 5)], canary_seconds=0) as server:
-        stream = Stream(server.url, since=START + 3000)
+        stream = EventStreamClient(server.url, since=START + 3000)
         assert run(stream) == [4, 5]
     assert stream.counts.outside == 1 and not stream.warnings
 
 
 def test_a_since_that_the_server_no_longer_has_is_a_warning():
     with Server(make_events(3)) as server:
-        stream = Stream(server.url, since=START - 86_400_000)
+        stream = EventStreamClient(server.url, since=START - 86_400_000)
         assert run(stream) == [0, 1, 2]
     asked_for, first = events.iso(START - 86_400_000), events.iso(START)
     (warning,) = stream.warnings
@@ -215,9 +215,9 @@ def test_a_since_that_the_server_no_longer_has_is_a_warning():
 
 def test_max_events():
     with Server(make_events(COUNT), faults.load("cuts: {every: 20}")) as server:
-        stream = Stream(server.url, max_events=50)
+        stream = EventStreamClient(server.url, max_events=50)
         assert run(stream) == list(range(50))
-    assert "MAX_EVENTS" in stream.ended
+    assert "MAX_EVENTS" in stream.stop_reason
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_max_events():
 def test_max_seconds_whatever_the_server_does(parts):
     with Script(*parts) as server:
         begun = time.monotonic()
-        stream = Stream(server.url, max_seconds=0.6)
+        stream = EventStreamClient(server.url, max_seconds=0.6)
         assert run(stream) == []
     assert 0.55 < time.monotonic() - begun < 2
-    assert "MAX_SECONDS" in stream.ended
+    assert "MAX_SECONDS" in stream.stop_reason
 
 
 @pytest.mark.parametrize(
@@ -241,54 +241,54 @@ def test_max_seconds_whatever_the_server_does(parts):
 )
 def test_a_history_that_gives_nothing_new_is_over(then):
     with Script(OK + message(0) + message(1), then) as server:
-        stream = Stream(server.url, patience=0.7, read_seconds=0.2)
+        stream = EventStreamClient(server.url, idle_timeout=0.7, read_timeout=0.2)
         assert run(stream) == [0, 1]
-    assert stream.ended == "nothing new came for 0.7 seconds"
+    assert stream.stop_reason == "nothing new came for 0.7 seconds"
 
 
 def test_a_server_that_is_gone_at_the_end():
     server = Server(make_events(5), faults.load("cuts: {at: [4]}"), canary_seconds=0)
     with server:
-        stream = iter(reading := Stream(server.url, patience=0.7))
+        stream = iter(reading := EventStreamClient(server.url, idle_timeout=0.7))
         found = [next(stream) for _ in range(5)]
     assert len(found) == 5 and list(stream) == []
-    assert reading.ended == "nothing new came for 0.7 seconds"
+    assert reading.stop_reason == "nothing new came for 0.7 seconds"
 
 
 def test_time_in_which_nobody_listened_is_no_silence(monkeypatch):
     monkeypatch.setattr(client, "AWAY_SECONDS", 1.1)
     found = []
     with Script(OK + message(0), silence(OK), OK + message(0) + message(1) + END) as server:
-        stream = Stream(server.url, ticks=True, patience=2.0, read_seconds=0.9)
+        stream = EventStreamClient(server.url, yield_idle=True, idle_timeout=2.0, read_timeout=0.9)
         for item in stream:
             if item is None and len(server.heads) == 2:
                 time.sleep(2.0)
             elif item is not None:
                 found.append(item.event.meta.id)
-    assert found == ["id-0", "id-1"] and stream.ended == OVER
+    assert found == ["id-0", "id-1"] and stream.stop_reason == OVER
 
 
 def test_a_live_source_is_waited_for():
     now = int(time.time() * 1000)
     live = message(0, raw=event(0, meta={"dt": events.iso(now)}))
     with Script(OK + live, OK) as server:
-        stream = Stream(server.url, patience=0.3, max_seconds=1.5)
+        stream = EventStreamClient(server.url, idle_timeout=0.3, max_seconds=1.5)
         assert run(stream) == [0]
-    assert "MAX_SECONDS" in stream.ended and len(server.heads) > 2
+    assert "MAX_SECONDS" in stream.stop_reason and len(server.heads) > 2
 
 
 def test_a_server_that_comes_back_in_time():
     with Script(OK + message(0), reset(), reset(), OK + message(0) + message(1) + END) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert run(stream) == [0, 1]
     assert stream.counts.reconnects == 1 and stream.counts.repeated == 1
 
 
 def test_204_is_the_end():
     with Script(OK + message(0), status(204)) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert run(stream) == [0]
-    assert "204" in stream.ended
+    assert "204" in stream.stop_reason
 
 
 # --- giving up --------------------------------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ def test_204_is_the_end():
     ],
 )
 def test_what_will_not_get_better_is_an_error_that_says_what_to_change(code, says):
-    with Script(status(code, body=b"because")) as server, pytest.raises(StreamRefused) as error:
-        run(Stream(server.url))
+    with Script(status(code, body=b"because")) as server, pytest.raises(StreamError) as error:
+        run(EventStreamClient(server.url))
     assert f"Got status {code}." in str(error.value) and says in str(error.value)
     assert str(error.value).endswith("It says: because")
     assert len(server.heads) == 1
@@ -314,23 +314,21 @@ def test_what_will_not_get_better_is_an_error_that_says_what_to_change(code, say
 
 def test_a_web_page_is_no_stream():
     page = status(200, "Content-Type: text/html", body=b"<html>")
-    with Script(page) as server, pytest.raises(StreamRefused, match="Got a web page"):
-        run(Stream(server.url))
+    with Script(page) as server, pytest.raises(StreamError, match="Got a web page"):
+        run(EventStreamClient(server.url))
 
 
 def test_a_server_that_is_not_there():
     with Script(OK) as server:
         url = server.url
-    with pytest.raises(
-        StreamUnavailable, match=r"must give events\. For 0\.3 seconds there was none: .*refused"
-    ):
-        run(Stream(url, patience=0.3))
+    with pytest.raises(StreamError, match=r"must give events\. For 0\.3 seconds there was none: .*refused"):
+        run(EventStreamClient(url, idle_timeout=0.3))
 
 
 def test_wikimedia_gets_a_contact(monkeypatch):
     monkeypatch.delenv(connection.CONTACT, raising=False)
-    with pytest.raises(StreamRefused, match="WIKISIEVE_CONTACT is not set"):
-        next(iter(Stream(connection.LIVE_URL)))
+    with pytest.raises(StreamError, match="WIKISIEVE_CONTACT is not set"):
+        next(iter(EventStreamClient(connection.LIVE_URL)))
     monkeypatch.setenv(connection.CONTACT, "ada@example.org")
     assert connection.user_agent(connection.LIVE_URL).endswith(" (ada@example.org)")
 
@@ -338,7 +336,7 @@ def test_wikimedia_gets_a_contact(monkeypatch):
 def test_every_request_says_who_we_are(monkeypatch):
     monkeypatch.setenv(connection.CONTACT, "ada@example.org\r\nX-Evil: 1")
     with Script(OK + message(0), OK + END) as server:
-        run(Stream(server.url))
+        run(EventStreamClient(server.url))
     for head in server.heads:
         assert "User-Agent: wikisieve/" in head and "(ada@example.org??X-Evil: 1)" in head
         assert "Accept: text/event-stream" in head and "Accept-Encoding: " in head
@@ -347,7 +345,7 @@ def test_every_request_says_who_we_are(monkeypatch):
 def test_no_proxy_stands_between_us_and_this_machine(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Server(make_events(3)) as server:
-        assert run(Stream(server.url)) == [0, 1, 2]
+        assert run(EventStreamClient(server.url)) == [0, 1, 2]
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
@@ -367,7 +365,7 @@ def test_a_reconnect_asks_per_topic_and_never_for_the_latest():
         ]
     )
     with Script(OK + message(0, id_=id_), OK + END) as server:
-        run(Stream(server.url))
+        run(EventStreamClient(server.url))
     wanted = {entry["topic"]: entry for entry in asked(server.heads[1])}
     assert wanted[ID.format("eqiad")]["timestamp"] == START + 55_000
     assert wanted[ID.format("codfw")]["timestamp"] == START
@@ -378,7 +376,7 @@ def test_a_reconnect_asks_per_topic_and_never_for_the_latest():
 def test_a_server_that_does_not_go_back_is_a_warning(id_):
     then = OK + message(0, id_=id_, raw=b"?") + message(9, id_=id_) + message(10, id_=id_) + END
     with Script(OK + message(0, id_=id_) + message(1, id_=id_), then) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert run(stream) == [0, 1, None, 9, 10]
     (warning,) = stream.warnings
     assert warning.startswith(
@@ -389,7 +387,7 @@ def test_a_server_that_does_not_go_back_is_a_warning(id_):
 @pytest.mark.parametrize("id_", ["", "17", "[]", "{}", "[{", '[{"topic": 3}]'])
 def test_a_server_whose_ids_are_no_positions_is_asked_by_time(id_):
     with Script(OK + message(0, id_=id_) + message(60, id_=id_), OK + message(60, id_=id_) + END) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert run(stream) == [0, 60]
     assert f"?since={START + 55_000}" in server.heads[1] and "Last-Event-ID" not in server.heads[1]
 
@@ -402,14 +400,14 @@ def test_another_process_goes_on_where_this_one_stood(cut):
     lines = [two_centres(n) for n in range(COUNT)]
     names, broken, canaries, duplicates = truth(plan, lines)
     with Server(lines, plan, canary_seconds=0) as server:
-        first = Stream(server.url)
+        first = EventStreamClient(server.url)
         items = iter(first)
         before = [next(items) for _ in range(cut)]
-        position = json.loads(json.dumps(first.position()))
+        position = json.loads(json.dumps(first.position))
         counts = client.Counts.from_json(json.loads(json.dumps(first.counts.to_json())))
         items.close()
         ids = [item.event.meta.id for item in before if item.event]
-        second = Stream(server.url, position=position if cut else None, seen=ids, counts=counts)
+        second = EventStreamClient(server.url, position=position if cut else None, seen=ids, counts=counts)
         after = list(second)
     found = [item.event.meta.id for item in (*before, *after) if item.event]
     assert found == names
@@ -423,7 +421,7 @@ def test_events_without_meta_id_are_told_by_text_and_place(nothing):
     bare = [event(n // 2, meta={"id": nothing}, comment="the same") for n in range(40)]
     bare = [line for n, line in enumerate(bare) if n % 2 == 0]
     with Server(bare, faults.load("cuts: {every: 7}\nduplicates: {at: [3]}"), canary_seconds=0) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert len(list(stream)) == 20
     assert stream.counts.duplicates == 1 and stream.counts.reconnects == 2
 
@@ -431,7 +429,7 @@ def test_events_without_meta_id_are_told_by_text_and_place(nothing):
 def test_equal_unreadable_texts_at_different_places_are_different():
     lines = [event(0), b"broken", event(1), b"broken", event(2), b"broken"]
     with Server(lines, faults.load("cuts: {at: [3, 4]}"), canary_seconds=0) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         assert run(stream) == [0, None, 1, None, 2, None]
     assert stream.counts.invalid == 3
 
@@ -442,25 +440,25 @@ def test_of_a_message_that_is_too_long_the_beginning_is_given(monkeypatch):
     monkeypatch.setattr(client.sse.Decoder.__init__, "__defaults__", (5000,))
     long = event(1, comment="x" * 9000)
     with Server([event(0), long, event(2)]) as server:
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         first, item, last = stream
     assert (first.event.meta.id, last.event.meta.id) == ("id-0", "id-2")
-    assert long.startswith(item.raw) and 500 < len(item.raw) < 1000
-    assert item.cut and item.reason == "longer than 5000 bytes"
+    assert long.startswith(item.data) and 500 < len(item.data) < 1000
+    assert item.truncated and item.reason == "longer than 5000 bytes"
     assert stream.counts.invalid == 1 and stream.counts.received == 3
 
 
 def test_wikis_are_chosen_after_reading():
     lines = [event(n, wiki="dewiki" if n % 3 else "enwiki") for n in range(9)]
     with Server([*lines, b"?"], canary_seconds=0) as server:
-        stream = Stream(server.url, wikis={"enwiki"})
+        stream = EventStreamClient(server.url, wikis={"enwiki"})
         assert run(stream) == [0, 3, 6, None]
     assert stream.counts.other_wikis == 6 and stream.counts.invalid == 1
 
 
 def test_ticks_while_nothing_comes():
     with Script(silence(OK, message(0))) as server:
-        items = iter(Stream(server.url, ticks=True, max_seconds=5))
+        items = iter(EventStreamClient(server.url, yield_idle=True, max_seconds=5))
         assert next(items).event.meta.id == "id-0"
         assert next(items) is None
         items.close()
@@ -488,9 +486,9 @@ def test_thirty_thousand_events_per_second(tmp_path):
     with gzip.open(day, "wb", 1) as file:
         for copy in range(10):
             file.writelines(line.replace(b'"id-', b'"id-%d' % copy) + b"\n" for line in lines)
-    with replay.serving(paths.resolve(day), "--canaries", "0") as server:
+    with replay.serve(paths.resolve(day), "--canaries", "0") as server:
         begun = time.process_time()
-        stream = Stream(server.url)
+        stream = EventStreamClient(server.url)
         count = sum(1 for _ in stream)
         seconds = time.process_time() - begun
     assert count == 36_000

@@ -13,8 +13,9 @@ from streams import END, OK, START, Script, event, make_events, message, silence
 from lib import artifacts, params, paths
 from lib.replay import faults
 from lib.replay.server import Server
-from lib.stream import client, recorder, recording
-from lib.stream.recorder import Recorder, RecorderError, Source
+from lib.stream import client, recorder, recording, sample_day
+from lib.stream.recorder import Recorder, RecorderError
+from lib.stream.source import Source
 
 EVERYTHING = {
     "seed": 5,
@@ -183,8 +184,8 @@ def test_max_events_counts_the_whole_recording(tmp_path):
 
 
 def test_silence_leaves_a_recording_that_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.4)
-    monkeypatch.setitem(client.Stream.__init__.__kwdefaults__, "patience", 0.4)
+    monkeypatch.setattr(client, "IDLE_TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setitem(client.EventStreamClient.__init__.__kwdefaults__, "idle_timeout", 0.4)
     with Script(OK + message(0), OK, OK, OK + message(0) + message(1) + END) as server:
         first = make(tmp_path, source(server.url))
         assert (first["events"], first["complete"]) == (1, False)
@@ -264,11 +265,11 @@ def settings(**changed):
 def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
     day = tmp_path / "2015-09-12.jsonl.gz"
     recording.write_segment(day, make_events(3))
-    monkeypatch.setattr(recorder.sample_day, "ensure", lambda: day)
+    monkeypatch.setattr(sample_day, "ensure", lambda: day)
     two = params.parse_time("2015-09-12T14:00:00Z")
-    assert recorder.source_of(settings()) == source("", recording=day, until=two)
-    assert recorder.source_of(settings(until=START + 1)).until == START + 1
-    assert recorder.source_of(settings(since=two)).until is None
+    assert Source.from_settings(settings()) == source("", recording=day, until=two)
+    assert Source.from_settings(settings(until=START + 1)).until == START + 1
+    assert Source.from_settings(settings(since=two)).until is None
 
 
 @pytest.mark.parametrize(
@@ -280,12 +281,12 @@ def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, mo
 )
 def test_parameters_that_contradict_each_other(changed, says):
     with pytest.raises(params.ParameterError, match=says):
-        recorder.source_of(settings(**changed))
+        Source.from_settings(settings(**changed))
 
 
 def test_a_recording_that_is_not_there():
     with pytest.raises(recording.RecordingError, match="which is not there"):
-        recorder.source_of(settings(recording=Path("nowhere.jsonl")))
+        Source.from_settings(settings(recording=Path("nowhere.jsonl")))
 
 
 def test_a_recording_is_replayed_just_as_it_is(tmp_path):
