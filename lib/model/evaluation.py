@@ -44,8 +44,10 @@ def by_words(learnt: Population, judged: Population) -> np.ndarray:
     if not any(comment.split() for comment in said):
         return np.full(len(asked), learnt.flagged.mean() if len(said) else 0.0)
     bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-    learner = make_pipeline(bag, LogisticRegression(max_iter=200)).fit(said, learnt.flagged)
-    return learner.predict_proba(asked)[:, 1]
+    linear = LogisticRegression(
+        solver="liblinear", dual=True, max_iter=10_000, random_state=0
+    )  # calls no BLAS
+    return stack.probabilities(make_pipeline(bag, linear).fit(said, learnt.flagged), asked)
 
 
 def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
@@ -59,7 +61,7 @@ def comment_model(people: Population, fold: np.ndarray) -> np.ndarray:
     for k in range(int(fold.max()) + 1):
         test = fold[people.user] == k
         scores[test] = by_words(people.subset(~test), people.subset(test))
-    return np.bincount(people.user, scores, len(people)) / people.edits
+    return stack.round_scores(np.bincount(people.user, scores, len(people)) / people.edits)
 
 
 # --- in the stream ----------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ from lib import events, paths
 from lib.model import evaluation, evidence, features, measures, samples
 from lib.model.names import says_bot
 from lib.model.population import Population
-from lib.model.stack import FOLDS, CrossValidation, Rows, Stack, deal, new_judge
+from lib.model.stack import FOLDS, CrossValidation, Rows, Stack, deal, new_judge, probabilities
 from lib.stream import sample_day
 
 SEEDS = 3
@@ -245,9 +245,7 @@ def judge(attempt: Attempt, stack: Stack, with_name: bool) -> np.ndarray:
     for k in stack.folds:
         trained = _train(attempt, stack.people, stack.rows(frozenset({k})), with_name, stack.seed)
         test = rows.of(stack.fold == k)
-        scores[test.user[test.last]] = trained.predict_proba(_matrix(attempt, test.x[test.last], with_name))[
-            :, 1
-        ]
+        scores[test.user[test.last]] = probabilities(trained, _matrix(attempt, test.x[test.last], with_name))
     return scores
 
 
@@ -298,7 +296,7 @@ def simple(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
         for score, x in zip(scores, (seeing, blind), strict=True):
             regression = LogisticRegression(C=10, solver="liblinear", dual=True, tol=0.01, random_state=0)
             regression.fit(x[known], people.bots[known])
-            score[~known] = regression.predict_proba(x[~known])[:, 1]
+            score[~known] = probabilities(regression, x[~known])
     return scores
 
 

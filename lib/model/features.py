@@ -13,7 +13,7 @@ from lib.model.evidence import DELTA, FLAGS, HINTS, NAME_HINTS, SEEN, TEMPLATE, 
 from lib.model.text import compiled, inner
 
 #: Digest of evidence.py, whose constants are compiled into the loops of this file (see ``evidence.TEXT_SOURCE``).
-EVIDENCE_SOURCE = "d6f4879ea198"
+EVIDENCE_SOURCE = "715e57ddc36f"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)

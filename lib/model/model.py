@@ -132,10 +132,12 @@ class Model:
         Returns
         -------
         ndarray of float, shape (m,)
-            The probability of a bot: the judge's, but added up row by row in one fixed order. A product of matrices
-            may differ in the last bit with the number of rows, and a verdict must not hang on how edits were cut.
+            The probability of a bot, rounded: the judge's, but added up row by row in one fixed order. A product of
+            matrices may differ in the last bit with the number of rows, and a verdict must not depend on how edits were
+            cut.
         """
-        return _probabilities(np.array(visible(x, self.with_name), np.float64, order="C"), *self._plain)
+        x = np.array(visible(x, self.with_name), np.float64, order="C")
+        return stack.round_scores(_probabilities(x, *self._plain))
 
     @cached_property
     def _plain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
@@ -168,7 +170,7 @@ class Model:
             return []
         x = visible(features.describe(states), self.with_name)
         mean, scale, weight, _, end = self._plain
-        shares = np.clip((x - mean) / scale, -end, end) * weight
+        shares = stack.round_scores(np.clip((x - mean) / scale, -end, end) * weight)
         names = np.array(features.FEATURES, object)
         names = names if self.with_name else names[~features.OF_THE_NAME]
         orders = np.argsort(-np.abs(shares), axis=1, kind="stable")

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -28,10 +30,39 @@ TEXT_C, JUDGE_C = 30.0, 0.02
 # Without the name only extremes would be left to tell some bots by, and people with tools have them too: what is
 # further out than a few standard deviations says no more. With the name that would spare bots that edit very much.
 BLIND_C, BLIND_END = 0.1, 5.0
+TOLERANCE = 1e-8  # Newton's method takes two steps more than by default; then kernels agree to 14 decimals
+
+#: Every fitted number and every score is rounded to so many decimals, so that figures are the same on every machine.
+#: What BLAS kernels, threads and SIMD change in a solver that has converged is the 14th decimal of a coefficient, and
+#: the 15th of a score (measured on five kernels, 5e-15 and 9e-15 at most). What a figure can depend on is the 3rd.
+#: Without rounding, users whose scores are equal are put in an order by that last bit: ties must be ties.
+DECIMALS = 6
 
 
 class ModelError(ValueError):
     """There is nothing to learn from, or a model's file is missing, damaged or foreign; the message says which."""
+
+
+# --- the same figures on every machine --------------------------------------------------------------------------------
+
+
+def round_fitted(model: Any) -> Any:
+    """Round the fitted numbers of a linear model, or of a pipeline's steps, to :data:`DECIMALS`; return the model."""
+    for estimator in [step for _, step in model.steps] if isinstance(model, Pipeline) else [model]:
+        for name in ("mean_", "var_", "scale_", "coef_", "intercept_"):
+            if hasattr(estimator, name):
+                setattr(estimator, name, np.round(getattr(estimator, name), DECIMALS))
+    return model
+
+
+def round_scores(scores: np.ndarray) -> np.ndarray:
+    """Round scores to :data:`DECIMALS`, as all are that are ranked, compared with a threshold, hashed or printed."""
+    return np.round(scores, DECIMALS)
+
+
+def probabilities(model: Any, x: np.ndarray | sp.spmatrix) -> np.ndarray:
+    """Return a classifier's probabilities of the second class, rounded, one per row of `x`."""
+    return round_scores(model.predict_proba(x)[:, 1])
 
 
 # --- the two levels ---------------------------------------------------------------------------------------------------
@@ -61,6 +92,9 @@ def fit_texts(people: Population, users: np.ndarray, seed: int = 0) -> LogisticR
         C=TEXT_C, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed
     )
     model.fit(matrix[:, used], people.taught[owner], sample_weight=weight)
+    round_fitted(
+        model
+    )  # the dual solver calls no BLAS: its coefficients are the same on every kernel before that
     spread = np.zeros((1, matrix.shape[1]))
     spread[0, used] = model.coef_[0].astype(np.float32)
     model.coef_, model.n_features_in_ = spread, matrix.shape[1]
@@ -69,10 +103,11 @@ def fit_texts(people: Population, users: np.ndarray, seed: int = 0) -> LogisticR
 
 def new_judge(with_name: bool) -> Pipeline:
     """Make the untrained classifier of users."""
+    linear = LogisticRegression(C=JUDGE_C if with_name else BLIND_C, solver="newton-cholesky", tol=TOLERANCE)
     if with_name:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=JUDGE_C, solver="newton-cholesky"))
+        return make_pipeline(StandardScaler(), linear)
     ends = FunctionTransformer(np.clip, kw_args={"a_min": -BLIND_END, "a_max": BLIND_END})
-    return make_pipeline(StandardScaler(), ends, LogisticRegression(C=BLIND_C, solver="newton-cholesky"))
+    return make_pipeline(StandardScaler(), ends, linear)
 
 
 def visible(x: np.ndarray, with_name: bool) -> np.ndarray:
@@ -149,7 +184,7 @@ def fit_judge(people: Population, rows: Rows, with_name: bool) -> Pipeline:
             people.taught[rows.user],
             **{f"{judge.steps[-1][0]}__sample_weight": weight},
         )
-    return judge
+    return round_fitted(judge)
 
 
 # --- users kept apart -------------------------------------------------------------------------------------------------
@@ -222,7 +257,7 @@ class Stack:
             test = self.fold[rows.user] == k
             if test.any():
                 x = visible(rows.x[test], with_name)
-                out[test] = self.judge(frozenset({k}), with_name).predict_proba(x)[:, 1]
+                out[test] = probabilities(self.judge(frozenset({k}), with_name), x)
         return out
 
 
