@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from lib import events, paths
-from lib.model import model
-from lib.model.population import Population
+from lib.model import classifier
+from lib.model.dataset import EditDataset
 from lib.online.publisher import Publisher
 from lib.stream import sample_day
 
@@ -77,6 +77,6 @@ def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
             publisher.send(keys, pa.array([raw for _, raw in some], pa.binary()).view(pa.string()))
 
 
-def train() -> model.Model:
+def train() -> classifier.BotClassifier:
     """A model of the slice's own users: as good as any to measure what judging costs."""
-    return model.Model.fit(Population.of(events.parse(raw_events()).edits), 0, 0.05)
+    return classifier.BotClassifier.fit(EditDataset.from_table(events.parse(raw_events()).edits), 0, 0.05)

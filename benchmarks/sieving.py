@@ -26,7 +26,7 @@ from benchmarks import firehose
 from lib import paths
 from lib.blacklist.ledger import Entry
 from lib.infra import broker, spark
-from lib.model import blacklist
+from lib.model import build_blacklist
 from lib.online import online, query, sieve
 from lib.online.producer import partition_of
 
@@ -58,7 +58,7 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
         folder = Path(name)
         judge = firehose.train()
         judge.save(folder / "model" / "model.skops")
-        blacklist.write(folder / "model", [])
+        build_blacklist.write_blacklist(folder / "model", [])
         with broker.Broker(folder / "kafka", heap="1g") as kafka:
             events = f"firehose-{n}"
             kafka.make_topics(kafka.bootstrap, [events], partitions, {})
@@ -230,7 +230,7 @@ def flatness(
     with session(2) as running:
         for n, known in ((1_000_000, 1_000), *sizes):  # the first is to warm up: Java compiles what is hot
             with topic(n, 2) as (bootstrap, events, folder):
-                blacklist.write(folder / "model", _made_up(known))
+                build_blacklist.write_blacklist(folder / "model", _made_up(known))
                 rows.append({"known users": known} | judged(bootstrap, events, running, folder, 2))
     table = pd.DataFrame(rows[1:]).drop(columns=["latency", "members"])
     return table.assign(**{"µs per event": 1e6 / table["events per second"]})

@@ -10,10 +10,9 @@ import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 
 from lib import events
-from lib.model import blacklist
-from lib.model.model import Model
-from lib.model.population import Population
-from lib.model.stack import cross_validate
+from lib.model import build_blacklist
+from lib.model.classifier import BotClassifier, cross_validate
+from lib.model.dataset import EditDataset
 from lib.online import online, producer, verdicts
 from lib.online.judging import SCHEMA
 from lib.online.sender import Sender
@@ -30,12 +29,14 @@ JUNK = [
 
 def train(folder: Path) -> Path:
     """Leave in a folder what stage 3 leaves."""
-    people = Population.of(made_up.sample())
+    people = EditDataset.from_table(made_up.sample())
     cross = cross_validate(people, 0)
-    judge = Model.fit(people, 0, 0.05, cross=cross)
+    judge = BotClassifier.fit(people, 0, 0.05, cross=cross)
     folder.mkdir(parents=True, exist_ok=True)
     judge.save(folder / "model.skops")
-    blacklist.write(folder, [entry for entry in blacklist.entries(people, cross, judge) if "3" in entry.user])
+    build_blacklist.write_blacklist(
+        folder, [entry for entry in build_blacklist.select_users(people, cross, judge) if "3" in entry.user]
+    )
     return folder
 
 

@@ -78,10 +78,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import events, paths
-from lib.model import evaluation, evidence, features, measures, samples
-from lib.model.names import says_bot
-from lib.model.population import Population
-from lib.model.stack import FOLDS, CrossValidation, Rows, Stack, deal, new_judge, probabilities
+from lib.model import dataset, edit_features, evaluation, user_features
+from lib.model.classifier import FOLDS, CrossFit, Rows, Stack, assign_folds, new_judge, probabilities
+from lib.model.dataset import EditDataset
+from lib.model.evaluation import name_contains_bot
 from lib.stream import sample_day
 
 SEEDS = 3
@@ -175,13 +175,13 @@ class Calibrated(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - p, p])
 
 
-#: Features by family, for leaving one out; names are prefixes of ``features.FEATURES``.
+#: Features by family, for leaving one out; names are prefixes of ``user_features.FEATURES``.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "texts": ("texts:",),
     "longest burst": ("longest burst",),
     "repetition": ("different", "comments repeated", "change"),
-    "what edits are": evidence.FLAGS,
-    "name hints": evidence.NAME_HINTS,
+    "what edits are": edit_features.FLAGS,
+    "name hints": edit_features.NAME_FLAGS,
 }
 
 KEPT = Attempt("logistic regression (kept)", kept)
@@ -210,19 +210,19 @@ def _fit(estimator: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> An
 
 def _columns(without: Iterable[str], with_name: bool) -> np.ndarray:
     prefixes = tuple(prefix for family in without for prefix in FAMILIES[family])
-    kept = np.array([not (prefixes and name.startswith(prefixes)) for name in features.FEATURES])
-    return kept if with_name else kept & ~features.OF_THE_NAME
+    kept = np.array([not (prefixes and name.startswith(prefixes)) for name in user_features.FEATURES])
+    return kept if with_name else kept & ~user_features.OF_THE_NAME
 
 
 def _matrix(attempt: Attempt, x: np.ndarray, with_name: bool) -> np.ndarray:
     seen = x[:, _columns(attempt.without, with_name)]
     if not attempt.names_twice or not with_name:
         return seen
-    hints = [features.FEATURES.index(evidence.NAME_HINTS[i]) for i in (1, 2, 4)]
+    hints = [user_features.FEATURES.index(edit_features.NAME_FLAGS[i]) for i in (1, 2, 4)]
     return np.hstack([seen, seen * x[:, hints].max(axis=1, keepdims=True)])
 
 
-def _train(attempt: Attempt, people: Population, rows: Rows, with_name: bool, seed: int) -> Any:
+def _train(attempt: Attempt, people: EditDataset, rows: Rows, with_name: bool, seed: int) -> Any:
     keep = rows.last if attempt.whole == 1.0 else np.ones(len(rows.user), bool)
     user, x = rows.user[keep], _matrix(attempt, rows.x[keep], with_name)
     y = (people.bots if attempt.label == "most" else people.taught)[user]
@@ -252,7 +252,7 @@ def judge(attempt: Attempt, stack: Stack, with_name: bool) -> np.ndarray:
 # --- the simple regression --------------------------------------------------------------------------------------------
 
 
-def _ten(people: Population) -> np.ndarray:
+def _ten(people: EditDataset) -> np.ndarray:
     """Ten numbers of each user: edits, minor share, sizes, comment lengths, pauses, different comments and pages."""
     table = people.table
     edit = pd.DataFrame({"user": people.user, "minor": table.column("minor").fill_null(False).to_numpy()})
@@ -303,12 +303,12 @@ def simple(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
 # --- what the labels allow --------------------------------------------------------------------------------------------
 
 
-def noise(people: Population, scores: np.ndarray) -> dict[str, float]:
+def noise(people: EditDataset, scores: np.ndarray) -> dict[str, float]:
     """Say how far the labels allow to go.
 
     Parameters
     ----------
-    people : Population
+    people : EditDataset
     scores : ndarray of float, shape (users,)
         Of models that have not learnt from the user.
 
@@ -321,17 +321,17 @@ def noise(people: Population, scores: np.ndarray) -> dict[str, float]:
         above everybody else, in an order that knows nothing of flags (means over 200 draws).
     """
     bots = people.bots
-    named = ~bots & says_bot(people.names)
+    named = ~bots & name_contains_bot(people.names)
     highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:20]]
     random = np.random.default_rng(0)
     perfect = [np.where(bots | named, 1 + random.uniform(size=len(bots)), 0) for _ in range(200)]
     return {
         "named": int(named.sum()),
         "named_on_top": int(named[highest].sum()),
-        "without_them": measures.average_precision(bots[~named], scores[~named]),
-        "recall_without_them": measures.recall_at_fpr(bots[~named], scores[~named]),
-        "perfect": float(np.mean([measures.average_precision(bots, order) for order in perfect])),
-        "perfect_recall": float(np.mean([measures.recall_at_fpr(bots, order) for order in perfect])),
+        "without_them": evaluation.average_precision(bots[~named], scores[~named]),
+        "recall_without_them": evaluation.recall_at_fpr(bots[~named], scores[~named]),
+        "perfect": float(np.mean([evaluation.average_precision(bots, order) for order in perfect])),
+        "perfect_recall": float(np.mean([evaluation.recall_at_fpr(bots, order) for order in perfect])),
     }
 
 
@@ -349,20 +349,20 @@ def _noise_lines(stack: Stack) -> Iterator[str]:
 # --- captures and the table -------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Population:
+def read(path: Path) -> EditDataset:
     """Read a capture: CSV of stage 2, or JSON lines of events, also compressed."""
     if ".jsonl" not in path.name:
-        return Population.of(samples.read(path).edits)
+        return EditDataset.from_table(dataset.read_csv(path).edits)
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        return Population.of(events.parse(file).edits)
+        return EditDataset.from_table(events.parse(file).edits)
 
 
 HEADER = f"{'attempt':52} {'AP with name':>22} {'AP without':>22} {'recall with':>12} {'without':>8} {'s':>5}"
 
 
-def lines(people: Population, attempts: Iterable[Attempt], seeds: int) -> Iterator[str]:
+def lines(people: EditDataset, attempts: Iterable[Attempt], seeds: int) -> Iterator[str]:
     """Give the table of one capture, a line at a time: means over the seeds, the first seed's 95 % interval."""
-    stacks = [Stack(people, deal(people, FOLDS, seed), seed) for seed in range(seeds)]
+    stacks = [Stack(people, assign_folds(people, FOLDS, seed), seed) for seed in range(seeds)]
     for attempt in attempts:
         begin = time.monotonic()
         both = [[judge(attempt, stack, with_name) for stack in stacks] for with_name in (True, False)]
@@ -372,7 +372,7 @@ def lines(people: Population, attempts: Iterable[Attempt], seeds: int) -> Iterat
     yield _line(
         "simple regression on a user's words and ten numbers", people.bots, both, time.monotonic() - begin
     )
-    cross = CrossValidation(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
+    cross = CrossFit(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
     for name, precision, low, high, recall, _ in evaluation.baselines(cross).iloc[2:].itertuples(index=False):
         cell = f"{precision:.3f} [{low:.3f}, {high:.3f}]"
         yield f"{name:52} {cell:>22} {'':>22} {recall:12.3f}"
@@ -383,10 +383,10 @@ def _line(name: str, bots: np.ndarray, both: list[list[np.ndarray]], took: float
     """Write a line of the table: `both` has the scores with and without the name, one array per seed."""
     cells, recalls = [], []
     for scores in both:
-        precision = np.mean([measures.average_precision(bots, s) for s in scores])
-        low, high = measures.interval(bots, scores[0])
+        precision = np.mean([evaluation.average_precision(bots, s) for s in scores])
+        low, high = evaluation.bootstrap_interval(bots, scores[0])
         cells.append(f"{precision:.3f} [{low:.3f}, {high:.3f}]")
-        recalls.append(np.mean([measures.recall_at_fpr(bots, s) for s in scores]))
+        recalls.append(np.mean([evaluation.recall_at_fpr(bots, s) for s in scores]))
     return f"{name:52} {cells[0]:>22} {cells[1]:>22} {recalls[0]:12.3f} {recalls[1]:8.3f} {took:5.0f}"
 
 

@@ -15,13 +15,13 @@ import pandas as pd
 from scipy.stats import fisher_exact
 from scipy.stats.distributions import kstwo
 
-from lib.model import blacklist, features
-from lib.model.model import Model
-from lib.model.population import Population
+from lib.model import build_blacklist, user_features
+from lib.model.classifier import BotClassifier
+from lib.model.dataset import EditDataset
 from lib.online import judging
 from lib.online.books import Books
 
-FILE = blacklist.REFERENCE
+FILE = build_blacklist.REFERENCE
 QUANTILES = 400
 LARGE = 0.15  # distance of two distributions from which on it counts as large
 RATIO = 2.0  # of two shares
@@ -58,14 +58,14 @@ class _Line(NamedTuple):
     large: bool
 
 
-def reference(people: Population, model: Model) -> dict[str, Any]:
+def reference(people: EditDataset, model: BotClassifier) -> dict[str, Any]:
     """Describe a sample as stage 4 will see the stream.
 
     Parameters
     ----------
-    people : Population
+    people : EditDataset
         The sample.
-    model : Model
+    model : BotClassifier
         The model that stage 4 will judge by.
 
     Returns
@@ -73,16 +73,18 @@ def reference(people: Population, model: Model) -> dict[str, Any]:
     dict
         Quantiles of the features of :data:`COMPARED` over users, and the counts behind the shares.
     """
-    evidence = model.evidence(people.table)
-    _, rows, x = features.fold(features.empty(len(people)), people.user, people.times, evidence)
+    evidence = model.edit_features(people.table)
+    _, rows, x = user_features.update_states(
+        user_features.new_states(len(people)), people.user, people.times, evidence
+    )
     tips = np.full(len(people), len(people.user))
     over = rows[model.score(x) >= model.threshold]
     np.minimum.at(tips, people.user[over], over)
     seen = np.arange(len(people.user)) <= tips[people.user]
-    state = features.fold(features.empty(len(people)), people.user[seen], people.times[seen], evidence[seen])[
-        0
-    ]
-    described = features.describe(state)
+    state = user_features.update_states(
+        user_features.new_states(len(people)), people.user[seen], people.times[seen], evidence[seen]
+    )[0]
+    described = user_features.to_features(state)
     grid = np.linspace(0, 1, QUANTILES + 1)
     return {
         "model": model.version,
@@ -92,7 +94,7 @@ def reference(people: Population, model: Model) -> dict[str, Any]:
         "flagged": int((tips < len(people.user)).sum()),
         "features": {
             name: np.quantile(
-                described[:, features.FEATURES.index(name)], grid, method="inverted_cdf"
+                described[:, user_features.FEATURES.index(name)], grid, method="inverted_cdf"
             ).tolist()
             for name in COMPARED
         },
@@ -160,13 +162,13 @@ def distance(quantiles: np.ndarray, values: np.ndarray) -> float:
 
 def _features(out_dir: Path, before: dict[str, Any]) -> list[_Line]:
     with Books(out_dir) as books:
-        described = features.describe(books.states(features.STATE))
+        described = user_features.to_features(books.states(user_features.STATE_SIZE))
         flagged = [
             [entry.evidence["features"][name] for name in COMPARED]
             for entry in books.ledger.entries()
             if entry.reason == judging.REASON
         ]
-    columns = [features.FEATURES.index(name) for name in COMPARED]
+    columns = [user_features.FEATURES.index(name) for name in COMPARED]
     now = np.concatenate((described[:, columns], np.array(flagged).reshape(-1, len(COMPARED))))
     lines = []
     for place, name in enumerate(COMPARED):

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib import plots
-from lib.model.names import says_bot
+from lib.model.evaluation import name_contains_bot
 from lib.online import recount, verdicts
 from lib.online.judging import VERDICTS
 
@@ -115,7 +115,7 @@ def comparison(
         The table has the share of bot edits stopped, in all and in the last quarter, and the humans hit.
     """
     user = data["user"].fillna("")
-    ways = {"wikisieve": data["stopped"], "“bot” in the name": _of(user, says_bot)}
+    ways = {"wikisieve": data["stopped"], "“bot” in the name": _of(user, name_contains_bot)}
     ways["stage 3's list alone"] = user.isin(set(listed))
     if perfect is not None:
         ways["a perfect list of all before"] = user.isin(set(perfect))

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.blacklist.ledger import EDIT_COLUMNS, Entry
-from lib.model import features
-from lib.model.evidence import LOOKED_AT
-from lib.model.text import compiled
+from lib.model import user_features
+from lib.model.edit_features import INPUT_COLUMNS
+from lib.model.kernels import njit_cached
 from lib.online import seen, sieve
 from lib.online.books import Books, Summaries
 from lib.online.sieve import SHADOW_SHARE, Findings
@@ -52,13 +52,13 @@ class Judges(Protocol):
     def threshold(self) -> float:
         """A score from which on a user is flagged."""
 
-    def evidence(self, table: pa.Table) -> np.ndarray:
+    def edit_features(self, table: pa.Table) -> np.ndarray:
         """Give the evidence of each edit, shape (n, E)."""
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Give the score of each row of features, shape (n,): to the last bit the same whatever the other rows are."""
 
-    def explain_all(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
+    def explain(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
         """Give for each summary the features that made its score, each with its share, largest first."""
 
 
@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
     offsets: dict[int, int]
 
 
-@compiled
+@njit_cached
 def _decide(
     user: np.ndarray,
     opens: np.ndarray,
@@ -110,7 +110,7 @@ def _decide(
     return verdict, out, crossing
 
 
-@compiled
+@njit_cached
 def _carry(user: np.ndarray, reached: np.ndarray, score: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Give each edit the last score of its user; `last` is changed."""
     out = np.empty(len(user))
@@ -248,7 +248,9 @@ class Judge:
     ) -> np.ndarray:
         """Spread the evidence over all edits, and look at those that the executors took for a member's."""
         rest = np.flatnonzero(is_open & ~looked_at)
-        more = self.model.evidence(table.take(pa.array(rest)).select(LOOKED_AT)) if len(rest) else None
+        more = (
+            self.model.edit_features(table.take(pa.array(rest)).select(INPUT_COLUMNS)) if len(rest) else None
+        )
         width = evidence.shape[1] if more is None else more.shape[1]
         whole = np.full((table.num_rows, width), np.nan)
         whole[looked_at] = evidence
@@ -259,12 +261,12 @@ class Judge:
     def _before(self, names: Sequence[str], opens: np.ndarray, n: int) -> Summaries:
         """Look up the summaries of those who are judged in this epoch."""
         whole = Summaries(
-            features.empty(len(names)),
+            user_features.new_states(len(names)),
             np.full(len(names), np.nan),
             np.full(len(names), np.iinfo(np.int64).min),
         )
         wanted = np.flatnonzero(opens < n).tolist()
-        known = self.books.summaries([names[u] for u in wanted], features.STATE)
+        known = self.books.summaries([names[u] for u in wanted], user_features.STATE_SIZE)
         for target, source in zip(whole, known, strict=True):
             target[wanted] = source
         return whole
@@ -277,7 +279,7 @@ class Judge:
         Gives the summaries, for each edit the place of its score (-1: no checkpoint), and the scores.
         """
         at = np.flatnonzero(rows)
-        state, checkpoints, x = features.fold(state, user[at], times[at], evidence[at])
+        state, checkpoints, x = user_features.update_states(state, user[at], times[at], evidence[at])
         reached = np.full(len(user), -1, np.int64)
         reached[at[checkpoints]] = np.arange(len(checkpoints))
         return state, reached, self.model.score(x)
@@ -293,7 +295,7 @@ class Judge:
         """Score the shadow edits as if their users were strangers who had made only these."""
         codes, of = np.unique(user[chosen], return_inverse=True)
         who = [names[u] for u in codes]
-        before = self.books.summaries(who, features.STATE, shadow=True)
+        before = self.books.summaries(who, user_features.STATE_SIZE, shadow=True)
         every = np.ones(len(of), bool)
         state, reached, score = self._score(before.state, of, times[chosen], evidence[chosen], every)
         last = before.score.copy()
@@ -315,7 +317,7 @@ class Judge:
         place[flagged] = np.arange(len(flagged))
         until = np.append(crossing, -1)[user]
         at = np.flatnonzero(is_open & (place[user] >= 0) & (np.arange(len(user)) <= until))
-        return features.fold(state[flagged], place[user[at]], times[at], evidence[at])[0]
+        return user_features.update_states(state[flagged], place[user[at]], times[at], evidence[at])[0]
 
     def _entries(
         self,
@@ -331,24 +333,24 @@ class Judge:
             return []
         rows = crossing[flagged]
         edits = table.select(EDIT_COLUMNS).take(pa.array(rows)).to_pylist()
-        x = features.describe(states)
+        x = user_features.to_features(states)
         entries = []
         for u, edit, numbers, score, reasons in zip(
-            flagged.tolist(), edits, x, shown[rows].tolist(), self.model.explain_all(states), strict=True
+            flagged.tolist(), edits, x, shown[rows].tolist(), self.model.explain(states), strict=True
         ):
             evidence: dict[str, Any] = {
                 "edit": edit,
                 "threshold": self.model.threshold,
                 "edits": round(float(np.exp(numbers[_EDITS]))),
                 "contributions": reasons[:_REASONS],
-                "features": dict(zip(features.FEATURES, numbers.tolist(), strict=True)),
+                "features": dict(zip(user_features.FEATURES, numbers.tolist(), strict=True)),
             }
             entries.append(Entry(names[u], REASON, edit["timestamp"], evidence, score, self.model.version))
         return entries
 
 
 _REASONS = 20  # contributions that are kept
-_EDITS = features.FEATURES.index("number of edits")
+_EDITS = user_features.FEATURES.index("number of edits")
 
 
 def _only(found: Findings, rows: np.ndarray) -> tuple[pa.Table, np.ndarray, np.ndarray]:

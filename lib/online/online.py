@@ -28,8 +28,8 @@ from lib import artifacts, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
 from lib.infra import broker, kafka, spark
-from lib.model import features
-from lib.model.model import Model
+from lib.model import user_features
+from lib.model.classifier import BotClassifier
 from lib.online import (
     books,
     dead_letters,
@@ -164,7 +164,7 @@ class Stage:
     def _start(self) -> None:
         artifacts.require(self.model_dir / "model.skops", MADE_BY)
         artifacts.require(self.model_dir / books.NAME, MADE_BY)
-        self.model = Model.load(self.model_dir / "model.skops")
+        self.model = BotClassifier.load(self.model_dir / "model.skops")
         self._open.enter_context(artifacts.lock_folder(self.out_dir, OnlineError))
         # Arrow's own pool keeps what it once had; the system's gives it back when it is told to, and numpy's with it.
         pa.set_memory_pool(pa.system_memory_pool())
@@ -426,7 +426,7 @@ class Stage:
                 self.books.write_note("model", self.model.version)
             newest = self.books.newest()
             if newest is not None:
-                self.books.forget_silent(newest - judging.FORGET * features.SILENCE_DAYS * 86_400_000)
+                self.books.forget_silent(newest - judging.FORGET * user_features.SILENCE_DAYS * 86_400_000)
 
     def _start_broker(self) -> str:
         if self._kafka:
@@ -485,7 +485,7 @@ SPARK: dict[str, int] = {
 }
 
 
-def prepare(out_dir: Path, model_dir: Path, model: Model, partitions: int) -> None:
+def prepare(out_dir: Path, model_dir: Path, model: BotClassifier, partitions: int) -> None:
     """Begin anew: remove what an earlier run left, and open books that begin with the ledger of stage 3.
 
     The books appear at the end and whole: a run that is killed in here has left nothing to go on with.

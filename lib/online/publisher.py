@@ -24,8 +24,8 @@ from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
 from lib.infra import kafka
-from lib.model import text
-from lib.model.text import compiled
+from lib.model import kernels
+from lib.model.kernels import njit_cached
 
 MESSAGES = 4_000  # of one record batch
 BYTES = 1_000_000  # of one record batch before it is packed: what any broker takes
@@ -38,7 +38,7 @@ _HEAD = struct.Struct(">iBI")
 _BODY = struct.Struct(">hiqqqhii")
 
 
-@compiled
+@njit_cached
 def _put(out: np.ndarray, place: int, value: int) -> int:
     """Write a number as Kafka does: zigzag, seven bits to a byte."""
     rest = np.uint64((value << 1) ^ (value >> 63))
@@ -50,7 +50,7 @@ def _put(out: np.ndarray, place: int, value: int) -> int:
     return place + 1
 
 
-@compiled
+@njit_cached
 def _width(value: int) -> int:
     width, rest = 1, (value << 1) ^ (value >> 63)
     while rest >= 128:
@@ -59,7 +59,7 @@ def _width(value: int) -> int:
     return width
 
 
-@compiled
+@njit_cached
 def _records(
     rows: np.ndarray,
     key: np.ndarray,
@@ -90,7 +90,7 @@ def _records(
     return place
 
 
-@compiled
+@njit_cached
 def _murmur2(data: np.ndarray, start: int, stop: int) -> int:
     """Hash a key as Kafka's clients do to choose its partition."""
     mask = np.uint64(0xFFFFFFFF)
@@ -118,7 +118,7 @@ def _murmur2(data: np.ndarray, start: int, stop: int) -> int:
     return int(h & np.uint64(0x7FFFFFFF))
 
 
-@compiled
+@njit_cached
 def _hashes(offsets: np.ndarray, data: np.ndarray) -> np.ndarray:
     out = np.empty(len(offsets) - 1, np.int64)
     for row in range(len(out)):
@@ -136,7 +136,7 @@ def partitions_of(keys: pa.Array, partitions: int) -> np.ndarray:
     >>> partitions_of(pa.array(keys), 7).tolist() == [partition_of(key.encode(), b"", 7) for key in keys]
     True
     """
-    return _hashes(*text.buffers(keys)) % partitions
+    return _hashes(*kernels.buffers(keys)) % partitions
 
 
 class Records(NamedTuple):
@@ -151,7 +151,7 @@ class Records(NamedTuple):
     @classmethod
     def of(cls, keys: pa.Array, values: pa.Array) -> Records:
         """Open the buffers of columns of keys and values."""
-        (key, key_data), (value, value_data) = text.buffers(keys), text.buffers(values)
+        (key, key_data), (value, value_data) = kernels.buffers(keys), kernels.buffers(values)
         return cls(key, key_data, value, value_data, np.diff(key) + np.diff(value) + _OVERHEAD)
 
 

@@ -27,7 +27,7 @@ from pyspark.sql.streaming import StreamingQuery
 from lib.blacklist.bloom import BlacklistFilter
 from lib.infra import spark as sessions
 from lib.infra.kafka import for_spark
-from lib.model import evidence
+from lib.model import edit_features
 from lib.online import parcel, sieve
 
 MOST = 250_000  # events of one epoch: what an epoch costs by itself is then little beside them
@@ -47,12 +47,12 @@ COMMITTED = {"kafka.isolation.level": "read_committed"}
 class Eyes:
     """The part of the model that the executors need: small enough to send to each of them."""
 
-    def __init__(self, weights: evidence.Weights):
+    def __init__(self, weights: edit_features.Weights):
         self.weights = weights
 
-    def evidence(self, table: pa.Table) -> np.ndarray:
+    def edit_features(self, table: pa.Table) -> np.ndarray:
         """Say what each edit shows by itself."""
-        return evidence.of(table, self.weights)
+        return edit_features.compute(table, self.weights)
 
 
 def examine(

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lib import artifacts
-from lib.model import text
+from lib.model import kernels
 
 RUN = 1 << 20  # ids that are gathered before they become a file (8 MB)
 LARGEST = 1 << 24  # files of this many ids are merged no more
@@ -31,7 +31,7 @@ _TABLES = (
 )
 
 
-@text.compiled
+@kernels.njit_cached
 def _hashes(offsets: np.ndarray, data: np.ndarray, out: np.ndarray) -> None:
     for row in range(len(out)):
         start, stop = offsets[row], offsets[row + 1]
@@ -44,7 +44,7 @@ def _hashes(offsets: np.ndarray, data: np.ndarray, out: np.ndarray) -> None:
             value = (value ^ word) * _FACTOR
             value ^= value >> _SHIFT
             place += 8
-        out[row] = text.mix(value)
+        out[row] = kernels.mix64(value)
 
 
 def hashes(ids: pa.Array) -> np.ndarray:
@@ -65,7 +65,7 @@ def hashes(ids: pa.Array) -> np.ndarray:
     >>> one == again, one == other
     (np.True_, np.False_)
     """
-    offsets, data = text.buffers(ids)
+    offsets, data = kernels.buffers(ids)
     out = np.empty(len(ids), np.uint64)
     _hashes(offsets, data, out)
     return out

@@ -40,7 +40,7 @@ _REPEATED = ("wiki", "type", "user")  # columns whose texts travel once per batc
 class Looks(Protocol):
     """The part of a model that works on single edits."""
 
-    def evidence(self, table: pa.Table) -> np.ndarray:
+    def edit_features(self, table: pa.Table) -> np.ndarray:
         """Give the evidence of each edit, shape (n, E); a row depends on its own edit alone."""
 
 
@@ -94,7 +94,7 @@ def examine(
     Examples
     --------
     >>> class Blind:
-    ...     def evidence(self, table):
+    ...     def edit_features(self, table):
     ...         return np.zeros((table.num_rows, 1))
     >>> raws = [b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "1"}, "type": "edit", "user": "AnyBot"}', b"not JSON"]
     >>> bloom = BlacklistFilter.build(["AnyBot"])
@@ -123,7 +123,7 @@ def examine(
     users = table.column("user")
     maybe = blacklist.contains(users.combine_chunks())
     look = pc.is_valid(users).to_numpy() & (~maybe | seen.chosen(ids[event], shadow_share))
-    evidence = model.evidence(table.filter(pa.array(look)))
+    evidence = model.edit_features(table.filter(pa.array(look)))
     table = table.append_column("maybe_listed", pa.array(maybe)).append_column("looked_at", pa.array(look))
     return Findings(
         found,

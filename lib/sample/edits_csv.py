@@ -10,7 +10,7 @@ How to read the files without changing a character:
   ``csv.field_size_limit``; null and ``""`` look alike.
 - pandas: ``pandas.read_csv(path, **PANDAS)``; null and ``""`` look alike (its C engine cuts a text at NUL)
 - Spark: ``spark.read.options(**SPARK).csv(path)``; tells null from ``""``.
-- Arrow: ``lib.model.samples.read``, as stage 3 does; tells null from ``""``.
+- Arrow: ``lib.model.dataset.read_csv``, as stage 3 does; tells null from ``""``.
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ from made_up import sample
 from lib import artifacts
 from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild
 from lib.blacklist.ledger import Entry, Ledger
-from lib.model import blacklist, stack
-from lib.model.model import Model
-from lib.model.population import Population
-from lib.model.threshold import NoHonestThreshold
+from lib.model import build_blacklist, classifier
+from lib.model.classifier import BotClassifier, ThresholdNotAttainable
+from lib.model.dataset import EditDataset
 from lib.online import drift, online
 from lib.stats import upper_bound
 
@@ -20,28 +19,28 @@ from lib.stats import upper_bound
 @pytest.fixture(scope="module")
 def trained():
     """A made-up Wikipedia, its cross-validation and its model."""
-    people = Population.of(sample())
-    cross = stack.cross_validate(people, 0)
-    return people, cross, Model.fit(people, 0, 0.01, cross=cross)
+    people = EditDataset.from_table(sample())
+    cross = classifier.cross_validate(people, 0)
+    return people, cross, BotClassifier.fit(people, 0, 0.01, cross=cross)
 
 
 @pytest.fixture(scope="module")
 def listed(trained):
-    return blacklist.entries(*trained)
+    return build_blacklist.select_users(*trained)
 
 
 def test_listed_are_those_whom_the_model_judges_and_those_whom_the_wiki_flags(trained, listed):
     people, cross, judge = trained
     reasons = {entry.user: entry.reason for entry in listed}
     judged = set(people.names[cross.highest() >= judge.threshold])
-    assert {user for user, reason in reasons.items() if reason == blacklist.JUDGED} == judged
+    assert {user for user, reason in reasons.items() if reason == build_blacklist.JUDGED} == judged
     assert set(reasons) == judged | set(people.names[people.bots])
     assert len(reasons) == len(listed)
 
 
 def test_entry_tells_the_edit_that_tipped_the_balance(trained, listed):
     people, cross, judge = trained
-    entry = next(entry for entry in listed if entry.reason == blacklist.JUDGED)
+    entry = next(entry for entry in listed if entry.reason == build_blacklist.JUDGED)
     user = people.names.tolist().index(entry.user)
     mine = np.flatnonzero(people.user == user)
     place = mine[entry.evidence["edits"] - 1]
@@ -54,12 +53,12 @@ def test_entry_tells_the_edit_that_tipped_the_balance(trained, listed):
 
 
 def test_same_sample_gives_the_same_list(trained, listed):
-    assert blacklist.entries(*trained) == listed
+    assert build_blacklist.select_users(*trained) == listed
 
 
 def test_errors_are_counted_apart_with_their_bounds(trained, listed):
     people, cross, judge = trained
-    wrong = blacklist.measure(people, listed, seed=0, probes=20_000)
+    wrong = build_blacklist.measure(people, listed, seed=0, probes=20_000)
     by_hand = int((cross.highest() >= judge.threshold)[~people.bots].sum())
     assert (wrong.humans, wrong.humans_listed) == (int((~people.bots).sum()), by_hand)
     assert wrong.human_fpr_upper95 == upper_bound(by_hand, wrong.humans)
@@ -78,41 +77,45 @@ def test_errors_are_counted_apart_with_their_bounds(trained, listed):
 @pytest.mark.parametrize("promise", [0.01, 0.02, 0.05])
 def test_promise_is_kept_or_the_run_fails(trained, promise):
     people, cross, _ = trained
-    judge = Model.fit(people, 0, promise, cross=cross)
-    wrong = blacklist.measure(people, blacklist.entries(people, cross, judge), seed=0, probes=1000)
+    judge = BotClassifier.fit(people, 0, promise, cross=cross)
+    wrong = build_blacklist.measure(
+        people, build_blacklist.select_users(people, cross, judge), seed=0, probes=1000
+    )
     assert wrong.human_fpr_upper95 <= promise
     assert wrong.require(promise).endswith(".")
-    with pytest.raises(blacklist.PromiseBroken, match="Raise MAX_HUMAN_FPR"):
+    with pytest.raises(build_blacklist.FprBoundExceeded, match="Raise MAX_HUMAN_FPR"):
         wrong.require(wrong.human_fpr_upper95 - 1e-9)
 
 
 def test_promise_that_nobody_can_keep_fails_with_the_number_of_people_that_could(trained):
     people, cross, _ = trained
-    with pytest.raises(NoHonestThreshold, match=r"needs 29956 people"):
-        Model.fit(people, 0, 0.0001, cross=cross)
+    with pytest.raises(ThresholdNotAttainable, match=r"needs 29956 people"):
+        BotClassifier.fit(people, 0, 0.0001, cross=cross)
 
 
 def test_overview_adds_up(trained, listed):
     people, *_ = trained
-    shown = blacklist.overview(people, listed)
+    shown = build_blacklist.overview(people, listed)
     assert shown["users"].astype(int).sum() == len(listed)
     assert int(shown.loc[1, "humans by the flag"]) == 0
 
 
 def test_listed_humans_are_shown_with_what_listed_them(trained):
     people, cross, _ = trained
-    judge = Model.fit(people, 0, 0.05, cross=cross)
+    judge = BotClassifier.fit(people, 0, 0.05, cross=cross)
     lenient = dataclasses.replace(judge, threshold=float(np.sort(cross.highest()[~people.bots])[-3]))
-    table, told = blacklist.wronged(people, blacklist.entries(people, cross, lenient))
+    table, told = build_blacklist.false_positives(
+        people, build_blacklist.select_users(people, cross, lenient)
+    )
     assert len(table) == 3
     assert set(table["user"]) <= set(people.names[~people.bots])
     assert told == "0 of the 3 listed users who count as human have “bot” in their name."
 
 
 def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
-    blacklist.write(tmp_path, [Entry("left over", blacklist.JUDGED, 1)])
+    build_blacklist.write_blacklist(tmp_path, [Entry("left over", build_blacklist.JUDGED, 1)])
     (tmp_path / "ledger.sqlite-wal").write_bytes(b"of another ledger")
-    blacklist.write(tmp_path, listed)
+    build_blacklist.write_blacklist(tmp_path, listed)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
     with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert sorted(ledger.entries(), key=lambda entry: (entry.since, entry.user)) == listed
@@ -122,8 +125,8 @@ def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
 
 
 def test_filter_is_the_same_however_often_it_is_written(tmp_path, listed):
-    blacklist.write(tmp_path / "a", listed)
-    blacklist.write(tmp_path / "b", listed[::-1])
+    build_blacklist.write_blacklist(tmp_path / "a", listed)
+    build_blacklist.write_blacklist(tmp_path / "b", listed[::-1])
     assert (tmp_path / "a" / "blacklist.bloom").read_bytes() == (
         tmp_path / "b" / "blacklist.bloom"
     ).read_bytes()
@@ -131,15 +134,17 @@ def test_filter_is_the_same_however_often_it_is_written(tmp_path, listed):
 
 def test_empty_list(tmp_path, trained):
     people, *_ = trained
-    wrong = blacklist.measure(people, [], seed=0, probes=1000)
+    wrong = build_blacklist.measure(people, [], seed=0, probes=1000)
     assert (wrong.members, wrong.human_fpr, wrong.hash_fpr) == (0, 0, 0)
-    blacklist.write(tmp_path, [])
+    build_blacklist.write_blacklist(tmp_path, [])
     assert len(BlacklistFilter.load(tmp_path / "blacklist.bloom")) == 0
 
 
 @pytest.mark.slow
 def test_pybloom_lives_growing_filter_breaks_its_promise_and_ours_does_not():
-    table = blacklist.promises(sizes=(100, 3000), probes=20_000).set_index(["filter", "members"])
+    table = build_blacklist.bloom_error_study(sizes=(100, 3000), probes=20_000).set_index(
+        ["filter", "members"]
+    )
     assert (
         table.loc[("ours", 3000), "error"] < 0.0115
     )  # promised .01; four standard errors of 20,000 probes above
@@ -151,7 +156,7 @@ def test_pybloom_lives_growing_filter_breaks_its_promise_and_ours_does_not():
 
 def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, listed):
     kind, wrong, spared = (entry.user for entry in listed[:3])
-    blacklist.write(tmp_path, [*listed, Entry("long gone", blacklist.FLAGGED, 1)])
+    build_blacklist.write_blacklist(tmp_path, [*listed, Entry("long gone", build_blacklist.FLAGGED, 1)])
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         ledger.allow(kind, reason="our own bot", at=5)
         ledger.allow("somebody else", reason="a friend", at=6)
@@ -159,10 +164,10 @@ def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, lis
         ledger.add([Entry("vandal", "by hand", 8, {"who": "me"}), Entry(spared, "no person after all", 9)])
         before = ledger.history()
     for _ in range(2):
-        blacklist.begin(tmp_path)
+        build_blacklist.clear_outputs(tmp_path)
         assert not (tmp_path / "ledger.sqlite").exists()
-        blacklist.begin(tmp_path)  # the run before failed
-        blacklist.write(tmp_path, listed)
+        build_blacklist.clear_outputs(tmp_path)  # the run before failed
+        build_blacklist.write_blacklist(tmp_path, listed)
         with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
             assert ledger.allowed() == {kind: "our own bot", "somebody else": "a friend"}
             assert set(ledger.members()) == {e.user for e in listed} - {kind, wrong} | {"vandal"}
@@ -175,24 +180,26 @@ def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, lis
 
 def test_a_damaged_ledger_is_set_aside_with_a_warning(tmp_path, listed):
     (tmp_path / "ledger.sqlite").write_bytes(b"no ledger" * 100)
-    blacklist.begin(tmp_path)
+    build_blacklist.clear_outputs(tmp_path)
     with pytest.warns(UserWarning, match="allow-list is not taken over. The file is kept: .*ledger.damaged"):
-        blacklist.write(tmp_path, listed)
+        build_blacklist.write_blacklist(tmp_path, listed)
     with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert len(ledger) == len(listed)
 
 
 def finish(folder, trained, listed, **facts):
     people, _, judge = trained
-    blacklist.finish(folder, judge, listed, drift.reference(people, judge), {"users": {}}, **facts)
+    build_blacklist.save_outputs(
+        folder, judge, listed, drift.reference(people, judge), {"users": {}}, **facts
+    )
 
 
 def test_a_run_leaves_all_files_and_the_manifest_knows_them(tmp_path, trained, listed):
     finish(tmp_path, trained, listed, seed=0)
-    assert {path.name for path in tmp_path.iterdir()} == {*blacklist.OUTPUTS, blacklist.LEDGER}
+    assert {path.name for path in tmp_path.iterdir()} == {*build_blacklist.OUTPUTS, build_blacklist.LEDGER}
     outputs = artifacts.read(tmp_path, "03")["outputs"]
     assert {name: artifacts.sha256(tmp_path / name) for name in outputs} == outputs
-    assert Model.load(tmp_path / "model.skops").version == trained[2].version
+    assert BotClassifier.load(tmp_path / "model.skops").version == trained[2].version
 
 
 @pytest.mark.parametrize("fails", ["write_json", "write"])
@@ -203,12 +210,12 @@ def test_a_run_that_fails_at_its_end_leaves_none_of_its_files(tmp_path, trained,
     monkeypatch.setattr(artifacts, fails, full)
     with pytest.raises(OSError, match="no space left"):
         finish(tmp_path, trained, listed)
-    assert [path.name for path in tmp_path.iterdir()] == [blacklist.BEFORE]
+    assert [path.name for path in tmp_path.iterdir()] == [build_blacklist.BEFORE]
 
 
 def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, trained, listed):
     finish(tmp_path, trained, listed)
-    blacklist.begin(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [blacklist.BEFORE]
+    build_blacklist.clear_outputs(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [build_blacklist.BEFORE]
     with pytest.raises(artifacts.MissingInput, match="model.skops is missing. Run notebooks/03_eda_train"):
         online.Stage(tmp_path / "out", tmp_path).__enter__()

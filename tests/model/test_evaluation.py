@@ -7,25 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.model import evaluation, stack
-from lib.model.model import Model
-from lib.model.population import Population
+from lib.model import classifier, evaluation
+from lib.model.classifier import BotClassifier
+from lib.model.dataset import EditDataset
 from tests import made_up
 
 
 @pytest.fixture(scope="module")
 def people():
-    return Population.of(made_up.sample())
+    return EditDataset.from_table(made_up.sample())
 
 
 @pytest.fixture(scope="module")
 def cross(people):
-    return stack.cross_validate(people)
+    return classifier.cross_validate(people)
 
 
 @pytest.fixture(scope="module")
 def ahead():
-    return evaluation.forward(Population.of(made_up.sample(500, 30, seed=1)), max_human_fpr=0.02, at=0.3)
+    return evaluation.forward(
+        EditDataset.from_table(made_up.sample(500, 30, seed=1)), max_human_fpr=0.02, at=0.3
+    )
 
 
 def test_the_comment_model_without_any_word_knows_the_share_of_flags():
@@ -33,8 +35,8 @@ def test_the_comment_model_without_any_word_knows_the_share_of_flags():
         made_up.row(i, i, f"user {u}", bot=u < 5, comment=[None, "", " "][i % 3])
         for i, u in enumerate([*range(10)] * 3)
     ]
-    people = Population.of(made_up.table(rows))
-    scores = evaluation.comment_model(people, stack.deal(people, 5, 0))
+    people = EditDataset.from_table(made_up.table(rows))
+    scores = evaluation.comment_model(people, classifier.assign_folds(people, 5, 0))
     np.testing.assert_allclose(scores, 0.5)
 
 
@@ -88,7 +90,7 @@ def test_forward_with_too_few_people_for_the_promise_is_strict(people):
 
 
 def test_forward_with_few_bots_takes_fewer_folds():
-    few = evaluation.forward(Population.of(made_up.sample(300, 4)), max_human_fpr=0.02, at=0.5)
+    few = evaluation.forward(EditDataset.from_table(made_up.sample(300, 4)), max_human_fpr=0.02, at=0.5)
     assert len(few.verdicts) == few.facts["edits"]
 
 
@@ -98,7 +100,7 @@ def test_the_forward_test_judges_each_fold_by_others_only(ahead):
     later = sample.column("timestamp").to_numpy() >= ahead.at_ms
     flags = sample.column("bot").to_numpy(zero_copy_only=False)
     turned = sample.set_column(7, "bot", [np.where(later, ~flags, flags)])
-    again = evaluation.forward(Population.of(turned), max_human_fpr=0.02, at=0.3)
+    again = evaluation.forward(EditDataset.from_table(turned), max_human_fpr=0.02, at=0.3)
     np.testing.assert_array_equal(again.verdicts, ahead.verdicts)
 
 
@@ -141,9 +143,9 @@ def test_label_noise_finds_what_was_put_there():
         made_up.row(95_000 + i, made_up.START + i * 9000, "Secret bot", comment=f"Bot: archiving page {i}")
         for i in range(9)
     ]
-    people = Population.of(made_up.table(table + more))
-    cross = stack.cross_validate(people)
-    noise = evaluation.label_noise(cross, Model.fit(people, max_human_fpr=0.02, cross=cross))
+    people = EditDataset.from_table(made_up.table(table + more))
+    cross = classifier.cross_validate(people)
+    noise = evaluation.label_noise(cross, BotClassifier.fit(people, max_human_fpr=0.02, cross=cross))
     assert noise.both["user"].tolist() == ["Both"]
     assert noise.named["user"].tolist() == ["Secret bot"]
     assert noise.likely["user"].iloc[0] == "Secret bot"

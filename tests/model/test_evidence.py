@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from made_up import columns
 from sklearn.linear_model import LogisticRegression
 
-from lib.model import evidence, features, text
+from lib.model import edit_features, kernels, user_features
 
 
 def linear(seed):
     """A linear model with every weight set, as scikit-learn holds it."""
     random = np.random.default_rng(seed)
     model = LogisticRegression()
-    model.classes_, model.n_features_in_ = np.array([False, True]), text.BUCKETS
-    model.coef_ = random.normal(size=(1, text.BUCKETS)).astype(np.float32).astype(float)
+    model.classes_, model.n_features_in_ = np.array([False, True]), kernels.BUCKETS
+    model.coef_ = random.normal(size=(1, kernels.BUCKETS)).astype(np.float32).astype(float)
     model.intercept_ = np.array([0.25])
     return model
 
 
 TEXTS = linear(1)
-WEIGHTS = evidence.Weights(TEXTS.coef_[0].astype(np.float32), 0.25)
+WEIGHTS = edit_features.Weights(TEXTS.coef_[0].astype(np.float32), 0.25)
 anything = st.none() | st.text(max_size=40)
 whole = st.none() | st.integers(-(2**63), 2**63 - 1)
 an_edit = st.tuples(anything, anything, anything, anything, anything, whole, whole, st.none() | st.booleans())
@@ -45,9 +45,14 @@ def test_the_fast_path_gives_the_reference_estimators_decision(rows):
         delta=delta,
         minor=minor,
     )
-    seen = evidence.of(edit, WEIGHTS)
-    assert np.abs(seen[:, evidence.TEXT] - TEXTS.decision_function(evidence.text_matrix(edit))).max() < 1e-6
-    assert np.isfinite(np.delete(seen, evidence.DELTA, axis=1)).all()
+    seen = edit_features.compute(edit, WEIGHTS)
+    assert (
+        np.abs(
+            seen[:, edit_features.TEXT_COLUMN] - TEXTS.decision_function(edit_features.text_matrix(edit))
+        ).max()
+        < 1e-6
+    )
+    assert np.isfinite(np.delete(seen, edit_features.DELTA_COLUMN, axis=1)).all()
 
 
 @given(st.lists(st.text(max_size=30), min_size=2, max_size=8), st.data())
@@ -55,13 +60,14 @@ def test_the_fast_path_gives_the_reference_estimators_decision(rows):
 def test_an_edits_evidence_depends_on_that_edit_alone(comments, data):
     edit = columns(user=["Ada"] * len(comments), comment=comments, title=comments)
     cut = data.draw(st.integers(0, len(comments)))
-    whole = evidence.of(edit, WEIGHTS)
-    parts = [evidence.of(part, WEIGHTS) for part in (edit.slice(0, cut), edit.slice(cut))]
+    whole = edit_features.compute(edit, WEIGHTS)
+    parts = [edit_features.compute(part, WEIGHTS) for part in (edit.slice(0, cut), edit.slice(cut))]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 @pytest.mark.parametrize(
-    ("source", "user", "name"), [(text, evidence, "TEXT_SOURCE"), (evidence, features, "EVIDENCE_SOURCE")]
+    ("source", "user", "name"),
+    [(kernels, edit_features, "TEXT_SOURCE"), (edit_features, user_features, "EVIDENCE_SOURCE")],
 )
 def test_machine_code_on_disk_is_renewed_when_what_is_compiled_into_it_changes(source, user, name):
     digest = hashlib.sha256(Path(source.__file__).read_bytes()).hexdigest()[:12]
@@ -70,16 +76,18 @@ def test_machine_code_on_disk_is_renewed_when_what_is_compiled_into_it_changes(s
 
 def test_the_flag_changes_nothing():
     edit = {"user": ["Ada", "Ada"], "comment": ["Bot: x", "y"], "bot": [True, False]}
-    seen = evidence.of(columns(**edit), WEIGHTS)
-    np.testing.assert_array_equal(seen, evidence.of(columns(**edit | {"bot": [False, None]}), WEIGHTS))
-    evidence.of(columns(**edit).drop_columns(["bot", "meta_id", "timestamp"]), WEIGHTS)
+    seen = edit_features.compute(columns(**edit), WEIGHTS)
+    np.testing.assert_array_equal(
+        seen, edit_features.compute(columns(**edit | {"bot": [False, None]}), WEIGHTS)
+    )
+    edit_features.compute(columns(**edit).drop_columns(["bot", "meta_id", "timestamp"]), WEIGHTS)
 
 
 def test_every_shape_of_column_runs_the_same_machine_code():
     """Sliced, chunked, empty, with nulls, computed: one compilation serves all."""
-    compiled = evidence._evidence
+    compiled = edit_features._evidence
     edit = columns(user=["Ada", "Bo"], comment=["x", None], title=["y", "z"])
-    evidence.of(edit, WEIGHTS)
+    edit_features.compute(edit, WEIGHTS)
     before = len(compiled.signatures)
     for shape in (
         edit.slice(1),
@@ -89,18 +97,21 @@ def test_every_shape_of_column_runs_the_same_machine_code():
         edit.set_column(4, "type", edit.column("title").dictionary_encode()),
         edit.set_column(5, "title", pa.array(["a", "b"]).cast(pa.large_string())),
     ):
-        assert evidence.of(shape, WEIGHTS).shape == (shape.num_rows, len(evidence.EVIDENCE))
+        assert edit_features.compute(shape, WEIGHTS).shape == (
+            shape.num_rows,
+            len(edit_features.EDIT_FEATURES),
+        )
     assert len(compiled.signatures) == before
 
 
 def test_a_missing_column_is_named():
     with pytest.raises(ValueError, match="Got none named comment"):
-        evidence.of(columns(user=["Ada"]).drop_columns("comment"), WEIGHTS)
+        edit_features.compute(columns(user=["Ada"]).drop_columns("comment"), WEIGHTS)
 
 
 def hints(name):
-    bits = int(evidence.of(columns(user=[name]), WEIGHTS)[0, evidence.HINTS])
-    return [hint for i, hint in enumerate(evidence.NAME_HINTS) if bits >> i & 1]
+    bits = int(edit_features.compute(columns(user=[name]), WEIGHTS)[0, edit_features.NAME_COLUMN])
+    return [hint for i, hint in enumerate(edit_features.NAME_FLAGS) if bits >> i & 1]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +140,11 @@ def test_a_name_is_read(name, ends_in_bot, kind):
 
 def flags(**edit):
     bits = int(
-        evidence.of(columns(**{k: [v] for k, v in ({"user": "Ada"} | edit).items()}), WEIGHTS)[
-            0, evidence.SEEN
+        edit_features.compute(columns(**{k: [v] for k, v in ({"user": "Ada"} | edit).items()}), WEIGHTS)[
+            0, edit_features.FLAGS_COLUMN
         ]
     )
-    return {flag for i, flag in enumerate(evidence.FLAGS) if bits >> i & 1}
+    return {flag for i, flag in enumerate(edit_features.FLAGS) if bits >> i & 1}
 
 
 def test_an_edit_is_read():
@@ -153,4 +164,4 @@ def test_an_edit_is_read():
 
 
 def test_of_no_edits_there_is_no_evidence():
-    assert evidence.of(columns(user=[]), WEIGHTS).shape == (0, len(evidence.EVIDENCE))
+    assert edit_features.compute(columns(user=[]), WEIGHTS).shape == (0, len(edit_features.EDIT_FEATURES))

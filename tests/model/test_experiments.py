@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lib.model import experiments, features
-from lib.model.population import Population
-from lib.model.stack import FOLDS, Stack, deal
+from lib.model import experiments, user_features
+from lib.model.classifier import FOLDS, Stack, assign_folds
+from lib.model.dataset import EditDataset
 from lib.sample import edits_csv
 from tests import made_up
 
@@ -25,8 +25,8 @@ def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, cap
 
 
 def test_the_attempt_that_is_kept_is_the_model():
-    people = Population.of(made_up.sample(200, 10))
-    stack = Stack(people, deal(people, FOLDS, 0), 0)
+    people = EditDataset.from_table(made_up.sample(200, 10))
+    stack = Stack(people, assign_folds(people, FOLDS, 0), 0)
     rows = stack.rows(frozenset())
     final = np.zeros(len(people))
     final[rows.user[rows.last]] = stack.scores()[rows.last]
@@ -36,13 +36,13 @@ def test_the_attempt_that_is_kept_is_the_model():
 @pytest.mark.parametrize("family", experiments.FAMILIES)
 def test_every_family_is_some_of_the_features(family):
     left = experiments._columns((family,), with_name=True).sum()
-    assert 0 < left < len(features.FEATURES)
+    assert 0 < left < len(user_features.FEATURES)
 
 
 def test_the_labels_limit_even_a_perfect_model():
     rows = [made_up.row(i, i, f"Robot {i}bot", bot=i % 2 == 0) for i in range(40)]
     rows += [made_up.row(100 + i, i, f"Person {i}") for i in range(40)]
-    people = Population.of(made_up.table(rows))
+    people = EditDataset.from_table(made_up.table(rows))
     said = np.array(["bot" in name for name in people.names], float)
     found = experiments.noise(people, said)
     assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
@@ -52,8 +52,8 @@ def test_the_labels_limit_even_a_perfect_model():
 
 
 def test_the_simple_regression_sees_the_name_only_when_it_may():
-    people = Population.of(made_up.sample(200, 10))
-    stack = Stack(people, deal(people, FOLDS, 0), 0)
+    people = EditDataset.from_table(made_up.sample(200, 10))
+    stack = Stack(people, assign_folds(people, FOLDS, 0), 0)
     seeing, blind = experiments.simple(stack)
     assert (seeing != blind).any()
     assert blind[people.bots].min() > np.median(blind[~people.bots])

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import columns
 
-from lib.model import evidence, features, text
+from lib.model import edit_features, kernels, user_features
 
 DAY_MS = 86_400_000
-WEIGHTS = evidence.Weights(np.random.default_rng(1).normal(size=text.BUCKETS).astype(np.float32), 0.25)
+WEIGHTS = edit_features.Weights(
+    np.random.default_rng(1).normal(size=kernels.BUCKETS).astype(np.float32), 0.25
+)
 
 
 def stream(n=400, users=7, seed=0):
@@ -25,18 +27,18 @@ def stream(n=400, users=7, seed=0):
     codes = np.array([int(name[5:]) for name in edit.column("user").to_pylist()])
     times = 1_442_016_000_000 + np.cumsum(random.exponential(60_000, size=n)).astype(np.int64)
     times[n // 2 :] += 8 * DAY_MS
-    return codes, times, evidence.of(edit, WEIGHTS)
+    return codes, times, edit_features.compute(edit, WEIGHTS)
 
 
 @given(st.lists(st.integers(0, 400), max_size=12))
 @settings(max_examples=50, deadline=None)
 def test_however_a_stream_is_cut_the_summaries_are_the_same_to_the_last_bit(cuts):
     user, times, seen = stream()
-    whole, rows, x = features.fold(features.empty(7), user, times, seen)
-    state, got_rows, got_x = features.empty(7), [], []
+    whole, rows, x = user_features.update_states(user_features.new_states(7), user, times, seen)
+    state, got_rows, got_x = user_features.new_states(7), [], []
     ends = [0, *sorted(cuts), len(user)]
     for a, b in pairwise(ends):
-        state, part_rows, part_x = features.fold(state, user[a:b], times[a:b], seen[a:b])
+        state, part_rows, part_x = user_features.update_states(state, user[a:b], times[a:b], seen[a:b])
         got_rows.append(part_rows + a)
         got_x.append(part_x)
     np.testing.assert_array_equal(state, whole)
@@ -46,58 +48,69 @@ def test_however_a_stream_is_cut_the_summaries_are_the_same_to_the_last_bit(cuts
 
 def test_a_users_summary_does_not_depend_on_the_others():
     user, times, seen = stream()
-    together, _, _ = features.fold(features.empty(7), user, times, seen)
+    together, _, _ = user_features.update_states(user_features.new_states(7), user, times, seen)
     for u in range(7):
         mine = user == u
-        alone, _, _ = features.fold(features.empty(1), np.zeros(mine.sum(), int), times[mine], seen[mine])
+        alone, _, _ = user_features.update_states(
+            user_features.new_states(1), np.zeros(mine.sum(), int), times[mine], seen[mine]
+        )
         np.testing.assert_array_equal(alone[0], together[u])
 
 
 def test_fold_leaves_its_input_alone_and_stays_small():
     user, times, seen = stream()
-    state = features.empty(7)
-    features.fold(state, user, times, seen)
+    state = user_features.new_states(7)
+    user_features.update_states(state, user, times, seen)
     assert not state.any()
-    assert features.STATE <= 42
+    assert user_features.STATE_SIZE <= 42
 
 
 def test_checkpoints_come_early_then_at_every_doubling():
     n = 4100
-    _, rows, x = features.fold(
-        features.empty(1), np.zeros(n, int), np.arange(n) * 1000, np.ones((n, len(evidence.EVIDENCE)))
+    _, rows, x = user_features.update_states(
+        user_features.new_states(1),
+        np.zeros(n, int),
+        np.arange(n) * 1000,
+        np.ones((n, len(edit_features.EDIT_FEATURES))),
     )
-    expected = [*features.CHECKPOINTS, 2000, 4000]
+    expected = [*user_features.CHECKPOINTS, 2000, 4000]
     assert (rows + 1).tolist() == expected
     np.testing.assert_allclose(np.exp(x[:, 0]), expected)
 
 
 def test_a_long_silence_starts_anew():
     times = np.array(
-        [0, 1000, 1000 + features.SILENCE_DAYS * DAY_MS, 2001 + 2 * features.SILENCE_DAYS * DAY_MS]
+        [0, 1000, 1000 + user_features.SILENCE_DAYS * DAY_MS, 2001 + 2 * user_features.SILENCE_DAYS * DAY_MS]
     )
-    state, _, _ = features.fold(
-        features.empty(1), np.zeros(4, int), times, np.ones((4, len(evidence.EVIDENCE)))
+    state, _, _ = user_features.update_states(
+        user_features.new_states(1), np.zeros(4, int), times, np.ones((4, len(edit_features.EDIT_FEATURES)))
     )
-    assert np.exp(features.describe(state)[0, 0]) == 1
-    state, _, _ = features.fold(
-        features.empty(1), np.zeros(3, int), times[:3], np.ones((3, len(evidence.EVIDENCE)))
+    assert np.exp(user_features.to_features(state)[0, 0]) == 1
+    state, _, _ = user_features.update_states(
+        user_features.new_states(1),
+        np.zeros(3, int),
+        times[:3],
+        np.ones((3, len(edit_features.EDIT_FEATURES))),
     )
-    assert round(np.exp(features.describe(state)[0, 0])) == 3
+    assert round(np.exp(user_features.to_features(state)[0, 0])) == 3
 
 
 def test_hostile_numbers_and_times_stay_finite():
-    seen = evidence.of(columns(user=["Ada"] * 3, delta=[2**63 - 1, -(2**63), None]), WEIGHTS)
+    seen = edit_features.compute(columns(user=["Ada"] * 3, delta=[2**63 - 1, -(2**63), None]), WEIGHTS)
     times = np.array([2**60, 0, -(2**60)])
-    state, _, x = features.fold(features.empty(1), np.zeros(3, int), times, seen)
+    state, _, x = user_features.update_states(user_features.new_states(1), np.zeros(3, int), times, seen)
     assert np.isfinite(x).all()
     assert np.isfinite(state).all()
 
 
 def test_nothing_in_nothing_out():
-    state, rows, x = features.fold(
-        features.empty(0), np.empty(0, int), np.empty(0, int), np.empty((0, len(evidence.EVIDENCE)))
+    state, rows, x = user_features.update_states(
+        user_features.new_states(0),
+        np.empty(0, int),
+        np.empty(0, int),
+        np.empty((0, len(edit_features.EDIT_FEATURES))),
     )
-    assert state.shape == (0, features.STATE)
+    assert state.shape == (0, user_features.STATE_SIZE)
     assert rows.shape == (0,)
-    assert x.shape == (0, len(features.FEATURES))
-    assert not features.describe(features.empty(2)).any()
+    assert x.shape == (0, len(user_features.FEATURES))
+    assert not user_features.to_features(user_features.new_states(2)).any()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lib.model import population
-from lib.model.population import Population
+from lib.model import dataset
+from lib.model.dataset import EditDataset
 from tests import made_up
 
 
@@ -15,7 +15,7 @@ def test_a_population_is_ordered_by_time_and_leaves_nameless_edits_out():
         made_up.row(3, 10, "Ada", bot=False),
         made_up.row(4, 30, "Ada", bot=True),
     ]
-    people = Population.of(made_up.table(rows))
+    people = EditDataset.from_table(made_up.table(rows))
     assert people.times.tolist() == [10, 10, 20, 30]
     assert dict(zip(people.names, people.bots, strict=True)) == {"Bo": False, "Ada": True}
     assert people.edits.sum() == 4
@@ -23,16 +23,16 @@ def test_a_population_is_ordered_by_time_and_leaves_nameless_edits_out():
 
 def test_half_flagged_is_not_more_than_half():
     rows = [made_up.row(i, i, "Ada", bot=i % 2 == 0) for i in range(4)]
-    assert not Population.of(made_up.table(rows)).bots.any()
+    assert not EditDataset.from_table(made_up.table(rows)).bots.any()
 
 
 def test_one_flag_makes_a_bot_to_learn_from_but_not_to_judge_by():
     rows = [made_up.row(i, i, "Ada", bot=i == 0) for i in range(4)]
-    people = Population.of(made_up.table(rows))
+    people = EditDataset.from_table(made_up.table(rows))
     assert (people.taught.tolist(), people.bots.tolist()) == ([True], [False])
 
 
 def test_the_sample_of_edits_is_bounded_and_keeps_everybody():
-    people = Population.of(made_up.sample())
+    people = EditDataset.from_table(made_up.sample())
     per_user = np.bincount(people.user[people.sample], minlength=len(people))
-    np.testing.assert_array_equal(per_user, np.minimum(people.edits, population.EDITS_PER_USER))
+    np.testing.assert_array_equal(per_user, np.minimum(people.edits, dataset.EDITS_PER_USER))

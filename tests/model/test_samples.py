@@ -6,8 +6,8 @@ import gzip
 import pytest
 
 from lib import events
-from lib.model import samples
-from lib.model.samples import SampleError
+from lib.model import dataset
+from lib.model.dataset import SampleError
 
 HEADER = list(events.COLUMNS)
 ROW = {
@@ -34,7 +34,7 @@ def write(folder, rows, header=HEADER, name="edits-00000.csv", **options):
 
 def test_row_is_read_as_it_was_written(tmp_path):
     write(tmp_path, [ROW])
-    sample = samples.read(tmp_path)
+    sample = dataset.read_csv(tmp_path)
     assert sample.edits.schema == events.ARROW_SCHEMA
     assert sample.edits.to_pylist() == [
         {
@@ -53,7 +53,7 @@ def test_files_are_one_sample_in_order_of_time(tmp_path):
     late = {**ROW, "meta_id": "late", "timestamp": "2015-09-12T09:00:00.000Z"}
     write(tmp_path, [late, {**ROW, "meta_id": "first"}], name="edits-00000.csv")
     write(tmp_path, [{**ROW, "meta_id": "second"}], name="edits-00001.csv")
-    assert samples.read(tmp_path).edits["meta_id"].to_pylist() == [
+    assert dataset.read_csv(tmp_path).edits["meta_id"].to_pylist() == [
         "first",
         "second",
         "late",
@@ -64,13 +64,13 @@ def test_a_user_may_be_called_like_a_missing_value(tmp_path):
     write(
         tmp_path, [{**ROW, "meta_id": str(i), "user": user} for i, user in enumerate(["NA", "null", "nan"])]
     )
-    assert samples.read(tmp_path).edits["user"].to_pylist() == ["NA", "null", "nan"]
+    assert dataset.read_csv(tmp_path).edits["user"].to_pylist() == ["NA", "null", "nan"]
 
 
 def test_an_empty_text_in_quotes_is_not_missing(tmp_path):
     header = "meta_id,timestamp,wiki,namespace,type,title,user,bot,minor,delta,comment\n"
     (tmp_path / "edits.csv").write_text(header + 'b,2015-09-12 00:46:59,enwiki,,new,x,,,,,""\n')
-    (edit,) = samples.read(tmp_path).edits.to_pylist()
+    (edit,) = dataset.read_csv(tmp_path).edits.to_pylist()
     assert (edit["user"], edit["comment"], edit["bot"]) == (None, "", None)
 
 
@@ -81,13 +81,13 @@ def test_other_order_other_columns_and_other_quoting(tmp_path):
         header=[*reversed(HEADER), "extra"],
         quoting=csv.QUOTE_ALL,
     )
-    assert samples.read(tmp_path).edits["delta"].to_pylist() == [-3]
+    assert dataset.read_csv(tmp_path).edits["delta"].to_pylist() == [-3]
 
 
 def test_three_columns_can_be_filled_in_with_a_warning(tmp_path):
     short = [name for name in HEADER if name not in ("meta_id", "namespace", "type")]
     write(tmp_path, [ROW, ROW], header=short)
-    sample = samples.read(tmp_path)
+    sample = dataset.read_csv(tmp_path)
     assert sample.edits["meta_id"].to_pylist() == ["row 0", "row 1"]
     assert sample.edits["type"].to_pylist() == ["edit", "edit"]
     assert sample.edits["namespace"].to_pylist() == [0, 0]
@@ -114,7 +114,7 @@ def test_three_columns_can_be_filled_in_with_a_warning(tmp_path):
 def test_missing_namespace_is_read_from_the_title(tmp_path, wiki, title, number):
     header = [name for name in HEADER if name != "namespace"]
     write(tmp_path, [{**ROW, "wiki": wiki, "title": title}], header=header)
-    assert samples.read(tmp_path).edits["namespace"].to_pylist() == [number]
+    assert dataset.read_csv(tmp_path).edits["namespace"].to_pylist() == [number]
 
 
 def test_any_other_missing_column_is_an_error(tmp_path):
@@ -124,7 +124,7 @@ def test_any_other_missing_column_is_an_error(tmp_path):
         header=[name for name in HEADER if name not in ("user", "bot", "type")],
     )
     with pytest.raises(SampleError, match="without user, bot"):
-        samples.read(tmp_path)
+        dataset.read_csv(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_any_other_missing_column_is_an_error(tmp_path):
 )
 def test_times(tmp_path, text, ms):
     write(tmp_path, [{**ROW, "timestamp": text}])
-    assert samples.read(tmp_path).edits["timestamp"].to_pylist() == [ms]
+    assert dataset.read_csv(tmp_path).edits["timestamp"].to_pylist() == [ms]
 
 
 def test_what_is_unknown_is_null(tmp_path):
@@ -152,7 +152,7 @@ def test_what_is_unknown_is_null(tmp_path):
             {**ROW, "meta_id": "b", "delta": "36.0"},
         ],
     )
-    first, second = samples.read(tmp_path).edits.to_pylist()
+    first, second = dataset.read_csv(tmp_path).edits.to_pylist()
     assert {
         name: first[name] for name in ("user", "bot", "minor", "delta", "comment", "namespace")
     } == dict.fromkeys(("user", "bot", "minor", "delta", "comment", "namespace"))
@@ -162,12 +162,12 @@ def test_what_is_unknown_is_null(tmp_path):
 @pytest.mark.parametrize("text", ["True", "TRUE", "1"])
 def test_truths_as_others_write_them(tmp_path, text):
     write(tmp_path, [{**ROW, "bot": text}])
-    assert samples.read(tmp_path).edits["bot"].to_pylist() == [True]
+    assert dataset.read_csv(tmp_path).edits["bot"].to_pylist() == [True]
 
 
 def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path):
     write(tmp_path, [ROW, ROW, {**ROW, "meta_id": "b", "timestamp": ""}])
-    sample = samples.read(tmp_path)
+    sample = dataset.read_csv(tmp_path)
     assert sample.edits["meta_id"].to_pylist() == ["a"]
     assert sample.warnings == [
         "1 edits have no time and are left out.",
@@ -191,29 +191,29 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
 def test_cell_that_cannot_be_read_is_named(tmp_path, cells, message):
     write(tmp_path, [{**ROW, **cells}])
     with pytest.raises(SampleError, match=message):
-        samples.read(tmp_path)
+        dataset.read_csv(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", ",".join(HEADER).encode() + b"\n", b'a,b\n"c'])
 def test_files_without_edits_are_refused(tmp_path, content):
     (tmp_path / "edits.csv").write_bytes(content)
     with pytest.raises(SampleError, match=r"must|cannot"):
-        samples.read(tmp_path)
+        dataset.read_csv(tmp_path)
 
 
 def test_empty_folder_names_the_notebook_that_fills_it(tmp_path):
     with pytest.raises(SampleError, match=r"Got none. Run notebooks/02_sample.ipynb"):
-        samples.read(tmp_path)
+        dataset.read_csv(tmp_path)
 
 
 def test_compressed_file_is_read_alike_alone_or_in_its_folder(tmp_path):
     write(tmp_path, [ROW])
     plain = tmp_path / "edits-00000.csv"
-    expected = samples.read(plain).edits
+    expected = dataset.read_csv(plain).edits
     (tmp_path / "edits-00000.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
-    assert samples.read(tmp_path).edits.equals(expected)
-    assert samples.read(tmp_path / "edits-00000.csv.gz").edits.equals(expected)
+    assert dataset.read_csv(tmp_path).edits.equals(expected)
+    assert dataset.read_csv(tmp_path / "edits-00000.csv.gz").edits.equals(expected)
 
 
 def test_hostile_text_is_taken_as_it_is(tmp_path):
@@ -231,4 +231,4 @@ def test_hostile_text_is_taken_as_it_is(tmp_path):
         [{**ROW, "meta_id": str(i), "comment": text} for i, text in enumerate(hostile)],
         quoting=csv.QUOTE_ALL,
     )
-    assert samples.read(tmp_path).edits["comment"].to_pylist() == hostile
+    assert dataset.read_csv(tmp_path).edits["comment"].to_pylist() == hostile

@@ -4,22 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lib.model import features, stack
-from lib.model.model import Model
-from lib.model.population import Population
-from lib.model.stack import ModelError
+from lib.model import classifier, user_features
+from lib.model.classifier import BotClassifier, ModelError
+from lib.model.dataset import EditDataset
 from tests import made_up
 
 
 @pytest.fixture(scope="module")
 def people():
-    return Population.of(made_up.sample())
+    return EditDataset.from_table(made_up.sample())
 
 
 def test_users_are_dealt_evenly_and_by_seed(people):
-    fold = stack.deal(people, 5, seed=3)
-    np.testing.assert_array_equal(fold, stack.deal(people, 5, seed=3))
-    assert (fold != stack.deal(people, 5, seed=4)).any()
+    fold = classifier.assign_folds(people, 5, seed=3)
+    np.testing.assert_array_equal(fold, classifier.assign_folds(people, 5, seed=3))
+    assert (fold != classifier.assign_folds(people, 5, seed=4)).any()
     for group in (people.bots, ~people.bots):
         count = np.bincount(fold[group], minlength=5)
         assert count.max() - count.min() <= 1
@@ -27,28 +26,30 @@ def test_users_are_dealt_evenly_and_by_seed(people):
 
 def test_the_flags_of_a_fold_cannot_change_its_own_scores(people):
     """Turn the labels of one fold around: what judges that fold has seen none of them, so its scores stay."""
-    fold = stack.deal(people, 5, seed=0)
+    fold = classifier.assign_folds(people, 5, seed=0)
     mine = fold[people.user] == 2
     turned = people.table.set_column(
         people.table.schema.get_field_index("bot"),
         "bot",
         pa.array(np.where(mine, ~people.flagged, people.flagged)),
     )
-    before, after = (stack.Stack(p, fold).scores(with_name=True) for p in (people, Population.of(turned)))
-    test = fold[stack.Stack(people, fold).rows(frozenset()).user] == 2
+    before, after = (
+        classifier.Stack(p, fold).scores(with_name=True) for p in (people, EditDataset.from_table(turned))
+    )
+    test = fold[classifier.Stack(people, fold).rows(frozenset()).user] == 2
     np.testing.assert_array_equal(before[test], after[test])
     assert (before[~test] != after[~test]).any()
 
 
 def test_rows_of_a_user_weigh_one_together_and_end_with_all_edits(people):
-    rows = stack.Stack(people, stack.deal(people, 5, 0)).rows(frozenset())
+    rows = classifier.Stack(people, classifier.assign_folds(people, 5, 0)).rows(frozenset())
     assert rows.last.sum() == len(people)
     np.testing.assert_array_equal(rows.edits[rows.last], people.edits[rows.user[rows.last]])
-    assert set(rows.edits[~rows.last].tolist()) <= set(features.CHECKPOINTS)
+    assert set(rows.edits[~rows.last].tolist()) <= set(user_features.CHECKPOINTS)
 
 
 def test_a_bot_is_told_from_a_person(people):
-    cross = stack.cross_validate(people)
+    cross = classifier.cross_validate(people)
     assert (cross.final()[people.bots].min() > np.quantile(cross.final()[~people.bots], 0.99)).all()
 
 
@@ -56,4 +57,4 @@ def test_a_bot_is_told_from_a_person(people):
 def test_too_few_to_learn_from_is_said(humans_bots):
     few = made_up.sample(*humans_bots)
     with pytest.raises(ModelError, match=r"at least 5 bots and 5 people. Got \d+ bots and \d+ people"):
-        Model.fit(few)
+        BotClassifier.fit(few)

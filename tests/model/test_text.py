@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.model import text
+from lib.model import kernels
 
 WORD = (1 << 64) - 1
 PLACEHOLDERS = {"user": "\1", "link": "\2", "section": "\3"}
@@ -19,10 +19,10 @@ def masked(comment: str, user: str = "Some user") -> str:
         np.frombuffer(comment.encode() + b"-", np.uint8),
         np.frombuffer(user.encode() + b"-", np.uint8),
     )
-    out = np.zeros(text.LONGEST + 64, np.uint8)
-    length, _ = text.mask(data, 0, len(data) - 1, name, 0, len(name) - 1, out)
-    assert out[0] == text.MARK_START
-    assert out[length - 1] == text.MARK_END
+    out = np.zeros(kernels.MAX_TEXT_BYTES + 64, np.uint8)
+    length, _ = kernels.normalize(data, 0, len(data) - 1, name, 0, len(name) - 1, out)
+    assert out[0] == kernels.MARK_START
+    assert out[length - 1] == kernels.MARK_END
     return bytes(out[1 : length - 1]).decode("utf-8", "replace")
 
 
@@ -57,14 +57,14 @@ def test_a_masked_comment_is_never_longer_and_never_holds_the_name(comment, user
 
 
 def test_hostile_lengths_are_cut():
-    assert len(masked("x" * 100_000)) == text.LONGEST
+    assert len(masked("x" * 100_000)) == kernels.MAX_TEXT_BYTES
 
 
 # --- hashing ----------------------------------------------------------------------------------------------------------
 
 
 def bucket(value):
-    return (value * 0x9E3779B97F4A7C15 & WORD) >> (64 - text.BUCKET_BITS)
+    return (value * 0x9E3779B97F4A7C15 & WORD) >> (64 - kernels.BUCKET_BITS)
 
 
 def slow_grams(data: bytes, shortest: int, longest: int, salt: int) -> list[int]:
@@ -95,9 +95,9 @@ def slow_words(data: bytes, salt: int) -> list[int]:
 def test_grams_and_words_hash_as_the_slow_reference(data):
     padded = np.frombuffer(data + b"\0", np.uint8)
     out = np.empty(4096, np.int64)
-    n = text.grams(padded, len(data), 3, 5, np.uint64(17), out, 0)
+    n = kernels.hash_ngrams(padded, len(data), 3, 5, np.uint64(17), out, 0)
     assert out[:n].tolist() == slow_grams(data, 3, 5, 17)
-    n = text.words(padded, len(data), np.uint64(17), out, 0)
+    n = kernels.hash_words(padded, len(data), np.uint64(17), out, 0)
     assert out[:n].tolist() == slow_words(data, 17)
 
 
@@ -106,7 +106,7 @@ def test_grams_and_words_hash_as_the_slow_reference(data):
 def test_buffers_are_read_from_any_text_column(values, cut, large):
     column = pa.array(values, pa.large_string() if large else pa.string())[cut:]
     for shape in (column, pa.chunked_array([column, column]), column.dictionary_encode()):
-        offsets, data = text.buffers(shape)
+        offsets, data = kernels.buffers(shape)
         read = [bytes(data[a:b]).decode() for a, b in pairwise(offsets)]
         assert read == [value or "" for value in shape.to_pylist()]
 
@@ -117,14 +117,14 @@ def test_a_null_with_bytes_behind_it_reads_as_empty():
         2,
         [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([0, 1, 5], np.int32)), pa.py_buffer(b"abcde")],
     )
-    offsets, _ = text.buffers(column)
+    offsets, _ = kernels.buffers(column)
     assert np.diff(offsets).tolist() == [1, 0]
-    assert text.buffers(pa.chunked_array([], pa.string()))[0].tolist() == [0]
+    assert kernels.buffers(pa.chunked_array([], pa.string()))[0].tolist() == [0]
 
 
 def test_the_lexicon_finds_what_a_plain_search_finds():
     groups = {"a": ["he", "she"], "b": ["hers", " his "], "c": ["бот"]}
-    lexicon = text.Lexicon(groups)
+    lexicon = kernels.KeywordMatcher(groups)
     for sample in ("ushers", "his", "this", "His!", "Робот", "", "hehe", "s he"):
         spaced = "".join(c if c.isalnum() else " " for c in f" {sample.lower()} ")
         expected = [group for group, words in groups.items() if any(word in spaced for word in words)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.model.threshold import NoHonestThreshold, choose_threshold
+from lib.model.classifier import ThresholdNotAttainable, choose_threshold
 
 
 def test_the_promise_is_kept_as_often_as_said():
@@ -19,15 +19,15 @@ def test_the_promise_is_kept_as_often_as_said():
 def test_299_people_are_the_fewest_for_one_percent():
     scores = np.linspace(0, 0.5, 299)
     assert choose_threshold(scores, 0.01) > scores.max()
-    with pytest.raises(NoHonestThreshold, match="which needs 299 people"):
+    with pytest.raises(ThresholdNotAttainable, match="which needs 299 people"):
         choose_threshold(scores[1:], 0.01)
 
 
 @pytest.mark.parametrize("fpr", [0.0, 1e-4])
 def test_an_impossible_promise_is_refused(fpr):
-    with pytest.raises(NoHonestThreshold, match="Raise MAX_HUMAN_FPR"):
+    with pytest.raises(ThresholdNotAttainable, match="Raise MAX_HUMAN_FPR"):
         choose_threshold(np.zeros(1300), fpr)
-    with pytest.raises(NoHonestThreshold):
+    with pytest.raises(ThresholdNotAttainable):
         choose_threshold(np.empty(0), fpr)
 
 

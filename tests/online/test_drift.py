@@ -9,24 +9,26 @@ import pytest
 
 from lib import artifacts
 from lib.blacklist.ledger import Entry
-from lib.model import evidence, features
-from lib.model.model import Model
-from lib.model.population import Population
+from lib.model import edit_features, user_features
+from lib.model.classifier import BotClassifier
+from lib.model.dataset import EditDataset
 from lib.online import drift, shadow
 from lib.online.books import Books, Summaries
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    people = Population.of(made_up.sample())
-    return people, Model.fit(people, 0, 0.05)
+    people = EditDataset.from_table(made_up.sample())
+    return people, BotClassifier.fit(people, 0, 0.05)
 
 
 def stream(people, judge, folder, shift=0.0):
     """Books and verdicts as if the sample itself had been the stream, its evidence shifted."""
-    seen = judge.evidence(people.table)
-    seen[:, evidence.TEXT] += shift
-    state = features.fold(features.empty(len(people)), people.user, people.times, seen)[0]
+    seen = judge.edit_features(people.table)
+    seen[:, edit_features.TEXT_COLUMN] += shift
+    state = user_features.update_states(
+        user_features.new_states(len(people)), people.user, people.times, seen
+    )[0]
     none = np.full(len(people), np.nan)
     with Books(folder) as books, books.transaction():
         books.write_summaries(people.names.tolist(), Summaries(state, none, people.times[: len(people)]))

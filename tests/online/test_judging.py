@@ -11,11 +11,11 @@ import pytest
 from lib import events
 from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import Entry
-from lib.model import evidence, features
+from lib.model import edit_features, user_features
 from lib.online import judging, sieve
 from lib.online.books import Books
 
-WEIGHTS = evidence.Weights(
+WEIGHTS = edit_features.Weights(
     np.random.default_rng(0).normal(0, 1, 1 << 17).astype(np.float32),
     0.0,
 )
@@ -27,16 +27,16 @@ class Model:
     version = "test"
     threshold = 0.9
 
-    def evidence(self, table):
-        return evidence.of(table, WEIGHTS)
+    def edit_features(self, table):
+        return edit_features.compute(table, WEIGHTS)
 
     def score(self, x):
-        edits_made = np.exp(x[:, features.FEATURES.index("number of edits")])
-        different = np.round(np.exp(x[:, features.FEATURES.index("different comments")]))
+        edits_made = np.exp(x[:, user_features.FEATURES.index("number of edits")])
+        different = np.round(np.exp(x[:, user_features.FEATURES.index("different comments")]))
         repeats = (edits_made - different) / np.maximum(edits_made - 1, 1)
         return np.where(edits_made >= 3, 0.1 + 0.85 * repeats, 0.1)
 
-    def explain_all(self, states):
+    def explain(self, states):
         return [[("different comments", 1.0)] for _ in states]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import events
-from lib.model import samples
+from lib.model import dataset
 from lib.sample import edits_csv
 
 HOSTILE = [
@@ -85,7 +85,7 @@ def test_stage_3_reads_the_same_edits(tmp_path):
     rows = [edit(text, other) for text, other in zip(HOSTILE, reversed(HOSTILE), strict=True)]
     table = columns([(f"id {number}", *row[1:]) for number, row in enumerate(rows)])
     edits_csv.write(table, tmp_path / "edits-00000.csv")
-    assert samples.read(tmp_path).edits.equals(table)
+    assert dataset.read_csv(tmp_path).edits.equals(table)
 
 
 def test_the_header_is_the_contract(tmp_path):

@@ -1,26 +1,36 @@
-"""From evidence to what the model judges: a bounded summary of each user, and the numbers made of it.
+"""Return what the classifier scores: a bounded state per user, and the features made of it.
 
-:func:`fold` adds the evidence of edits (:mod:`lib.model.evidence`), in order, to a summary of at most :data:`STATE`
-numbers per user, so that a user of a million edits costs no more to remember than one of ten. :func:`describe` turns a
-summary into the :data:`FEATURES` that the model judges. Training and serving run the same compiled loops.
+:func:`update_states` adds the features of edits (:mod:`lib.model.edit_features`), in order, to a state of
+:data:`STATE_SIZE` numbers per user, so that a user of a million edits costs no more memory than one of ten.
+:func:`to_features` turns states into the :data:`FEATURES`. Training and serving run the same compiled loops.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from lib.model.evidence import DELTA, FLAGS, HINTS, NAME_HINTS, SEEN, TEMPLATE, TEXT, TITLE, WIKI
-from lib.model.text import compiled, inner
+from lib.model.edit_features import (
+    DELTA_COLUMN,
+    FLAGS,
+    FLAGS_COLUMN,
+    NAME_COLUMN,
+    NAME_FLAGS,
+    TEMPLATE_COLUMN,
+    TEXT_COLUMN,
+    TITLE_COLUMN,
+    WIKI_COLUMN,
+)
+from lib.model.kernels import njit_cached, njit_inline
 
-#: Digest of evidence.py, whose constants are compiled into the loops of this file (see ``evidence.TEXT_SOURCE``).
-EVIDENCE_SOURCE = "715e57ddc36f"
+#: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.TEXT_SOURCE``).
+EVIDENCE_SOURCE = "1d387d6c1a35"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)
 SILENCE_DAYS = 7  # a user silent for longer starts a new summary
 _SILENCE_MS = SILENCE_DAYS * 86_400_000
 
-_N_FLAGS, _N_HINTS = len(FLAGS), len(NAME_HINTS)
+_N_FLAGS, _N_HINTS = len(FLAGS), len(NAME_FLAGS)
 _EMPTY_COMMENT = 1 << FLAGS.index("empty comment")
 (_N, _LAST, _SUM, _SQUARES, _MAX, _MIN, _RECENT, _BITS) = range(8)
 _COUNTS = 8
@@ -30,14 +40,14 @@ _COUNTS = 8
 _RING = _WIKIS + 1  # the last three templates
 _TEMPLATES = _RING + 3  # this and the next: 96 bits of a sketch
 #: Numbers in a user's summary. All zero: nothing seen yet.
-STATE = _TEMPLATES + 2
+STATE_SIZE = _TEMPLATES + 2
 _BURST_GAP_MS = 5000.0
 _RECENT_SHARE = 0.2
 _SKETCH = 48
 
 
-@inner
-def is_checkpoint(n: float) -> bool:
+@njit_inline
+def is_scoring_point(n: float) -> bool:
     """Tell whether a user is judged after `n` edits."""
     for checkpoint in CHECKPOINTS:
         if n == checkpoint:
@@ -48,15 +58,15 @@ def is_checkpoint(n: float) -> bool:
     return n == last
 
 
-@inner
-def _tick(state: np.ndarray, place: int, value: int, bins: int) -> None:
+@njit_inline
+def _set_sketch_bit(state: np.ndarray, place: int, value: int, bins: int) -> None:
     """Set the bit of a value in a sketch of `bins` bits, 48 to a number."""
     bit = value % bins
     place += bit // _SKETCH
     state[place] = float(np.int64(state[place]) | (np.int64(1) << (bit % _SKETCH)))
 
 
-@inner
+@njit_inline
 def _bits(value: float) -> int:
     n, rest = 0, np.int64(value)
     while rest:
@@ -65,7 +75,7 @@ def _bits(value: float) -> int:
     return n
 
 
-@inner
+@njit_inline
 def _distinct(state: np.ndarray, place: int, bins: int) -> float:
     """Estimate how many different values a sketch has seen: linear counting (Whang and others, 1990)."""
     ones = 0
@@ -75,7 +85,7 @@ def _distinct(state: np.ndarray, place: int, bins: int) -> float:
     return -bins * np.log(zeros / bins)
 
 
-@inner
+@njit_inline
 def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
     """Add one edit to a summary."""
     n = s[_N]
@@ -83,28 +93,34 @@ def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
         s[_BURST] = s[_BURST] + 1 if time - s[_LAST] <= _BURST_GAP_MS else 0.0
         s[_LONGEST_BURST] = max(s[_LONGEST_BURST], s[_BURST])
         s[_LAST] = max(s[_LAST], time)
-        again = e[TEMPLATE] == s[_RING] or e[TEMPLATE] == s[_RING + 1] or e[TEMPLATE] == s[_RING + 2]
-        s[_SERIES] += again and e[TITLE] != s[_TITLE_LAST] and (np.int64(e[SEEN]) & _EMPTY_COMMENT) == 0
-        s[_D_SAME] += e[DELTA] == s[_D_LAST]
-        s[_MAX] = max(s[_MAX], e[TEXT])
-        s[_MIN] = min(s[_MIN], e[TEXT])
-        s[_RECENT] += _RECENT_SHARE * (e[TEXT] - s[_RECENT])
+        again = (
+            e[TEMPLATE_COLUMN] == s[_RING]
+            or e[TEMPLATE_COLUMN] == s[_RING + 1]
+            or e[TEMPLATE_COLUMN] == s[_RING + 2]
+        )
+        s[_SERIES] += (
+            again and e[TITLE_COLUMN] != s[_TITLE_LAST] and (np.int64(e[FLAGS_COLUMN]) & _EMPTY_COMMENT) == 0
+        )
+        s[_D_SAME] += e[DELTA_COLUMN] == s[_D_LAST]
+        s[_MAX] = max(s[_MAX], e[TEXT_COLUMN])
+        s[_MIN] = min(s[_MIN], e[TEXT_COLUMN])
+        s[_RECENT] += _RECENT_SHARE * (e[TEXT_COLUMN] - s[_RECENT])
     else:
         s[_LAST] = time
-        s[_MAX] = s[_MIN] = s[_RECENT] = e[TEXT]
+        s[_MAX] = s[_MIN] = s[_RECENT] = e[TEXT_COLUMN]
     s[_N] = n + 1
-    s[_SUM] += e[TEXT]
-    s[_SQUARES] += e[TEXT] * e[TEXT]
-    s[_BITS] = e[HINTS]
-    flags = np.int64(e[SEEN])
+    s[_SUM] += e[TEXT_COLUMN]
+    s[_SQUARES] += e[TEXT_COLUMN] * e[TEXT_COLUMN]
+    s[_BITS] = e[NAME_COLUMN]
+    flags = np.int64(e[FLAGS_COLUMN])
     for i in range(_N_FLAGS):
         s[_COUNTS + i] += (flags >> i) & 1
-    if not np.isnan(e[DELTA]):
-        s[_D_LAST] = e[DELTA]
-    s[_RING + 2], s[_RING + 1], s[_RING] = s[_RING + 1], s[_RING], e[TEMPLATE]
-    _tick(s, _TEMPLATES, np.int64(e[TEMPLATE]), 2 * _SKETCH)
-    _tick(s, _WIKIS, np.int64(e[WIKI]), _SKETCH)
-    s[_TITLE_LAST] = e[TITLE]
+    if not np.isnan(e[DELTA_COLUMN]):
+        s[_D_LAST] = e[DELTA_COLUMN]
+    s[_RING + 2], s[_RING + 1], s[_RING] = s[_RING + 1], s[_RING], e[TEMPLATE_COLUMN]
+    _set_sketch_bit(s, _TEMPLATES, np.int64(e[TEMPLATE_COLUMN]), 2 * _SKETCH)
+    _set_sketch_bit(s, _WIKIS, np.int64(e[WIKI_COLUMN]), _SKETCH)
+    s[_TITLE_LAST] = e[TITLE_COLUMN]
 
 
 #: The numbers that the model judges, in the words of a verdict card.
@@ -125,21 +141,21 @@ FEATURES = (
     "changes of the same size: number",
     "longest burst without a pause of 5 s",
     *FLAGS,
-    *NAME_HINTS,
+    *NAME_FLAGS,
 )
 _N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(FLAGS[0])
-_NAME_FEATURES = FEATURES.index(NAME_HINTS[0])
+_NAME_FEATURES = FEATURES.index(NAME_FLAGS[0])
 #: Which features say something of the user's name.
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
 
-@inner
+@njit_inline
 def _spread(total: float, squares: float, n: float) -> float:
     return np.sqrt(max(squares / n - (total / n) ** 2, 0.0))
 
 
-@inner
+@njit_inline
 def _describe(s: np.ndarray, x: np.ndarray) -> None:
     """Write the features of a summary to `x`."""
     n = s[_N]
@@ -172,12 +188,12 @@ def _describe(s: np.ndarray, x: np.ndarray) -> None:
         x[_NAME_FEATURES + i] = (hints >> i) & 1
 
 
-def empty(users: int) -> np.ndarray:
-    """Make the summaries of users of whom nothing is known: zeros, shape (users, STATE)."""
-    return np.zeros((users, STATE))
+def new_states(users: int) -> np.ndarray:
+    """Make the summaries of users of whom nothing is known: zeros, shape (users, STATE_SIZE)."""
+    return np.zeros((users, STATE_SIZE))
 
 
-@compiled
+@njit_cached
 def _describe_all(state: np.ndarray) -> np.ndarray:
     x = np.empty((len(state), _N_FEATURES))
     for i in range(len(state)):
@@ -185,12 +201,12 @@ def _describe_all(state: np.ndarray) -> np.ndarray:
     return x
 
 
-def describe(state: np.ndarray) -> np.ndarray:
+def to_features(state: np.ndarray) -> np.ndarray:
     """Turn summaries into features.
 
     Parameters
     ----------
-    state : ndarray of float, shape (users, STATE)
+    state : ndarray of float, shape (users, STATE_SIZE)
 
     Returns
     -------
@@ -199,14 +215,14 @@ def describe(state: np.ndarray) -> np.ndarray:
     return _describe_all(np.ascontiguousarray(state, np.float64))
 
 
-@inner
+@njit_inline
 def _is_over(last: float, n: float, time: float) -> bool:
     return n > 0 and time - last > _SILENCE_MS
 
 
-@inner
+@njit_inline
 def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -> int:
-    """Count the rows that :func:`fold` will give, so that it can ask for no more memory than that."""
+    """Count the rows that :func:`update_states` will give, so that it can ask for no more memory than that."""
     n, last = state[:, _N].copy(), state[:, _LAST].copy()
     rows = 0
     for i in range(len(user)):
@@ -215,11 +231,11 @@ def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -
             n[u] = 0
         last[u] = max(last[u], float(times[i])) if n[u] > 0 else float(times[i])
         n[u] += 1
-        rows += is_checkpoint(n[u])
+        rows += is_scoring_point(n[u])
     return rows
 
 
-@compiled
+@njit_cached
 def _fold(
     state: np.ndarray, user: np.ndarray, times: np.ndarray, seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -233,14 +249,14 @@ def _fold(
         if _is_over(s[_LAST], s[_N], time):
             s[:] = 0.0
         _add(s, time, seen[i])
-        if is_checkpoint(s[_N]):
+        if is_scoring_point(s[_N]):
             rows[m] = i
             _describe(s, x[m])
             m += 1
     return rows, x
 
 
-def fold(
+def update_states(
     state: np.ndarray, user: np.ndarray, times_ms: np.ndarray, seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add edits to the summaries of their users, one after the other.
@@ -249,18 +265,18 @@ def fold(
 
     Parameters
     ----------
-    state : ndarray of float, shape (users, STATE)
-        Summaries so far; not changed. :func:`empty` makes them for new users.
+    state : ndarray of float, shape (users, STATE_SIZE)
+        Summaries so far; not changed. :func:`new_states` makes them for new users.
     user : ndarray of int, shape (n,)
         Row of `state` that each edit belongs to.
     times_ms : ndarray of int, shape (n,)
-        Event time in milliseconds. A user silent for more than :data:`SILENCE_DAYS` starts anew.
-    seen : ndarray of float, shape (n, len(EVIDENCE))
-        From :func:`lib.model.evidence.of`.
+        Event time in milliseconds. A user silent for more than :data:`SILENCE_DAYS` starts again.
+    seen : ndarray of float, shape (n, len(EDIT_FEATURES))
+        From :func:`lib.model.edit_features.of`.
 
     Returns
     -------
-    state : ndarray of float, shape (users, STATE)
+    state : ndarray of float, shape (users, STATE_SIZE)
         Summaries after the edits.
     rows : ndarray of int, shape (m,)
         The edits that reach a checkpoint of their user, in order.

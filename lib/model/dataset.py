@@ -1,21 +1,107 @@
-"""Read a sample: any folder of CSV files with the contract's columns, whoever wrote them.
-
-Stage 2 writes such a folder; others may too, with other quoting, another order of columns, or without the three columns
-that can be filled in. The text is taken as it is.
-"""
+"""A population: edits with their users and labels, as a model is trained and judged on them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
 from pyarrow import compute as pc
 from pyarrow import csv as pa_csv
 
 from lib import events, paths
+from lib.model import edit_features, kernels
 from lib.stream.sample_day import namespace_number
+
+EDITS_PER_USER = 50  # a user's edits that the model of texts learns from: more say the same again
+
+
+@dataclass(frozen=True)
+class EditDataset:
+    """Edits in order of time with their users: what a model is trained and judged on.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Edits of ``edits.ARROW_SCHEMA``; those without a user are left out, as nobody can be judged by them.
+    """
+
+    table: pa.Table
+    names: np.ndarray = field(repr=False)  #: user names, in order of first edit
+    user: np.ndarray = field(repr=False)  #: row of `names` of each edit
+    flagged: np.ndarray = field(repr=False)  #: edits with the flag: the label's source, never a feature
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> EditDataset:
+        """Order edits by time (equal times stay as they are) and number their users."""
+        table = table.filter(table.column("user").is_valid())
+        times = table.column("timestamp").to_numpy()
+        table = table.take(np.argsort(times, kind="stable")).combine_chunks()
+        codes = table.column("user").combine_chunks().dictionary_encode()
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        names = np.array(codes.dictionary.to_pylist(), object)
+        flagged = table.column("bot").fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+        return cls(table, names, codes.indices.to_numpy().astype(np.int64), flagged)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Event time of each edit in milliseconds."""
+        return self.table.column("timestamp").to_numpy()
+
+    @cached_property
+    def edits(self) -> np.ndarray:
+        """Number of edits of each user."""
+        return np.bincount(self.user, minlength=len(self))
+
+    @cached_property
+    def bots(self) -> np.ndarray:
+        """Users of whose edits more than half carry the flag."""
+        return 2 * np.bincount(self.user, self.flagged, len(self)) > self.edits
+
+    @cached_property
+    def taught(self) -> np.ndarray:
+        """Users that the model learns as bots: any edit carries the flag, for only accounts with a right can set it."""
+        return np.bincount(self.user, self.flagged, len(self)) > 0
+
+    @cached_property
+    def texts(self) -> sp.csr_matrix:
+        """Pieces of the texts, one row per edit."""
+        return edit_features.text_matrix(self.table)
+
+    @cached_property
+    def bare(self) -> np.ndarray:
+        """Evidence without the model of texts: its column is zero."""
+        return edit_features.compute(
+            self.table, edit_features.Weights(np.zeros(kernels.BUCKETS, np.float32), 0.0)
+        )
+
+    def subset(self, keep: np.ndarray) -> EditDataset:
+        """Give the edits that a mask keeps, as a population of their own."""
+        return EditDataset.from_table(self.table.filter(pa.array(keep)))
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """How many edits of the same user came before each edit."""
+        order = np.argsort(self.user, kind="stable")
+        first = np.cumsum(self.edits) - self.edits
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order)) - first[self.user[order]]
+        return place
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """At most :data:`EDITS_PER_USER` edits of each user, evenly spread over theirs."""
+        n = self.edits[self.user]
+        wanted = np.minimum(n, EDITS_PER_USER)
+        return np.flatnonzero((self.place * wanted) // n != ((self.place - 1) * wanted) // n)
+
 
 _BLOCK_BYTES = 64 << 20
 _FILLED_IN = {
@@ -49,7 +135,7 @@ class Sample(NamedTuple):
     warnings: list[str]  #: what was filled in or left out
 
 
-def read(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
+def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
     """Read every ``*.csv`` and ``*.csv.gz`` of a folder.
 
     Parameters

@@ -25,11 +25,10 @@ from pybloom_live import BloomFilter, ScalableBloomFilter
 from lib import artifacts, paths
 from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import EDIT_COLUMNS, BlacklistError, Entry, Ledger
-from lib.model import features
-from lib.model.model import Model
-from lib.model.names import says_bot
-from lib.model.population import Population
-from lib.model.stack import CrossValidation
+from lib.model import user_features
+from lib.model.classifier import BotClassifier, CrossFit
+from lib.model.dataset import EditDataset
+from lib.model.evaluation import name_contains_bot
 from lib.stats import upper_bound
 
 JUDGED = "model: score at the threshold"
@@ -96,11 +95,11 @@ class Errors(NamedTuple):
 
         Raises
         ------
-        PromiseBroken
+        FprBoundExceeded
             The upper bound of the share of humans on the list is above `max_human_fpr`.
         """
         if self.human_fpr_upper95 > max_human_fpr:
-            raise PromiseBroken(
+            raise FprBoundExceeded(
                 f"The share of humans on the blacklist must be at most {max_human_fpr:g} with 95 % confidence. "
                 f"Got {self.humans_listed} of {self.humans}, so at most {self.human_fpr_upper95:.3g}. "
                 "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
@@ -113,16 +112,16 @@ class Errors(NamedTuple):
         )
 
 
-def entries(people: Population, cross: CrossValidation, model: Model) -> list[Entry]:
+def select_users(people: EditDataset, cross: CrossFit, model: BotClassifier) -> list[Entry]:
     """Decide who of the sample is on the list.
 
     Parameters
     ----------
-    people : Population
+    people : EditDataset
         The sample.
-    cross : CrossValidation
+    cross : CrossFit
         Its scores, by models that have not learnt from the user they score.
-    model : Model
+    model : BotClassifier
         The model that is used, with its threshold; it says what made it decide.
 
     Returns
@@ -143,7 +142,7 @@ def entries(people: Population, cross: CrossValidation, model: Model) -> list[En
 
 
 def _judged(
-    people: Population, model: Model, users: np.ndarray, at: np.ndarray, score: np.ndarray
+    people: EditDataset, model: BotClassifier, users: np.ndarray, at: np.ndarray, score: np.ndarray
 ) -> list[Entry]:
     """Write down why the model lists these users: the edit that tipped the balance, and all up to it."""
     if not len(users):
@@ -154,11 +153,14 @@ def _judged(
     until[users] = at
     read = np.flatnonzero((place[people.user] >= 0) & (np.arange(len(people.user)) <= until[people.user]))
     table = people.table.take(pa.array(read))
-    state = features.fold(
-        features.empty(len(users)), place[people.user[read]], people.times[read], model.evidence(table)
+    state = user_features.update_states(
+        user_features.new_states(len(users)),
+        place[people.user[read]],
+        people.times[read],
+        model.edit_features(table),
     )[0]
     seen = np.bincount(place[people.user[read]], minlength=len(users))
-    x, reasons = features.describe(state), model.explain_all(state)
+    x, reasons = user_features.to_features(state), model.explain(state)
     return [
         Entry(
             str(people.names[user]),
@@ -169,7 +171,7 @@ def _judged(
                 "threshold": model.threshold,
                 "edits": int(seen[i]),
                 "contributions": [list(share) for share in reasons[i]],
-                "features": dict(zip(features.FEATURES, x[i].tolist(), strict=True)),
+                "features": dict(zip(user_features.FEATURES, x[i].tolist(), strict=True)),
             },
             float(score[i]),
             model.version,
@@ -178,7 +180,7 @@ def _judged(
     ]
 
 
-def _flagged(people: Population, user: int) -> Entry:
+def _flagged(people: EditDataset, user: int) -> Entry:
     mine = np.flatnonzero(people.user == user)
     last = int(mine[-1])
     evidence = {
@@ -189,11 +191,11 @@ def _flagged(people: Population, user: int) -> Entry:
     return Entry(str(people.names[user]), FLAGGED, int(people.times[last]), evidence)
 
 
-def _edit(people: Population, row: int) -> dict[str, Any]:
+def _edit(people: EditDataset, row: int) -> dict[str, Any]:
     return {name: people.table.column(name)[row].as_py() for name in EDIT_COLUMNS}
 
 
-def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, str]:
+def false_positives(people: EditDataset, listed: Sequence[Entry]) -> tuple[pd.DataFrame, str]:
     """Tabulate the listed users who are human by the flag: errors of the model, or of the flag."""
     place = {name: user for user, name in enumerate(people.names)}
     humans = [entry for entry in listed if not people.bots[place[entry.user]]]
@@ -210,14 +212,14 @@ def wronged(people: Population, listed: Sequence[Entry]) -> tuple[pd.DataFrame, 
             for entry in humans
         ]
     )
-    named = int(says_bot([entry.user for entry in humans]).sum())
+    named = int(name_contains_bot([entry.user for entry in humans]).sum())
     return table, f"{named} of the {len(humans)} listed users who count as human have “bot” in their name."
 
 
-def begin(folder: Path) -> None:
+def clear_outputs(folder: Path) -> None:
     """Remove what an earlier run of stage 3 left, so that a run that fails leaves nothing to go on with.
 
-    The ledger is set aside: :func:`write` takes over from it what people decided.
+    The ledger is set aside: :func:`write_blacklist` takes over from it what people decided.
     """
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
@@ -228,7 +230,7 @@ def begin(folder: Path) -> None:
                 (folder / (LEDGER + ending)).rename(folder / (BEFORE + ending))
 
 
-def write(folder: Path, listed: Iterable[Entry]) -> None:
+def write_blacklist(folder: Path, listed: Iterable[Entry]) -> None:
     """Write the ledger and its filter anew; both appear whole, and what the folder held before is replaced.
 
     What people decided in the ledger before is taken over: the allow-list, whom they put on the list for a reason of
@@ -239,7 +241,7 @@ def write(folder: Path, listed: Iterable[Entry]) -> None:
     folder : Path
         Gets ``ledger.sqlite`` and ``blacklist.bloom``.
     listed : iterable of Entry
-        From :func:`entries`.
+        From :func:`select_users`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / f".{LEDGER}.new"
@@ -254,9 +256,9 @@ def write(folder: Path, listed: Iterable[Entry]) -> None:
     BlacklistFilter.build(members).save(folder / FILTER)
 
 
-def finish(
+def save_outputs(
     folder: Path,
-    model: Model,
+    model: BotClassifier,
     listed: Iterable[Entry],
     reference: dict[str, Any],
     metrics: dict[str, Any],
@@ -267,9 +269,9 @@ def finish(
     Parameters
     ----------
     folder : Path
-    model : Model
+    model : BotClassifier
     listed : iterable of Entry
-        From :func:`entries`.
+        From :func:`select_users`.
     reference : dict
         How the sample looks to the model (:func:`lib.online.drift.reference`).
     metrics : dict
@@ -279,7 +281,7 @@ def finish(
     """
     new = folder / f".{MODEL}.new"
     try:
-        write(folder, listed)
+        write_blacklist(folder, listed)
         artifacts.write_json(folder / REFERENCE, reference)
         artifacts.write_json(folder / METRICS, metrics)
         model.save(new)
@@ -288,7 +290,7 @@ def finish(
         new.rename(folder / MODEL)
     except BaseException:
         new.unlink(missing_ok=True)
-        begin(folder)
+        clear_outputs(folder)
         raise
 
 
@@ -314,15 +316,15 @@ def _remove(database: Path) -> None:
         database.with_name(database.name + ending).unlink(missing_ok=True)
 
 
-def measure(people: Population, listed: Sequence[Entry], seed: int, probes: int = PROBES) -> Errors:
+def measure(people: EditDataset, listed: Sequence[Entry], seed: int, probes: int = PROBES) -> Errors:
     """Count the errors of the list and of its filter.
 
     Parameters
     ----------
-    people : Population
+    people : EditDataset
         The sample; its humans are those the list can wrong.
     listed : sequence of Entry
-        From :func:`entries`.
+        From :func:`select_users`.
     seed : int
         For the made-up names.
     probes : int
@@ -366,7 +368,7 @@ def names(n: int, seed: int) -> list[str]:
     return [f"Nobody {salt} {number}" for number in range(n)]
 
 
-def promises(
+def bloom_error_study(
     sizes: Sequence[int] = (100, 300, 1000, 2000, 3000, 10_000, 30_000),
     error_rate: float = 0.01,
     probes: int = 50_000,
@@ -429,11 +431,11 @@ def _bytes(filter_: BlacklistFilter | BloomFilter | ScalableBloomFilter) -> int:
     return sum(len(part.bitarray) // 8 for part in parts)
 
 
-class PromiseBroken(ValueError):
+class FprBoundExceeded(ValueError):
     """The blacklist would wrong more people than was promised."""
 
 
-def overview(people: Population, listed: Sequence[Entry]) -> pd.DataFrame:
+def overview(people: EditDataset, listed: Sequence[Entry]) -> pd.DataFrame:
     """Count who is listed, by reason, and the edits that they made in the sample."""
     place = {name: user for user, name in enumerate(people.names)}
     rows = []

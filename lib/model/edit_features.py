@@ -1,8 +1,8 @@
-"""What one edit shows by itself: the numbers that a user's summary is made of.
+"""Return what one edit shows by itself: the numbers that a user's state is made of.
 
-:func:`of` looks at an edit alone and says what it saw in :data:`EVIDENCE` numbers, so it runs wherever the edits
-are. One of them is what a linear model makes of the texts; :func:`text_matrix` is what that model is trained on, made
-by the same loops. None of them sees the ``bot`` flag.
+:func:`compute` takes edits and returns :data:`EDIT_FEATURES` numbers for each, which depend on that edit alone, so it
+runs wherever the edits are. One of them is the text model's log-odds; :func:`text_matrix` is what that model is trained
+on, made by the same loops. None of them sees the ``bot`` flag.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
-from lib.model import text
-from lib.model.text import Lexicon, compiled, inner
+from lib.model import kernels
+from lib.model.kernels import KeywordMatcher, njit_cached, njit_inline
 
 #: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
 #: the line must change with text.py (a test tells when).
-TEXT_SOURCE = "0ab52e7f3422"
+TEXT_SOURCE = "4e873e71df87"
 
 #: Columns of an edit that are looked at.
-LOOKED_AT = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
+INPUT_COLUMNS = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
 
-#: The numbers of :func:`of`, in order.
-EVIDENCE = ("text", "hints", "flags", "delta", "template", "title", "wiki")
-TEXT, HINTS, SEEN, DELTA, TEMPLATE, TITLE, WIKI = range(len(EVIDENCE))
+#: The numbers of :func:`compute`, in order.
+EDIT_FEATURES = ("text", "hints", "flags", "delta", "template", "title", "wiki")
+TEXT_COLUMN, NAME_COLUMN, FLAGS_COLUMN, DELTA_COLUMN, TEMPLATE_COLUMN, TITLE_COLUMN, WIKI_COLUMN = range(
+    len(EDIT_FEATURES)
+)
 
 #: What an edit can be seen to be, one bit each, in the words of a verdict card.
 FLAGS = (
@@ -55,7 +57,7 @@ FLAGS = (
 )
 
 #: What a name can be seen to be, one bit each.
-NAME_HINTS = (
+NAME_FLAGS = (
     "name contains “bot”",
     "name ends in “bot”",
     "“Bot” as a word of the name",
@@ -66,7 +68,7 @@ NAME_HINTS = (
     "name of a temporary account",
 )
 
-COMMENT_WORDS = Lexicon(
+COMMENT_WORDS = KeywordMatcher(
     {
         "bot": [
             " bot ", " bots ", "robot", " bot0", "robô", "roboti", "бот ", "бот:", "бота ", "ботом",
@@ -93,7 +95,7 @@ COMMENT_WORDS = Lexicon(
     }
 )  # fmt: skip
 
-NAME_WORDS = Lexicon(
+NAME_WORDS = KeywordMatcher(
     {
         "bot": [
             "бот", "ボット", "봇", "机器人", "機器人", "روبوت", "ربات", "بوت", "בוט", "रोबोट", "बॉट",
@@ -110,7 +112,7 @@ NAME_WORDS = Lexicon(
 _CONTEXT = 4  # columns for wiki, namespace, type with minor, and their combination
 _TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment says more than the page does
 _SALT_COMMENT, _SALT_TITLE, _SALT_CONTEXT = np.uint64(17), np.uint64(7177), np.uint64(101)
-_SCRATCH = 16 * text.LONGEST
+_SCRATCH = 16 * kernels.MAX_TEXT_BYTES
 NO_NAMESPACE = -1000
 TEXT_SIZES = (3, 5)
 TITLE_SIZES = (3, 4)
@@ -139,26 +141,26 @@ def columns(table: pa.Table) -> Columns:
     Parameters
     ----------
     table : pyarrow.Table or pyarrow.RecordBatch
-        With the columns of :data:`LOOKED_AT`; any may be null.
+        With the columns of :data:`INPUT_COLUMNS`; any may be null.
 
     Raises
     ------
     ValueError
         When a column is missing.
     """
-    missing = [name for name in LOOKED_AT if name not in table.schema.names]
+    missing = [name for name in INPUT_COLUMNS if name not in table.schema.names]
     if missing:
         raise ValueError(
-            f"A table of edits must have the columns {', '.join(LOOKED_AT)}. Got none named {', '.join(missing)}. "
-            "Read it with samples.read or edits.parse."
+            f"A table of edits must have the columns {', '.join(INPUT_COLUMNS)}. Got none named {', '.join(missing)}. "
+            "Read it with dataset.read_csv or edits.parse."
         )
     get = table.column
     namespace = pc.fill_null(get("namespace").cast(pa.int64()), NO_NAMESPACE)
     return Columns(
-        *text.buffers(get("user")),
-        *text.buffers(get("title")),
-        *text.buffers(get("comment")),
-        *text.buffers(get("wiki")),
+        *kernels.buffers(get("user")),
+        *kernels.buffers(get("title")),
+        *kernels.buffers(get("comment")),
+        *kernels.buffers(get("wiki")),
         _numbers(namespace, np.int64),
         _numbers(pc.fill_null(pc.equal(get("type"), "new"), False).cast(pa.int8()), np.int8),
         _numbers(pc.fill_null(get("minor").cast(pa.bool_()), False).cast(pa.int8()), np.int8),
@@ -173,19 +175,19 @@ def _numbers(column: pa.Array | pa.ChunkedArray, kind: type) -> np.ndarray:
     return np.array(values, kind)  # a copy: numba compiles for writable arrays only once
 
 
-@inner
+@njit_inline
 def _context_pieces(wiki: int, namespace: int, new: int, minor: int, out: np.ndarray, n: int) -> int:
     """Append the columns of wiki, namespace and kind of edit."""
     space = np.uint64(namespace + 2048)
     kind = np.uint64(2 * new + minor)
-    out[n] = text.bucket(np.uint64(wiki) + _SALT_CONTEXT)
-    out[n + 1] = text.bucket(space * np.uint64(0x10001) + _SALT_CONTEXT)
-    out[n + 2] = text.bucket(kind * np.uint64(0x1000003) + _SALT_CONTEXT)
-    out[n + 3] = text.bucket((space << np.uint64(20)) * np.uint64(0x10001) + kind + _SALT_CONTEXT)
+    out[n] = kernels.bucket(np.uint64(wiki) + _SALT_CONTEXT)
+    out[n + 1] = kernels.bucket(space * np.uint64(0x10001) + _SALT_CONTEXT)
+    out[n + 2] = kernels.bucket(kind * np.uint64(0x1000003) + _SALT_CONTEXT)
+    out[n + 3] = kernels.bucket((space << np.uint64(20)) * np.uint64(0x10001) + kind + _SALT_CONTEXT)
     return n + _CONTEXT
 
 
-@inner
+@njit_inline
 def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> float:
     """Sum the weights of some pieces, scaled to unit length as if all were different."""
     if start == stop:
@@ -196,17 +198,17 @@ def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> fl
     return total / np.sqrt(stop - start)
 
 
-@inner
+@njit_inline
 def _is_digit(byte: int) -> bool:
     return 48 <= byte <= 57
 
 
-@inner
+@njit_inline
 def _is_capital(byte: int) -> bool:
     return 65 <= byte <= 90
 
 
-@inner
+@njit_inline
 def _address(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
     dots, colons = 0, 0
@@ -225,7 +227,7 @@ def _address(data: np.ndarray, start: int, stop: int) -> bool:
     return dots == 3 and colons == 0 or colons >= 2
 
 
-@inner
+@njit_inline
 def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell a temporary account: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
     if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
@@ -236,16 +238,16 @@ def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
     return True
 
 
-@inner
+@njit_inline
 def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
-    """Look at a user name: the bits of :data:`NAME_HINTS`."""
+    """Look at a user name: the bits of :data:`NAME_FLAGS`."""
     bits = 0
     for i in range(start, stop - 2):
         if (data[i] | 32) != 98 or (data[i + 1] | 32) != 111 or (data[i + 2] | 32) != 116:
             continue
         bits |= 1
         rest = i + 3
-        while rest < stop and (not text.is_letter(data[rest]) or _is_digit(data[rest])):
+        while rest < stop and (not kernels.is_letter(data[rest]) or _is_digit(data[rest])):
             rest += 1
         tail = rest
         while tail < stop and (data[tail] == 73 or data[tail] == 86 or data[tail] == 88):  # BotII, Bot IV
@@ -253,14 +255,14 @@ def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np
         ends = rest == stop or (tail == stop and (data[i] == 66 or rest > i + 3))
         if ends:
             bits |= 2
-        before = i == start or not text.is_letter(data[i - 1]) or _is_digit(data[i - 1])
+        before = i == start or not kernels.is_letter(data[i - 1]) or _is_digit(data[i - 1])
         camel = data[i] == 66 and (before or not _is_capital(data[i - 1]))
         after = i + 3 == stop or not (97 <= data[i + 3] <= 122)
         if (camel or before) and (after or ends):
             bits |= 4
         if i == start:
             bits |= 8
-    words = text.look(data, start, stop, steps, found)
+    words = kernels.match_keywords(data, start, stop, steps, found)
     if words & 1:
         bits |= 16
     if words & 2:
@@ -272,7 +274,7 @@ def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np
     return bits
 
 
-@inner
+@njit_inline
 def _has_address(masked: np.ndarray, length: int) -> bool:
     """Find `://` in a text."""
     for i in range(length - 2):
@@ -281,7 +283,7 @@ def _has_address(masked: np.ndarray, length: int) -> bool:
     return False
 
 
-@inner
+@njit_inline
 def _begins_large(data: np.ndarray, start: int, stop: int) -> bool:
     """Tell whether a comment, behind its section, begins with a capital of ASCII."""
     i = start
@@ -295,7 +297,7 @@ def _begins_large(data: np.ndarray, start: int, stop: int) -> bool:
     return i < stop and _is_capital(data[i])
 
 
-@inner
+@njit_inline
 def _has_slash(data: np.ndarray, start: int, stop: int) -> bool:
     """Find `/` in a title."""
     for i in range(start, stop):
@@ -304,7 +306,7 @@ def _has_slash(data: np.ndarray, start: int, stop: int) -> bool:
     return False
 
 
-@inner
+@njit_inline
 def _flags(
     seen: int,
     seen_title: int,
@@ -322,17 +324,17 @@ def _flags(
     bits = 0
     bits |= (minor != 0) << 0
     bits |= (new != 0) << 1
-    bits |= (seen & text.SAW_SECTION != 0) << 2
-    bits |= (seen & text.SAW_LINK != 0) << 3
-    bits |= (seen & text.SAW_BRACES != 0) << 4
+    bits |= (seen & kernels.SAW_SECTION != 0) << 2
+    bits |= (seen & kernels.SAW_LINK != 0) << 3
+    bits |= (seen & kernels.SAW_BRACES != 0) << 4
     bits |= address << 5
     bits |= empty << 6
     bits |= (words & 1 != 0) << 7
     bits |= (words & 2 != 0) << 8
     bits |= (words & 4 != 0) << 9
     bits |= (words & 8 != 0) << 10
-    bits |= (seen & text.SAW_NAME != 0) << 11
-    bits |= (seen_title & text.SAW_NAME != 0) << 12
+    bits |= (seen & kernels.SAW_NAME != 0) << 11
+    bits |= (seen_title & kernels.SAW_NAME != 0) << 12
     bits |= (namespace == 0) << 13
     bits |= (namespace > 0 and namespace % 2 == 1) << 14
     bits |= (namespace == 2) << 15
@@ -345,7 +347,7 @@ def _flags(
     return bits
 
 
-@compiled
+@njit_cached
 def _evidence(
     c: Columns,
     text_weights: np.ndarray,
@@ -356,28 +358,32 @@ def _evidence(
     name_found: np.ndarray,
 ) -> np.ndarray:
     n = len(c.namespace)
-    out = np.empty((n, len(EVIDENCE)))
-    masked = np.empty(text.LONGEST + 64, np.uint8)
+    out = np.empty((n, len(EDIT_FEATURES)))
+    masked = np.empty(kernels.MAX_TEXT_BYTES + 64, np.uint8)
     pieces = np.empty(_SCRATCH, np.int64)
     for i in range(n):
         u, v = c.user[i], c.user[i + 1]
-        wiki = text.fingerprint(c.wiki_data, c.wiki[i], c.wiki[i + 1])
-        length, seen = text.mask(c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, masked)
-        k = text.grams(masked, length, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, pieces, 0)
-        k = text.words(masked, length, _SALT_COMMENT, pieces, k)
+        wiki = kernels.hash52(c.wiki_data, c.wiki[i], c.wiki[i + 1])
+        length, seen = kernels.normalize(
+            c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, masked
+        )
+        k = kernels.hash_ngrams(masked, length, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, pieces, 0)
+        k = kernels.hash_words(masked, length, _SALT_COMMENT, pieces, k)
         logit = text_bias + _total(text_weights, pieces, 0, k)
-        template = text.fingerprint(masked, 0, length)
-        words = text.look(masked, 0, length, steps, found)
+        template = kernels.hash52(masked, 0, length)
+        words = kernels.match_keywords(masked, 0, length, steps, found)
         address = _has_address(masked, length)
-        length, seen_title = text.mask(c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked)
-        k = text.grams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, 0)
+        length, seen_title = kernels.normalize(
+            c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked
+        )
+        k = kernels.hash_ngrams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, 0)
         logit += _total(text_weights, pieces, 0, k) * _TITLE_WEIGHT
         k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], pieces, 0)
         for j in range(k):
             logit += text_weights[pieces[j]] * _CONTEXT_WEIGHT
-        out[i, TEXT] = logit
-        out[i, HINTS] = _hints(c.user_data, u, v, name_steps, name_found)
-        out[i, SEEN] = _flags(
+        out[i, TEXT_COLUMN] = logit
+        out[i, NAME_COLUMN] = _hints(c.user_data, u, v, name_steps, name_found)
+        out[i, FLAGS_COLUMN] = _flags(
             seen,
             seen_title,
             words,
@@ -390,10 +396,10 @@ def _evidence(
             c.namespace[i],
             c.delta[i],
         )
-        out[i, DELTA] = c.delta[i]
-        out[i, TEMPLATE] = template
-        out[i, TITLE] = text.fingerprint(c.title_data, c.title[i], c.title[i + 1])
-        out[i, WIKI] = wiki
+        out[i, DELTA_COLUMN] = c.delta[i]
+        out[i, TEMPLATE_COLUMN] = template
+        out[i, TITLE_COLUMN] = kernels.hash52(c.title_data, c.title[i], c.title[i + 1])
+        out[i, WIKI_COLUMN] = wiki
     return out
 
 
@@ -404,19 +410,19 @@ class Weights(NamedTuple):
     bias: float
 
 
-def of(table: pa.Table, weights: Weights) -> np.ndarray:
+def compute(table: pa.Table, weights: Weights) -> np.ndarray:
     """Say what each edit shows by itself.
 
     Parameters
     ----------
     table : pyarrow.Table or pyarrow.RecordBatch
-        Edits, with the columns of :data:`LOOKED_AT`.
+        Edits, with the columns of :data:`INPUT_COLUMNS`.
     weights : Weights
         Linear model of the comment, title and context.
 
     Returns
     -------
-    ndarray of float, shape (n, len(EVIDENCE))
+    ndarray of float, shape (n, len(EDIT_FEATURES))
         A row depends on its own edit alone.
     """
     return _evidence(
@@ -433,19 +439,21 @@ def of(table: pa.Table, weights: Weights) -> np.ndarray:
 # --- the matrix behind the linear model -------------------------------------------------------------------------------
 
 
-@compiled
+@njit_cached
 def _text_rows(c: Columns, starts: np.ndarray, index: np.ndarray, values: np.ndarray, fill: bool) -> None:
     """Count (first run) or write (second run) the pieces of every edit."""
-    masked = np.empty(text.LONGEST + 64, np.uint8)
+    masked = np.empty(kernels.MAX_TEXT_BYTES + 64, np.uint8)
     pieces = np.empty(_SCRATCH, np.int64)
     for i in range(len(c.namespace)):
         u, v = c.user[i], c.user[i + 1]
-        length, _ = text.mask(c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, masked)
-        a = text.grams(masked, length, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, pieces, 0)
-        a = text.words(masked, length, _SALT_COMMENT, pieces, a)
-        length, _ = text.mask(c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked)
-        b = text.grams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, a)
-        wiki = text.fingerprint(c.wiki_data, c.wiki[i], c.wiki[i + 1])
+        length, _ = kernels.normalize(
+            c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, masked
+        )
+        a = kernels.hash_ngrams(masked, length, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, pieces, 0)
+        a = kernels.hash_words(masked, length, _SALT_COMMENT, pieces, a)
+        length, _ = kernels.normalize(c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked)
+        b = kernels.hash_ngrams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, a)
+        wiki = kernels.hash52(c.wiki_data, c.wiki[i], c.wiki[i + 1])
         k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], pieces, b)
         if not fill:
             starts[i + 1] = starts[i] + k
@@ -466,7 +474,7 @@ def text_matrix(table: pa.Table) -> sp.csr_matrix:
 
     Returns
     -------
-    scipy.sparse.csr_matrix, shape (n, text.BUCKETS)
+    scipy.sparse.csr_matrix, shape (n, kernels.BUCKETS)
         One row per edit: pieces of the masked comment, of the masked title, and of the context.
     """
     source, n = columns(table), table.num_rows
@@ -474,6 +482,6 @@ def text_matrix(table: pa.Table) -> sp.csr_matrix:
     _text_rows(source, starts, np.empty(0, np.int32), np.empty(0), False)
     index, values = np.empty(starts[-1], np.int32), np.empty(starts[-1])
     _text_rows(source, starts, index, values, True)
-    matrix = sp.csr_matrix((values, index, starts), shape=(n, text.BUCKETS))
+    matrix = sp.csr_matrix((values, index, starts), shape=(n, kernels.BUCKETS))
     matrix.sum_duplicates()
     return matrix

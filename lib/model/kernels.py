@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 BUCKET_BITS = 17
 BUCKETS = 1 << BUCKET_BITS
-LONGEST = 1024  # bytes of a text that are looked at: MediaWiki's comments end at 500 characters
+MAX_TEXT_BYTES = 1024  # bytes of a text that are looked at: MediaWiki's comments end at 500 characters
 
 MARK_USER, MARK_LINK, MARK_SECTION, MARK_START, MARK_END = 1, 2, 3, 4, 5
 SHORTEST_NAME = 3  # a name of one or two bytes is not masked: it would be found inside every word
@@ -38,16 +38,16 @@ _SALT_PAIR = np.uint64(0x14057B7EF767814F)
 _MIX = np.uint64(33)
 
 
-def inner(function: Callable) -> Any:
+def njit_inline(function: Callable) -> Any:
     """Compile a part of other loops, into which it is put whole: it is not kept on disk by itself."""
     return numba.njit(nogil=True)(function)
 
 
-def compiled(function: Callable) -> Any:
+def njit_cached(function: Callable) -> Any:
     """Compile a loop and keep its machine code on disk; where no place can be written, compile each time.
 
     Numba tells by the loop's own file whether the code on disk is stale. A loop with parts from another file must
-    change with it (see ``evidence.TEXT_SOURCE``).
+    change with it (see ``edit_features.TEXT_SOURCE``).
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -105,13 +105,13 @@ def _small() -> np.ndarray:
 _SMALL = _small()
 
 
-@inner
-def lower(byte: int) -> int:
+@njit_inline
+def to_lower(byte: int) -> int:
     """Make an ASCII capital small, an underscore or a control byte a space."""
     return _SMALL[byte]
 
 
-@inner
+@njit_inline
 def _is_here(
     data: np.ndarray, place: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
 ) -> bool:
@@ -119,12 +119,12 @@ def _is_here(
     if place + length > stop:
         return False
     for i in range(length):
-        if lower(data[place + i]) != lower(name[name_start + i]):
+        if to_lower(data[place + i]) != to_lower(name[name_start + i]):
             return False
     return True
 
 
-@inner
+@njit_inline
 def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int, bool]:
     """Find two equal bytes in a row before `stop`; -1 when they are not there. A colon on the way is reported."""
     colon = False
@@ -135,8 +135,8 @@ def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int,
     return -1, colon
 
 
-@inner
-def mask(
+@njit_inline
+def normalize(
     data: np.ndarray,
     start: int,
     stop: int,
@@ -153,7 +153,7 @@ def mask(
         The text's bytes and its place in them.
     name, name_start, name_stop
         The user's name, likewise.
-    out : ndarray of uint8, shape (at least LONGEST + 64,)
+    out : ndarray of uint8, shape (at least MAX_TEXT_BYTES + 64,)
         Gets the masked text.
 
     Returns
@@ -161,15 +161,15 @@ def mask(
     tuple of int
         Bytes of the masked text, and what was seen on the way (``SAW_…`` bits).
     """
-    stop = min(stop, start + LONGEST)
+    stop = min(stop, start + MAX_TEXT_BYTES)
     masks_name = name_stop - name_start >= SHORTEST_NAME
-    first = lower(name[name_start]) if masks_name else 0
+    first = to_lower(name[name_start]) if masks_name else 0
     n, seen, i = 0, 0, start
     out[n] = MARK_START
     n += 1
     while i < stop:
         byte = data[i]
-        small = lower(byte)
+        small = to_lower(byte)
         if masks_name and small == first and _is_here(data, i, stop, name, name_start, name_stop):
             out[n] = MARK_USER
             n += 1
@@ -211,30 +211,30 @@ def mask(
     return n + 1, seen
 
 
-@inner
-def mix(value: np.uint64) -> np.uint64:
+@njit_inline
+def mix64(value: np.uint64) -> np.uint64:
     """Spread a 64-bit number over all its bits."""
     value = value * _GOLDEN
     return (value ^ (value >> _MIX)) * _GOLDEN
 
 
-@inner
-def fingerprint(data: np.ndarray, start: int, stop: int) -> np.int64:
+@njit_inline
+def hash52(data: np.ndarray, start: int, stop: int) -> np.int64:
     """FNV-1a of some bytes, folded to the 52 bits that a float holds exactly."""
     value = _FNV_START
     for i in range(start, stop):
         value = (value ^ np.uint64(data[i])) * _FNV_PRIME
-    return np.int64(mix(value) >> np.uint64(12))
+    return np.int64(mix64(value) >> np.uint64(12))
 
 
-@inner
+@njit_inline
 def bucket(value: np.uint64) -> np.int64:
     """Hash a number to a column: the top bits of a product (Knuth's multiplicative hashing)."""
     return np.int64((value * _GOLDEN) >> _TO_BUCKET)
 
 
-@inner
-def grams(
+@njit_inline
+def hash_ngrams(
     text: np.ndarray, length: int, shortest: int, longest: int, salt: np.uint64, out: np.ndarray, n: int
 ) -> int:
     """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; give the end."""
@@ -251,14 +251,14 @@ def grams(
     return n
 
 
-@inner
+@njit_inline
 def is_letter(byte: int) -> bool:
     """Letters of ASCII, digits, marks and every byte of other scripts."""
     return byte >= 128 or 97 <= byte <= 122 or 65 <= byte <= 90 or 48 <= byte <= 57 or 0 < byte <= 3
 
 
-@inner
-def words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
+@njit_inline
+def hash_words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
     """Append the bucket of every word and of every pair of neighbours; give the new end."""
     value, before, inside = _FNV_START, np.uint64(0), False
     for i in range(length):
@@ -273,7 +273,7 @@ def words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: in
     return n
 
 
-class Lexicon:
+class KeywordMatcher:
     """Many words looked for at once, one step per byte (Aho and Corasick, 1975).
 
     Parameters
@@ -284,7 +284,7 @@ class Lexicon:
 
     Examples
     --------
-    >>> lexicon = Lexicon({"bot": [" bot ", "бот"], "revert": ["undid"]})
+    >>> lexicon = KeywordMatcher({"bot": [" bot ", "бот"], "revert": ["undid"]})
     >>> [lexicon.look(text) for text in ("Bot: archiving", "bottom", "Работа бота", "Undid by bot")]
     [['bot'], [], ['bot'], ['bot', 'revert']]
     """
@@ -323,17 +323,17 @@ class Lexicon:
     def look(self, text: str) -> list[str]:
         """Name the groups that a text has a word of."""
         data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-        bits = look(data, 0, len(data), self.steps, self.found)
+        bits = match_keywords(data, 0, len(data), self.steps, self.found)
         return [group for bit, group in enumerate(self.groups) if bits >> bit & 1]
 
 
-@inner
-def look(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
+@njit_inline
+def match_keywords(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
     """Give the groups of the lexicon that the text has a word of, as bits."""
     state = np.int64(steps[0, 32])
     bits = found[state]
     for i in range(start, stop):
-        byte = lower(data[i])
+        byte = to_lower(data[i])
         if byte < 128 and not (97 <= byte <= 122 or 48 <= byte <= 57):
             byte = 32
         state = np.int64(steps[state, byte])

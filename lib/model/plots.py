@@ -17,12 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib import plots
-from lib.model import evaluation, measures
-from lib.model.evaluation import Forward, LabelNoise
-from lib.model.model import Model
-from lib.model.names import kind_of, says_bot
-from lib.model.population import Population
-from lib.model.stack import CrossValidation
+from lib.model import evaluation
+from lib.model.classifier import BotClassifier, CrossFit
+from lib.model.dataset import EditDataset
+from lib.model.evaluation import Forward, LabelNoise, account_type, name_contains_bot
 from lib.stats import clopper_pearson, upper_bound
 
 MODEL = "model"
@@ -32,12 +30,12 @@ _PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 
 
-def words(cross: CrossValidation) -> np.ndarray:
+def words(cross: CrossFit) -> np.ndarray:
     """Score users by the words of their comments as the re-implemented system does, users kept apart."""
     return evaluation.comment_model(cross.people, cross.fold)
 
 
-def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) -> tuple[Figure, str]:
+def precision_recall(cross: CrossFit, by_words: np.ndarray, seed: int) -> tuple[Figure, str]:
     """Draw precision against recall, for the model and for what is simpler (:func:`words`)."""
     people, bots = cross.people, cross.people.bots
     curves = {
@@ -48,12 +46,12 @@ def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) ->
     figure, axes = plt.subplots(figsize=(10, 4.4))
     precision = {}
     for name, (scores, color, line) in curves.items():
-        curve = measures.precision_recall(bots, scores)
-        precision[name] = measures.average_precision(bots, scores)
-        low, high = measures.interval(bots, scores, seed=seed)
+        curve = evaluation.precision_recall(bots, scores)
+        precision[name] = evaluation.average_precision(bots, scores)
+        low, high = evaluation.bootstrap_interval(bots, scores, seed=seed)
         text = f"{name}:\n{precision[name]:.3f} ({low:.3f} to {high:.3f})"
         axes.step(curve["recall"], curve["precision"], line, where="pre", color=color, lw=2, label=text)
-    rule = measures.rates(bots, says_bot(people.names))
+    rule = evaluation.rates(bots, name_contains_bot(people.names))
     text = f"name rule: precision {rule['precision']:.2f},\nrecall {rule['recall']:.2f}"
     axes.scatter(rule["recall"], rule["precision"], s=70, color="black", marker="D", zorder=4, label=text)
     share = float(bots.mean())
@@ -71,10 +69,10 @@ def precision_recall(cross: CrossValidation, by_words: np.ndarray, seed: int) ->
     )
 
 
-def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) -> tuple[Figure, str]:
+def confusion(cross: CrossFit, threshold: float, with_name: bool = True) -> tuple[Figure, str]:
     """Draw what users are and what they are called at the threshold."""
     bots = cross.people.bots
-    cells = measures.confusion(bots, cross.highest(with_name), threshold).to_numpy()
+    cells = evaluation.confusion(bots, cross.highest(with_name), threshold).to_numpy()
     share = cells / cells.sum(axis=1, keepdims=True).clip(min=1)
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
@@ -94,7 +92,7 @@ def confusion(cross: CrossValidation, threshold: float, with_name: bool = True) 
     )
 
 
-def calibration(cross: CrossValidation) -> tuple[Figure, str]:
+def calibration(cross: CrossFit) -> tuple[Figure, str]:
     """Draw how often a score comes true."""
     figure, (axes, below) = plt.subplots(2, 1, figsize=(8, 4.8), sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color=plots.GREY, lw=1, ls=":")
@@ -102,7 +100,7 @@ def calibration(cross: CrossValidation) -> tuple[Figure, str]:
     for with_name, color, aside in ((True, plots.BOT, 0.004), (False, plots.GREEN, -0.004)):
         name = f"{'with' if with_name else 'without'} the name"
         scores = np.clip(cross.final(with_name), 0, 1)
-        bins = measures.calibration(cross.people.bots, scores, bins=5)
+        bins = evaluation.calibration(cross.people.bots, scores, bins=5)
         truth = bins["share of bots"]
         spread = np.abs(np.vstack([truth - bins["low"], bins["high"] - truth]))
         axes.errorbar(bins["score"] + aside, truth, spread, fmt="o-", color=color, capsize=3, label=name)
@@ -120,7 +118,7 @@ def calibration(cross: CrossValidation) -> tuple[Figure, str]:
     )
 
 
-def recall_by_edits(cross: CrossValidation, model: Model) -> tuple[Figure, str]:
+def recall_by_edits(cross: CrossFit, model: BotClassifier) -> tuple[Figure, str]:
     """Draw how soon bots are found."""
     table = evaluation.recall_by_edits(cross, model.threshold, model.with_name)
     figure, axes = plt.subplots(figsize=(10, 4))
@@ -161,11 +159,11 @@ def recall_by_edits(cross: CrossValidation, model: Model) -> tuple[Figure, str]:
     )
 
 
-def errors(cross: CrossValidation, threshold: float) -> tuple[Figure, str]:
+def errors(cross: CrossFit, threshold: float) -> tuple[Figure, str]:
     """Draw the share of humans flagged, by kind of user and by wiki."""
     people, scores = cross.people, cross.highest()
-    kinds = measures.errors_by(kind_of(people.names), people.bots, scores, threshold)
-    wikis = measures.errors_by(evaluation.main_wiki(people), people.bots, scores, threshold).head(8)
+    kinds = evaluation.errors_by(account_type(people.names), people.bots, scores, threshold)
+    wikis = evaluation.errors_by(evaluation.main_wiki(people), people.bots, scores, threshold).head(8)
     kinds, wikis = kinds[kinds["humans"] > 0], wikis[wikis["humans"] > 0]
     table = pd.concat([kinds, wikis], ignore_index=True)
     wrong, humans = int(kinds["humans flagged"].sum()), int(kinds["humans"].sum())
@@ -189,14 +187,14 @@ def errors(cross: CrossValidation, threshold: float) -> tuple[Figure, str]:
     return figure, _apart_sentence(table, wrong, humans)
 
 
-def errors_table(cross: CrossValidation, threshold: float) -> pd.DataFrame:
+def errors_table(cross: CrossFit, threshold: float) -> pd.DataFrame:
     """Tabulate errors by kind of user and by wiki, those of the name rule beside those of the model."""
     people, scores = cross.people, cross.highest()
-    rule = says_bot(people.names).astype(float)
+    rule = name_contains_bot(people.names).astype(float)
     parts = []
-    for group in (kind_of(people.names), evaluation.main_wiki(people)):
-        model = measures.errors_by(group, people.bots, scores, threshold).head(8)
-        names = measures.errors_by(group, people.bots, rule, 1.0).set_index("group").loc[model["group"]]
+    for group in (account_type(people.names), evaluation.main_wiki(people)):
+        model = evaluation.errors_by(group, people.bots, scores, threshold).head(8)
+        names = evaluation.errors_by(group, people.bots, rule, 1.0).set_index("group").loc[model["group"]]
         parts.append(
             pd.DataFrame(
                 {
@@ -213,12 +211,12 @@ def errors_table(cross: CrossValidation, threshold: float) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: float) -> pd.DataFrame:
+def threshold_table(cross: CrossFit, by_words: np.ndarray, threshold: float) -> pd.DataFrame:
     """Tabulate what the model at its threshold, and what is simpler, find and flag; users kept apart."""
     people, bots = cross.people, cross.people.bots
     answers = {
         "model, with the name, at its threshold": cross.highest(True) >= threshold,
-        "name rule: “bot” in the name": says_bot(people.names),
+        "name rule: “bot” in the name": name_contains_bot(people.names),
         WORDS: by_words >= evaluation.DECISION,
         "list of known bots, majority": np.zeros(len(people), bool),
     }
@@ -236,7 +234,7 @@ def threshold_table(cross: CrossValidation, by_words: np.ndarray, threshold: flo
     return pd.DataFrame(rows)
 
 
-def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tuple[Figure, str]:
+def guarantee(cross: CrossFit, model: BotClassifier, max_human_fpr: float) -> tuple[Figure, str]:
     """Draw what every threshold would cost and find, and the one that was chosen."""
     bots, scores = cross.people.bots, np.clip(cross.highest(model.with_name), 1e-4, 1 - 1e-4)
     human = np.sort(scores[~bots])
@@ -269,7 +267,7 @@ def guarantee(cross: CrossValidation, model: Model, max_human_fpr: float) -> tup
     )
 
 
-def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]:
+def forward_answers(people: EditDataset, ahead: Forward) -> dict[str, np.ndarray]:
     """Say which later edits would be stopped by the model and by what is simpler.
 
     Only the model is kept from knowing the users that it judges; the lists and the words may have seen them before.
@@ -284,7 +282,7 @@ def forward_answers(people: Population, ahead: Forward) -> dict[str, np.ndarray]
     stopped = ahead.verdicts != evaluation.KEPT
     return {
         MODEL: stopped,
-        "name rule: “bot” in the name": says_bot(later.names)[later.user],
+        "name rule: “bot” in the name": name_contains_bot(later.names)[later.user],
         "list of the earlier bots": known,
         BOTH: stopped | known,
         WORDS: evaluation.by_words(earlier, later) >= evaluation.DECISION,
@@ -343,7 +341,7 @@ def forward(ahead: Forward, answers: dict[str, np.ndarray]) -> tuple[Figure, str
 
 
 def promises(table: pd.DataFrame, error_rate: float) -> tuple[Figure, str]:
-    """Draw measured against promised error over filter sizes (:func:`lib.model.blacklist.promises`)."""
+    """Draw measured against promised error over filter sizes (:func:`lib.model.build_blacklist.bloom_error_study`)."""
     figure, axes = plt.subplots(figsize=(10, 4.2))
     looks = (
         ("ours", plots.GREEN, "o"),
@@ -374,7 +372,7 @@ def promises(table: pd.DataFrame, error_rate: float) -> tuple[Figure, str]:
     )
 
 
-def baseline_table(cross: CrossValidation, seed: int) -> pd.DataFrame:
+def baseline_table(cross: CrossFit, seed: int) -> pd.DataFrame:
     """Tabulate the model and what is simpler, users kept apart."""
     shown = evaluation.baselines(cross, seed).map(
         lambda cell: cell if isinstance(cell, str) else f"{cell:.3f}"
@@ -387,7 +385,7 @@ def _legend_beside(axes: Axes, title: str = "") -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title=title, fontsize=9, title_fontsize=9)
 
 
-def _humans_flagged_by(cross: CrossValidation, model: Model, seen: pd.Series) -> np.ndarray:
+def _humans_flagged_by(cross: CrossFit, model: BotClassifier, seen: pd.Series) -> np.ndarray:
     """Share of all humans who have been flagged after so many edits."""
     rows, bots = cross.rows, cross.people.bots
     flagged = (cross.scores(model.with_name) >= model.threshold) & ~rows.last & ~bots[rows.user]
