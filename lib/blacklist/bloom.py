@@ -10,7 +10,7 @@ A yes of the filter is not the truth: ask the ledger before it is acted on.
 >>> bloom = BlacklistFilter.build(["AnyBot", "OtherBot"], capacity=100)
 >>> "AnyBot" in bloom, bloom.contains(["AnyBot", "A person", None]).tolist()
 (True, [True, False, False])
->>> BlacklistFilter.from_bytes(bloom.to_bytes()).error() == bloom.error() <= bloom.error_rate
+>>> BlacklistFilter.from_bytes(bloom.to_bytes()).error() == bloom.error() <= bloom.bound
 True
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from pybloom_live import BloomFilter
 
-from lib import artifacts, paths
+from lib import artifacts
 from lib.blacklist.ledger import BlacklistError, Ledger
 
 ERROR_RATE = 0.001  # largest share of users off the list who are taken for members
@@ -35,19 +35,23 @@ MIN_CAPACITY = 1024  # below it a filter is smaller than its header is worth
 LIBRARY = "pybloom-live " + importlib.metadata.version("pybloom-live")  # another version may hash otherwise
 
 
-class BlacklistFilter:
+class BlacklistFilter(BloomFilter):
     """A Bloom filter of user names. Make one with :meth:`build`, :meth:`load` or :meth:`from_bytes`.
 
     Parameters
     ----------
-    bloom : pybloom_live.BloomFilter
+    capacity : int
+        Users that fit.
     error_rate : float
-        The bound: the share of users who are not members that may be taken for members.
+        That of pybloom-live's formula.
+
+    Attributes
+    ----------
+    bound : float
+        The share of users who are not members that may be taken for members at most.
     """
 
-    def __init__(self, bloom: BloomFilter, error_rate: float):
-        self.bloom = bloom
-        self.error_rate = error_rate
+    bound = ERROR_RATE
 
     @classmethod
     def build(
@@ -75,27 +79,17 @@ class BlacklistFilter:
         capacity = max(MIN_CAPACITY, 2 * len(users)) if capacity is None else max(capacity, len(users))
         requested_error_rate = error_rate
         while True:
-            bloom = cls(BloomFilter(capacity, requested_error_rate), error_rate)
-            bloom.add(users)
+            bloom = cls(capacity, requested_error_rate)
+            bloom.bound = error_rate
+            bloom.update(users)
             if bloom.error() <= error_rate:
                 return bloom
             requested_error_rate *= 0.9
 
     @property
-    def capacity(self) -> int:
-        """Users that fit under the bound."""
-        return self.bloom.capacity
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the bits alone."""
-        return len(self.bloom.bitarray.tobytes())
-
-    def __len__(self) -> int:
-        return len(self.bloom)
-
-    def __contains__(self, user: object) -> bool:
-        return isinstance(user, str) and user in self.bloom
+        return len(self.bitarray.tobytes())
 
     def contains(self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return which users the filter takes for members; each distinct user is hashed once.
@@ -116,13 +110,13 @@ class BlacklistFilter:
             column = column.dictionary_encode()
         answers = np.array(
             [user in self for user in column.dictionary.to_pylist()] + [False]
-        )  # the last is for null
+        )  # last: for null
         return answers[column.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
 
-    def add(self, users: Iterable[str]) -> None:
+    def update(self, users: Iterable[str]) -> None:
         """Add users who are new in the ledger; pybloom-live raises IndexError when they do not fit."""
         for user in users:
-            self.bloom.add(user, skip_check=True)
+            self.add(user, skip_check=True)
 
     def error(self) -> float:
         """Return the exact chance that the hash of a user who was not added hits only bits that are set.
@@ -130,8 +124,8 @@ class BlacklistFilter:
         pybloom-live takes one bit of each slice, ``hash % bits``, where the hash has 16 bits in small filters: the
         bits are then not equally likely, which its formula overlooks.
         """
-        size, slices = self.bloom.bits_per_slice, self.bloom.num_slices
-        packed = np.frombuffer(self.bloom.bitarray.tobytes(), np.uint8)
+        size, slices = self.bits_per_slice, self.num_slices
+        packed = np.frombuffer(self.bitarray.tobytes(), np.uint8)
         bits = np.unpackbits(packed, bitorder="little")[: size * slices].reshape(slices, size)
         if size >= 1 << 15:
             return float(np.prod(bits.mean(axis=1)))
@@ -141,8 +135,8 @@ class BlacklistFilter:
     def to_bytes(self) -> bytes:
         """Return checksum, header and bits; the same members added in any order make the same bytes."""
         file = io.BytesIO()
-        self.bloom.tofile(file)
-        header = json.dumps({"library": LIBRARY, "error_rate": self.error_rate}).encode()
+        self.tofile(file)
+        header = json.dumps({"library": LIBRARY, "bound": self.bound}).encode()
         body = header + b"\n" + file.getvalue()
         return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
@@ -167,7 +161,9 @@ class BlacklistFilter:
             raise BlacklistError(
                 f"A filter must be of {LIBRARY}. Got {written['library']}. Rebuild it from the ledger."
             )
-        return cls(BloomFilter.fromfile(io.BytesIO(bits)), written["error_rate"])
+        bloom = cls.fromfile(io.BytesIO(bits))
+        bloom.bound = written["bound"]
+        return bloom
 
     def save(self, path: str | Path) -> None:
         """Write the file at once: a reader finds the old one or the new one."""
@@ -175,19 +171,8 @@ class BlacklistFilter:
 
     @classmethod
     def load(cls, path: str | Path) -> BlacklistFilter:
-        """Return the filter of a file of :meth:`save`.
-
-        Raises
-        ------
-        BlacklistError
-            The file is missing or cannot be used.
-        """
-        try:
-            return cls.from_bytes(Path(path).read_bytes())
-        except OSError as error:
-            raise BlacklistError(
-                f"There must be a filter at {paths.show(path)}. Got: {error.strerror}. Rebuild it from the ledger."
-            ) from error
+        """Return the filter of a file of :meth:`save`; errors as in :meth:`from_bytes`."""
+        return cls.from_bytes(Path(path).read_bytes())
 
 
 def update_filter(bloom: BlacklistFilter, ledger: Ledger, added: Sequence[str]) -> BlacklistFilter:
@@ -209,11 +194,11 @@ def update_filter(bloom: BlacklistFilter, ledger: Ledger, added: Sequence[str]) 
         bound would have been passed.
     """
     if len(bloom) + len(added) <= bloom.capacity:
-        bloom.add(added)
-        if bloom.error() <= bloom.error_rate:
+        bloom.update(added)
+        if bloom.error() <= bloom.bound:
             return bloom
     members = ledger.members()
-    return BlacklistFilter.build(members, max(2 * bloom.capacity, 2 * len(members)), bloom.error_rate)
+    return BlacklistFilter.build(members, max(2 * bloom.capacity, 2 * len(members)), bloom.bound)
 
 
 def load_or_rebuild(path: str | Path, ledger: Ledger) -> tuple[BlacklistFilter, str | None]:
@@ -236,8 +221,8 @@ def load_or_rebuild(path: str | Path, ledger: Ledger) -> tuple[BlacklistFilter, 
         missing = len(members) - int(bloom.contains(members).sum())
         if missing:
             raise BlacklistError(
-                f"A filter must hold all of the ledger's {len(members)} members. It lacks {missing}."
+                f"A filter must hold all {len(members)} members of the ledger. It lacks {missing}."
             )
-    except BlacklistError as error:
+    except (OSError, BlacklistError) as error:
         return BlacklistFilter.build(members), str(error)
     return bloom, None

@@ -18,12 +18,11 @@ everything else of a batch at once; otherwise each change is a transaction of it
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,9 +48,7 @@ _TABLES = (
         user TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT NOT NULL, score REAL, model_version TEXT NOT NULL,
         since INTEGER NOT NULL, ended INTEGER NOT NULL, ended_reason TEXT NOT NULL
     ) STRICT""",
-    """CREATE TABLE IF NOT EXISTS allowed (
-        user TEXT NOT NULL PRIMARY KEY, reason TEXT NOT NULL, since INTEGER NOT NULL
-    ) STRICT""",
+    "CREATE TABLE IF NOT EXISTS allowed (user TEXT NOT NULL PRIMARY KEY, reason TEXT NOT NULL, since INTEGER) STRICT",
 )
 _ENTRY = "user, reason, evidence, score, model_version, since"
 _ENDED = f"{_ENTRY}, ended, ended_reason"
@@ -91,7 +88,7 @@ class Entry(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not isinstance(self.user, str):
             raise BlacklistError(
-                f"A blacklisted user must be named by a string. Got {self.user!r}. Leave such users out."
+                f"A user must be named by a string. Got {self.user!r}. Leave such users out."
             )
 
 
@@ -111,47 +108,44 @@ def connect(path: str | Path) -> sqlite3.Connection:
     BlacklistError
         The file is not SQLite, or it stays locked.
     """
-    connection = sqlite3.connect(
-        path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    with translate_errors(path, connection):
+    connection = sqlite3.connect(path, LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+    with translate_errors(path):
         connection.execute("PRAGMA journal_mode = WAL")
     return connection
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Keep all changes inside, or none; inside another transaction, keep them with that one."""
+    """Keep all changes inside, or none; inside another transaction, keep them with that one.
+
+    Raises
+    ------
+    BlacklistError
+        The file is damaged, or another program has it locked.
+    """
     if connection.in_transaction:
         yield
         return
-    with translate_errors(_path(connection)):
+    path = connection.execute("PRAGMA database_list").fetchone()[2]
+    with translate_errors(path), connection:
         connection.execute("BEGIN IMMEDIATE")
-    try:
         yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 @contextmanager
-def translate_errors(path: str | Path, connection: sqlite3.Connection | None = None) -> Iterator[None]:
-    """Raise SQLite's errors about the file at `path` as :class:`BlacklistError`; close `connection` then."""
+def translate_errors(path: str | Path) -> Iterator[None]:
+    """Raise :class:`BlacklistError` when SQLite finds the file at `path` locked or damaged."""
     try:
         yield
-    except (sqlite3.DatabaseError, BlacklistError) as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, BlacklistError):
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
             raise
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's extension
-        if code == sqlite3.SQLITE_BUSY:
-            raise BlacklistError(
-                f"{paths.show(path)} must not be locked by another program. Got a lock for more than "
-                f"{LOCK_TIMEOUT_SECONDS} s. Close the program that has the file open, then run again."
-            ) from error
-        if code not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        raise BlacklistError(
+            f"{paths.show(path)} must not be locked by another program. Got a lock for more than "
+            f"{LOCK_TIMEOUT_SECONDS} s. Close the program that has the file open, then run again."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise
         raise BlacklistError(
             f"{paths.show(path)} must be a sound SQLite file. Got: {error}. Restore a copy, or run {MADE_BY} again."
@@ -186,13 +180,15 @@ class Ledger:
                 )
 
     @classmethod
-    def open(cls, path: str | Path, *, read_only: bool = False) -> Ledger:
-        """Open a ledger file; it is created if it is missing.
+    def open(cls, path: str | Path, *, must_exist: bool = False, read_only: bool = False) -> Ledger:
+        """Open a ledger file, or create it.
 
         Parameters
         ----------
         path : str or Path
             The file; ":memory:" keeps the ledger in memory.
+        must_exist : bool
+            Refuse to create it.
         read_only : bool
             Read a copy of an existing file: neither it nor its folder is written to.
 
@@ -204,11 +200,13 @@ class Ledger:
         Raises
         ------
         BlacklistError
-            The file is missing (with `read_only`), damaged, locked or of another format.
+            The file is missing (with `must_exist` or `read_only`), damaged, locked or of another format.
         """
-        connection = _read_copy(Path(path)) if read_only else connect(path)
-        with translate_errors(path, connection):
-            return cls(connection)
+        if (must_exist or read_only) and not Path(path).is_file():
+            raise BlacklistError(
+                f"There must be a ledger at {paths.show(path)}. Got none. Run {MADE_BY} first."
+            )
+        return cls(_read_copy(path) if read_only else connect(path))
 
     def close(self) -> None:
         """Close the connection."""
@@ -219,10 +217,6 @@ class Ledger:
 
     def __exit__(self, *failure: object) -> None:
         self.close()
-
-    def transaction(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which all changes are kept, or none."""
-        return transaction(self.connection)
 
     def add(self, entries: Iterable[Entry]) -> list[str]:
         """List users.
@@ -239,7 +233,7 @@ class Ledger:
         """
         statement = f"""INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
             WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"""
-        with self.transaction():
+        with transaction(self.connection):
             return [
                 entry.user for entry in entries if self.connection.execute(statement, _row(entry)).rowcount
             ]
@@ -267,12 +261,10 @@ class Ledger:
             The reason is empty.
         """
         if not reason:
-            raise BlacklistError(
-                "A removal must have a reason. Got an empty one. Name why the user is released."
-            )
+            raise BlacklistError("A removal must have a reason. Got an empty one. Name the reason.")
         move = f"INSERT INTO history ({_ENDED}) SELECT {_ENTRY}, ?, ? FROM blacklist WHERE user = ?"
         removed = []
-        with self.transaction():
+        with transaction(self.connection):
             for user in users:
                 if self.connection.execute(move, (at, reason, user)).rowcount:
                     self.connection.execute("DELETE FROM blacklist WHERE user = ?", (user,))
@@ -291,13 +283,13 @@ class Ledger:
         at : int
             Event time in milliseconds.
         """
-        with self.transaction():
+        with transaction(self.connection):
             self.remove([user], reason=f"allowed: {reason}", at=at)
             self.connection.execute("INSERT OR IGNORE INTO allowed VALUES (?, ?, ?)", (user, reason, at))
 
     def disallow(self, user: str) -> bool:
         """Take a user off the allow-list. Returns whether the user was on it."""
-        with self.transaction():
+        with transaction(self.connection):
             return self.connection.execute("DELETE FROM allowed WHERE user = ?", (user,)).rowcount > 0
 
     def allowed(self) -> dict[str, str]:
@@ -319,7 +311,7 @@ class Ledger:
             The users whom a person took off the list and who were not listed again: they should stay off it.
         """
         read = earlier.connection.execute
-        with self.transaction():
+        with transaction(self.connection):
             self.connection.executemany(
                 "INSERT OR REPLACE INTO allowed VALUES (?, ?, ?)",
                 read("SELECT user, reason, since FROM allowed"),
@@ -354,9 +346,6 @@ class Ledger:
         """Return the entry of one user, or None."""
         return self.look_up([user]).get(user)
 
-    def __contains__(self, user: str) -> bool:
-        return self.get(user) is not None
-
     def __len__(self) -> int:
         return int(self.connection.execute("SELECT count(*) FROM blacklist").fetchone()[0])
 
@@ -375,7 +364,7 @@ class Ledger:
 
     def copy_to(self, path: str | Path) -> None:
         """Write a consistent copy of the whole database to another file, replacing what it held."""
-        with contextlib.closing(sqlite3.connect(path)) as target:
+        with closing(sqlite3.connect(path)) as target:
             self.connection.backup(target)
 
 
@@ -389,29 +378,16 @@ def _entry(row: Sequence[Any]) -> Entry:
     return Entry(user, reason, since, msgspec.json.decode(evidence), score, model_version)
 
 
-def _path(connection: sqlite3.Connection) -> str:
-    return connection.execute("PRAGMA database_list").fetchone()[2] or ":memory:"
-
-
-def _read_copy(path: Path) -> sqlite3.Connection:
-    """Read a database and its write-ahead log into memory, by way of a copy: SQLite would write beside the file."""
-    if not path.is_file():
-        raise BlacklistError(
-            f"There must be a ledger at {paths.show(path)}. Got no file. Run {MADE_BY} first."
-        )
+def _read_copy(path: str | Path) -> sqlite3.Connection:
+    """Read a database with its write-ahead log into memory, by way of a copy: SQLite would write beside the file."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    with translate_errors(path, connection), tempfile.TemporaryDirectory() as folder:
+    with translate_errors(path), tempfile.TemporaryDirectory() as folder:
         for ending in ("", "-wal"):
-            source = path.with_name(path.name + ending)
-            if source.exists():
-                shutil.copyfile(source, Path(folder) / f"copy{ending}")
-        with contextlib.closing(sqlite3.connect(Path(folder) / "copy")) as copy:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}{ending}", f"{folder}/copy{ending}")
+        with closing(sqlite3.connect(f"{folder}/copy")) as copy:
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
-                raise BlacklistError(
-                    f"{paths.show(path)} must be a sound SQLite file. Got: {problem}. "
-                    f"Restore a copy, or run {MADE_BY} again."
-                )
+                raise sqlite3.DatabaseError(problem)
             copy.backup(connection)
-        connection.execute("PRAGMA journal_mode = MEMORY")
     return connection

@@ -65,7 +65,9 @@ def round_fitted(model: Any) -> Any:
     for estimator in [step for _, step in model.steps] if isinstance(model, Pipeline) else [model]:
         for name in ("mean_", "var_", "scale_", "coef_", "intercept_"):
             if hasattr(estimator, name):
-                setattr(estimator, name, np.round(getattr(estimator, name), DECIMALS) + 0.0)  # -0.0 is 0.0, too
+                setattr(
+                    estimator, name, np.round(getattr(estimator, name), DECIMALS) + 0.0
+                )  # -0.0 is 0.0, too
     return model
 
 

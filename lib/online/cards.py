@@ -1,6 +1,6 @@
 """Verdict cards: why a user is on the blacklist, in words, as a picture and as JSON.
 
-A card says what the ledger knows: the edit that tipped the balance, what the model made of everything up to it, and
+A card holds what the ledger knows: the edit that crossed the threshold, what the model made of everything up to it, and
 which of these things, had they been like an average user's, would have changed the verdict. Every text of the stream is
 escaped.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,19 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from IPython.display import HTML, display
+from IPython.display import display
 from matplotlib.figure import Figure
+from scipy.special import expit, logit
 
-from lib import artifacts, events, plots
-from lib.blacklist.ledger import Entry
-from lib.online import judging, verdicts
-from lib.online.books import Books
+from lib import artifacts, events, paths, plots
+from lib.blacklist.ledger import Entry, Ledger
+from lib.online import judging, metrics, verdicts
 
 FILE = "cards.json"
-TOP = 8  # contributions that are shown
-SHOWN = 20  # edits that are shown
-#: Gives title, comment and change of size of edits by their ids.
+MADE_BY = "notebooks/04_online.ipynb"
+MAX_CONTRIBUTIONS = 8  # in the picture; the JSON holds twice as many
+MAX_EDITS = 20
+#: Returns title, comment and change of size of edits by their ids.
 Texts = Callable[[frozenset[str]], dict[str, dict[str, Any]]]
 
 
@@ -53,62 +53,45 @@ class Card(msgspec.Struct, frozen=True):
     edits_seen: int
     contributions: list[Contribution]
     would_have_changed: str
-    edit: dict[str, Any]  #: the one that tipped the balance
+    edit: dict[str, Any]  #: the one that crossed the threshold
     edits: list[dict[str, Any]] = []  #: the last ones up to it, with verdict and score
 
-    def html(self) -> str:
-        """Write the card as HTML; whatever the stream wrote is shown as text."""
-        say = html.escape
-        edit = "".join(
-            f"<tr><th>{say(name)}</th><td>{say(plots.truncate(_text(value)))}</td></tr>"
-            for name, value in self.edit.items()
+    def _repr_html_(self) -> str:
+        """Return the card as HTML, as Jupyter shows it; all texts of the stream are escaped."""
+        after = plots.pluralize(self.edits_seen, "edit")
+        sentence = f"On the blacklist since {self.since} ({self.reason}), after {after}"
+        if self.score is not None and self.threshold is not None:
+            sentence += f": the score {self.score:.3f} reached the threshold {self.threshold:.3f}"
+        values = pd.Series(list(self.edit.values()), dtype="object")
+        edit = plots.html_table(
+            pd.DataFrame({"field": list(self.edit), "value": values}), "The edit that crossed the threshold"
         )
-        return (
-            f"<h4>{say(plots.truncate(self.user))}</h4><p>{say(self.sentence())}</p>"
-            f"<table><caption>The edit that tipped the balance</caption>{edit}</table>"
-        )
-
-    def sentence(self) -> str:
-        """Say the verdict in one sentence."""
-        where = f"On the blacklist since {self.since} ({self.reason}), after {plots.pluralize(self.edits_seen, 'edit')}"
-        if self.score is None or self.threshold is None:
-            return f"{where}."
-        return f"{where}: the score {self.score:.3f} reached the threshold {self.threshold:.3f}."
+        return f"<h4>{html.escape(plots.truncate(self.user))}</h4><p>{html.escape(sentence)}.</p>{edit}"
 
     def figure(self) -> Figure:
         """Draw the contributions, largest first."""
-        shown = self.contributions[:TOP][::-1]
+        shown = self.contributions[:MAX_CONTRIBUTIONS][::-1]
         figure, axes = plt.subplots(figsize=(8, 0.6 + 0.35 * max(len(shown), 1)))
         colours = [plots.BOT if item.log_odds > 0 else plots.HUMAN for item in shown]
-        axes.barh(
-            [plots.safe_label(item.feature) for item in shown],
-            [item.log_odds for item in shown],
-            color=colours,
-        )
+        axes.barh([item.feature for item in shown], [item.log_odds for item in shown], color=colours)
         axes.axvline(0, color=plots.GREY, linewidth=1)
-        axes.set_xlabel("contribution to the score (log-odds; right: bot, left: human)")
-        axes.set_title(f"Why {plots.safe_label(self.user)} was flagged")
+        axes.set_xlabel("log-odds (right: bot, left: human)")
+        axes.set_title("What each feature added to the score")
         axes.grid(axis="y", visible=False)
         return figure
 
 
-def card(entry: Entry, seen: Iterable[dict[str, Any]] = ()) -> Card:
-    """Make the card of a ledger's entry.
+def from_entry(entry: Entry, edits: Iterable[dict[str, Any]] = ()) -> Card:
+    """Return the card of a ledger's entry.
 
     Parameters
     ----------
     entry : Entry
-    seen : iterable of dict
+    edits : iterable of dict
         The user's edits up to the verdict.
-
-    Returns
-    -------
-    Card
     """
     evidence = entry.evidence
-    contributions = [
-        Contribution(str(name), float(share)) for name, share in evidence.get("contributions", [])
-    ]
+    contributions = [Contribution(name, share) for name, share in evidence.get("contributions", [])]
     edit = dict(evidence.get("edit", {}))
     if isinstance(edit.get("timestamp"), int):
         edit["timestamp"] = events.iso(edit["timestamp"])
@@ -121,39 +104,34 @@ def card(entry: Entry, seen: Iterable[dict[str, Any]] = ()) -> Card:
         threshold,
         entry.model_version,
         int(evidence.get("edits", 0)),
-        contributions[: 2 * TOP],
-        what_would_have_changed(contributions, entry.score, threshold),
+        contributions[: 2 * MAX_CONTRIBUTIONS],
+        counterfactual(contributions, entry.score, threshold),
         edit,
-        list(seen),
+        list(edits),
     )
 
 
-_INNER = str.maketrans("“”", "‘’")  # quotation marks inside others
-
-
-def what_would_have_changed(
-    contributions: list[Contribution], score: float | None, threshold: float | None
-) -> str:
-    """Say which of the strongest reasons, taken away one after the other, would have left the user unflagged.
+def counterfactual(contributions: list[Contribution], score: float | None, threshold: float | None) -> str:
+    """Return which of the strongest reasons, taken away one after the other, would have left the user unflagged.
 
     Examples
     --------
     >>> reasons = [Contribution("name ends in “bot”", 3.0), Contribution("size unchanged", 1.0)]
-    >>> what_would_have_changed(reasons, 0.9, 0.5)
+    >>> counterfactual(reasons, 0.9, 0.5)
     'Had “name ends in ‘bot’” been as with an average user, the score would have been 0.309 and the verdict “kept”.'
     """
     if score is None or threshold is None or not contributions:
         return "The wiki itself flags this user; no score was needed."
-    odds, taken = _logit(score), []
+    odds, names = logit(min(score, 1 - 1e-12)), []  # log-odds of 1 are infinite
     for item in sorted(contributions, key=lambda item: -item.log_odds):
         if item.log_odds <= 0:
             break
         odds -= item.log_odds
-        taken.append(f"“{item.feature.translate(_INNER)}”")
-        if odds < _logit(threshold):
-            reasons = " and ".join([", ".join(taken[:-1]), taken[-1]] if len(taken) > 1 else taken)
+        names.append("“" + item.feature.replace("“", "‘").replace("”", "’") + "”")
+        if odds < logit(threshold):
+            reasons = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
             return (
-                f"Had {reasons} been as with an average user, the score would have been {_logistic(odds):.3f} "
+                f"Had {reasons} been as with an average user, the score would have been {expit(odds):.3f} "
                 "and the verdict “kept”."
             )
     return (
@@ -161,121 +139,88 @@ def what_would_have_changed(
     )
 
 
-def read(out_dir: Path, user: str, texts: Texts | None = None) -> Card | None:
-    """Make the card of any user on the blacklist.
+def read(out_dir: str | Path, user: str) -> Card | None:
+    """Return the card of any user on the blacklist, with the text of the deciding edit alone; None for other users.
+
+    Parameters
+    ----------
+    out_dir : str or Path
+        OUT_DIR of stage 4.
+    user : str
+    """
+    folder = paths.resolve(out_dir)
+    with Ledger.open(folder / "ledger.sqlite", must_exist=True) as ledger:
+        entry = ledger.get(user)
+    return None if entry is None else from_entry(entry, _edits_before(folder, [user])[user])
+
+
+def write(out_dir: Path, ledger: Ledger, texts: Texts) -> Path:
+    """Write the cards of everyone whom this stage flagged, as one JSON file by user.
 
     Parameters
     ----------
     out_dir : Path
         OUT_DIR of stage 4.
-    user : str
-    texts : callable, optional
-        Looks up the texts of edits; without it only the deciding edit has its text.
-
-    Returns
-    -------
-    Card or None
-        None for a user who is not on the list.
+    ledger : Ledger
+        Of the stage.
+    texts : callable
+        Looks up the texts of edits.
     """
-    with Books(out_dir) as books:
-        entry = books.ledger.get(user)
-    if entry is None:
-        return None
-    return card(entry, history(out_dir, [entry], texts)[user])
-
-
-def write(out_dir: Path, books: Books, texts: Texts | None = None) -> Path:
-    """Write the cards of everyone whom this stage flagged, as one JSON file by user."""
-    entries = [entry for entry in books.ledger.entries() if entry.reason == judging.REASON]
-    seen = history(out_dir, entries, texts)
-    content = {entry.user: msgspec.to_builtins(card(entry, seen[entry.user])) for entry in entries}
+    entries = [entry for entry in ledger.entries() if entry.reason == judging.REASON]
+    edits = _edits_before(out_dir, [entry.user for entry in entries])
+    found = texts(frozenset(edit["meta_id"] for listed in edits.values() for edit in listed))
+    content = {}
+    for entry in entries:
+        with_texts = [edit | found.get(edit["meta_id"], {}) for edit in edits[entry.user]]
+        content[entry.user] = msgspec.to_builtins(from_entry(entry, with_texts))
     return artifacts.write_json(out_dir / FILE, content)
 
 
 def load(out_dir: Path) -> dict[str, Card]:
-    """Read the cards that :func:`write` wrote."""
-    path = artifacts.require(out_dir / FILE, "notebooks/04_online.ipynb")
+    """Return the cards that :func:`write` wrote, by user."""
+    path = artifacts.require(out_dir / FILE, MADE_BY)
     return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Card])
 
 
-def history(out_dir: Path, entries: list[Entry], texts: Texts | None) -> dict[str, list[dict[str, Any]]]:
-    """Look up what counted: each user's last edits up to the verdict.
+def pick_examples(cards: dict[str, Card], data: pd.DataFrame) -> list[Card]:
+    """Return three cards that show most: the busiest bot, the most doubtful bot, and a false positive.
 
     Parameters
     ----------
-    out_dir : Path
-        OUT_DIR of stage 4.
-    entries : list of Entry
-        The users.
-    texts : callable or None
-        Looks up the texts of edits.
-
-    Returns
-    -------
-    dict of str to list of dict
-        By user, in order: id, time, wiki, verdict and score, with what `texts` knows.
-    """
-    table = verdicts.read(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
-    names = [entry.user for entry in entries]
-    mine = table.filter(pc.is_in(table.column("user"), value_set=pa.array(names, pa.string())))
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for row in mine.to_pylist():
-        if row["verdict"] != "dropped":
-            row["timestamp"] = events.iso(int(row["timestamp"].timestamp() * 1000))
-            rows[row.pop("user")].append(row)
-    rows = {name: listed[-SHOWN:] for name, listed in rows.items()}
-    found = texts(frozenset(row["meta_id"] for listed in rows.values() for row in listed)) if texts else {}
-    return {
-        name: [{**row, **found.get(row["meta_id"], {})} for row in listed] for name, listed in rows.items()
-    }
-
-
-def exemplary(flagged: dict[str, Card], data: pd.DataFrame) -> list[str]:
-    """Choose three cards that show most: the busiest bot, the most doubtful bot, and a human who was wronged.
-
-    Parameters
-    ----------
-    flagged : dict of str to Card
+    cards : dict of str to Card
         From :func:`load`.
     data : DataFrame
-        From ``online_figures.frame``.
+        From :func:`lib.online.metrics.load_verdicts`.
     """
-    mine = (
-        data[data["user"].isin(list(flagged))]
-        .groupby("user")
-        .agg(edits=("is_bot", "size"), bot=("is_bot", "mean"))
-    )
-    mine["score"] = [flagged[user].score or 0.0 for user in mine.index]
-    bots, humans = mine[mine["bot"] > 0.5], mine[mine["bot"] <= 0.5]
-    chosen = [
+    users = metrics.count_by_user(data[data["user"].isin(list(cards))])
+    users["score"] = [cards[user].score or 0.0 for user in users.index]
+    bots, humans = users[users["is_bot"]], users[~users["is_bot"]]
+    names = [
         *bots.sort_values("edits", kind="stable").index[-1:],
         *bots.sort_values("score", kind="stable").index[:1],
         *humans.sort_values("score", kind="stable").index[-1:],
     ]
-    return list(dict.fromkeys(chosen))
+    return [cards[name] for name in dict.fromkeys(names)]
 
 
-def show(one: Card) -> None:
+def show(card: Card) -> None:
     """Show a card in a notebook: its text, its picture and the edits that counted."""
-    display(HTML(one.html()))
-    if one.contributions:
-        plots.show(one.figure(), one.would_have_changed)
-    if one.edits:
-        columns = ["timestamp", "wiki", "title", "comment", "verdict", "score"]
-        table = pd.DataFrame(one.edits).reindex(columns=columns)
-        plots.table(
-            table.assign(score=table["score"].map("{:.3f}".format)), f"What {one.user} had done up to then"
+    display(card)
+    if card.contributions:
+        plots.show(card.figure(), card.would_have_changed)
+    if card.edits:
+        edits = pd.DataFrame(card.edits).reindex(
+            columns=["timestamp", "wiki", "title", "comment", "verdict", "score"]
         )
+        plots.table(edits.round({"score": 3}), f"What {card.user} had done up to then")
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _logit(share: float) -> float:
-    share = min(max(share, 1e-12), 1 - 1e-12)
-    return math.log(share / (1 - share))
-
-
-def _logistic(odds: float) -> float:
-    return 1 / (1 + math.exp(-odds))
+def _edits_before(out_dir: Path, users: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return each user's last edits up to the verdict, in order: id, time, wiki, verdict and score."""
+    table = verdicts.read(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
+    rows: dict[str, list[dict[str, Any]]] = {user: [] for user in users}
+    for row in table.filter(pc.is_in(table["user"], pa.array(users, pa.string()))).to_pylist():
+        if row["verdict"] != "dropped":
+            row["timestamp"] = events.iso(int(row["timestamp"].timestamp() * 1000))
+            rows[row.pop("user")].append(row)
+    return {user: listed[-MAX_EDITS:] for user, listed in rows.items()}

@@ -34,10 +34,10 @@ from lib.online import (
     books,
     dead_letters,
     judging,
+    metrics,
     parcel,
     publisher,
     query,
-    recount,
     sieve,
     topics,
     verdicts,
@@ -363,12 +363,12 @@ class Stage:
         totals = self.books.totals()
         seconds = self.books.note("seconds", 0.0)
         read = totals.get("read", 0)
-        recounted = recount.metrics(self.out_dir)
+        counted = metrics.compute(self.out_dir)
         named = ("events", "edits", "invalid", "duplicates", *judging.VERDICTS)
         return {
             **{name: totals.get(name, 0) for name in named},
             "duplicates": totals.get("duplicates", 0) + self.books.note("stream_duplicates", 0),
-            **{name: value for name, value in recounted.items() if name not in named},
+            **{name: value for name, value in counted.items() if name not in named},
             "blacklist_members_start": self.books.note("members_start"),
             "blacklist_members_end": len(self.books.ledger),
             "hash_collisions": self.books.collisions(),

@@ -72,7 +72,7 @@ def sit(settings: Any) -> dict[str, Any]:
             for warning in sender.report.warnings:
                 print(warning)
             print(_line(number, len(wanted), run))
-        cards.write(settings.out_dir, stage.books, _texts(stage))
+        cards.write(settings.out_dir, stage.books.ledger, _texts(stage))
     return artifacts.read(settings.out_dir, "notebooks/04_online.ipynb", "metrics.json")
 
 

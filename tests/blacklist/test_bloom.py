@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pybloom_live import BloomFilter
 
 from lib.blacklist import bloom as bloom_module
 from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild, update_filter
@@ -31,13 +30,13 @@ def test_no_member_is_missed_and_bytes_come_back(members, capacity, error_rate):
     for one in (bloom, again):
         assert one.contains(members).all()
         assert all(user in one for user in members)
-        assert one.error() <= error_rate
+        assert one.error() <= error_rate == one.bound
     assert (
         again.to_bytes()
         == bloom.to_bytes()
         == BlacklistFilter.build(members[::-1], capacity, error_rate).to_bytes()
     )
-    assert (len(again), again.capacity, again.error_rate) == (len(bloom), bloom.capacity, bloom.error_rate)
+    assert (len(again), again.capacity) == (len(bloom), bloom.capacity)
 
 
 @pytest.mark.parametrize("size", [10, 100, 1000, 2000, 3300, 20_000])
@@ -52,8 +51,8 @@ def test_measured_error_is_below_the_bound_when_the_filter_is_full(size):
 
 def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
     """Of 2,000 users its 16-bit hashes hit some bits more often than others, which its formula overlooks."""
-    plain = BlacklistFilter(BloomFilter(2000, 0.01), 0.01)
-    plain.add(bots(2000))
+    plain = BlacklistFilter(2000, 0.01)
+    plain.update(bots(2000))
     assert plain.error() > 0.01
     assert BlacklistFilter.build(bots(2000), capacity=2000, error_rate=0.01).error() <= 0.01
 
@@ -61,7 +60,7 @@ def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
 def test_half_full_filter_is_far_below_its_bound():
     bloom = BlacklistFilter.build(bots(1000))
     assert bloom.capacity == 2000
-    assert upper_bound(int(bloom.contains(OTHERS).sum()), len(OTHERS)) < bloom.error_rate / 2
+    assert upper_bound(int(bloom.contains(OTHERS).sum()), len(OTHERS)) < bloom.bound / 2
 
 
 def test_empty_filter_has_no_members():
@@ -70,10 +69,9 @@ def test_empty_filter_has_no_members():
     assert bloom.contains([]).tolist() == []
 
 
-def test_null_and_other_types_are_no_members():
+def test_null_is_no_member():
     bloom = BlacklistFilter.build(["1", "None", "nan"])
     assert bloom.contains(["1", None]).tolist() == [True, False]
-    assert 1 not in bloom and None not in bloom
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_the_file_is_the_same_on_every_machine_and_python():
         .to_bytes()
         .replace(bloom_module.LIBRARY.encode(), b"pybloom-live")
     )
-    assert hashlib.sha256(data.partition(b"\n")[2]).hexdigest()[:16] == "98bf5ce96cb1301c"
+    assert hashlib.sha256(data.partition(b"\n")[2]).hexdigest()[:16] == "3823481634dbfdfb"
 
 
 def test_another_version_of_the_library_is_refused_by_name(monkeypatch):
@@ -137,7 +135,7 @@ def test_filter_grows_with_the_ledger_and_loses_nobody():
             capacities.add(bloom.capacity)
             assert bloom.contains(ledger.members()).all()
             assert len(ledger) <= len(bloom) <= bloom.capacity
-            assert bloom.error() <= bloom.error_rate
+            assert bloom.error() <= bloom.bound
         assert len(capacities) > 4
 
 
@@ -156,10 +154,10 @@ def damage(path, kind):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("missing", "There must be a filter at"),
+        ("missing", "No such file"),
         ("flipped", "must have the checksum"),
         ("foreign", "must have the checksum"),
-        ("stale", "all of the ledger's 50 members. It lacks 1"),
+        ("stale", "all 50 members of the ledger. It lacks 1"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, kind, reason):

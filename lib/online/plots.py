@@ -1,0 +1,140 @@
+"""Pictures and tables of 04_online."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from typing import Any
+
+import matplotlib.dates as mdates
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lib import plots
+from lib.online import metrics
+
+STEPS = 60  # of a picture over time
+_STEP_SECONDS = np.array([1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10_800, 43_200])
+_LINES = [(plots.BOT, "-"), (plots.PURPLE, "--"), (plots.GREY, "-"), (plots.GREEN, "-.")]
+
+
+def over_time(data: pd.DataFrame) -> Figure:
+    """Draw what was dropped, flagged and kept over event time.
+
+    Parameters
+    ----------
+    data : DataFrame
+        From :func:`lib.online.metrics.load_verdicts`, as in all functions here.
+    """
+    shown = data[_inliers(data)]
+    span = (shown["timestamp"].max() - shown["timestamp"].min()).total_seconds() if len(shown) else 0.0
+    seconds = _STEP_SECONDS[min(np.searchsorted(_STEP_SECONDS, span / STEPS), len(_STEP_SECONDS) - 1)]
+    steps = shown["timestamp"].dt.floor(pd.Timedelta(seconds=int(seconds)))
+    words = ["kept", "dropped", "flagged"]
+    counts = pd.DataFrame({word: (shown["verdict"] == word).groupby(steps).sum() for word in words})
+    figure, axes = plt.subplots()
+    bottom = np.zeros(len(counts))
+    for word in words if len(counts) else ():
+        top = bottom + counts[word].to_numpy() * 60 / seconds
+        axes.fill_between(
+            counts.index, bottom, top, step="post", color=plots.VERDICTS[word], lw=0, label=word
+        )
+        bottom = top
+    if len(counts):
+        axes.legend(loc="upper right", ncols=3)
+    axes.set(title="Verdicts over time", ylabel="edits per minute", ylim=(0, None))
+    _time_axis(axes, data)
+    return figure
+
+
+def growth(data: pd.DataFrame, runs: list[dict[str, Any]]) -> Figure:
+    """Draw the growing blacklist over event time, and what each run newly caught.
+
+    Parameters
+    ----------
+    data : DataFrame
+    runs : list of dict
+        ``runs`` of ``metrics.json``.
+    """
+    shown = data[_inliers(data)]
+    size = runs[0].get("members_start", 0) + (data["verdict"] == "flagged").cumsum()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), width_ratios=(2, 1))
+    left.step(shown["timestamp"], size[shown.index], where="post", color=plots.BOT)
+    left.set(title="The blacklist grows", ylabel="users on the list", ylim=(0, None))
+    _time_axis(left, data)
+    right.bar([str(run["run"]) for run in runs], [run["flagged"] for run in runs], color=plots.YELLOW)
+    right.set(title="New in each run", xlabel="run", ylabel="users flagged")
+    return figure
+
+
+def stopped_so_far(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> Figure:
+    """Draw the share of the bot edits so far that each system stops.
+
+    Parameters
+    ----------
+    data : DataFrame
+    systems : mapping of str to Series of bool
+        Which edits each stops, by its name.
+    """
+    bots = data[data["is_bot"]]
+    shown = bots[_inliers(data)[bots.index]]
+    points = slice(None, None, max(1, len(shown) // 2000))
+    figure, axes = plt.subplots()
+    for (name, stops), (colour, style) in zip(systems.items(), cycle(_LINES), strict=False):
+        share = 100 * stops[bots.index].cumsum() / np.arange(1, len(bots) + 1)
+        axes.plot(shown["timestamp"][points], share[shown.index][points], style, color=colour, label=name)
+    axes.set(title="Bot edits stopped so far", ylabel="share of the bot edits so far (%)", ylim=(0, 101))
+    axes.legend(loc="lower right")
+    _time_axis(axes, data)
+    return figure
+
+
+def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Return what each system stops of the bots' edits, and of the humans' edits and users.
+
+    Parameters
+    ----------
+    data : DataFrame
+    systems : mapping of str to Series of bool
+        Which edits each stops, by its name.
+
+    Returns
+    -------
+    DataFrame
+        One row per system; shares as text in percent.
+    """
+    late = data.index >= len(data) - int(len(data) * metrics.LAST_QUARTER)
+    rows = []
+    for name, stops in systems.items():
+        users = metrics.count_by_user(data.assign(stopped=stops))
+        humans = users[~users["is_bot"]]
+        rows.append(
+            {
+                "system": name,
+                "bot edits stopped": _percent(stops[data["is_bot"]]),
+                "in the last quarter": _percent(stops[data["is_bot"] & late]),
+                "human edits stopped": _percent(stops[~data["is_bot"]]),
+                "humans stopped": int((humans["stopped"] > 0).sum()),
+                "of humans": len(humans),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _percent(stops: pd.Series) -> str:
+    return f"{100 * stops.mean():.1f} %" if len(stops) else "–"
+
+
+def _inliers(data: pd.DataFrame) -> pd.Series:
+    return plots.time_inliers(data["timestamp"].astype("datetime64[ms, UTC]").astype("int64"))
+
+
+def _time_axis(axes: Axes, data: pd.DataFrame) -> None:
+    locator = mdates.AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    hidden = int((~_inliers(data)).sum())
+    axes.set_xlabel(f"event time (UTC).{plots.outlier_note(hidden)}" if hidden else "event time (UTC)")

@@ -1,0 +1,93 @@
+"""The metrics that are counted from the verdicts' files are what a reader who has them all in memory counts."""
+
+import collections
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.online import metrics, verdicts
+from lib.online.judging import SCHEMA
+
+
+@pytest.fixture
+def folder(tmp_path):
+    verdicts.tidy(tmp_path, [])
+    return tmp_path
+
+
+def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
+    rows = [("B", True, "flagged"), ("B", True, "dropped"), ("C", True, "kept"), ("H", False, "kept")]
+    rows += [("I", False, "flagged"), ("J", True, "kept"), ("J", False, "dropped"), (None, None, "kept")]
+    verdicts.write(folder, 1, world.verdict_table(*rows))
+    found = metrics.compute(folder)
+    assert (found["edits"], found["kept"], found["flagged"], found["dropped"]) == (8, 4, 2, 2)
+    assert found["bot_edits_stopped"] == 2 / 4
+    # a user with the flag on half of the edits is no bot
+    assert found["human_users"] == 3 and found["human_users_flagged_count"] == 2
+    assert found["human_users_flagged_in_this_stage"] == 1
+    assert found["bot_edits_last_quarter"] == 0 and found["bot_edits_stopped_last_quarter"] == 0.0
+    low, high = found["bot_edits_stopped_interval"]
+    assert low < 0.5 < high and found["human_users_flagged_upper95"] > 2 / 3
+
+
+def test_a_missing_flag_is_none(folder, recwarn):
+    rows = [("Ada", None, "kept"), ("Bot", True, "flagged"), ("Eve", False, "kept")]
+    verdicts.write(folder, 1, world.verdict_table(*rows))
+    data = metrics.load_verdicts(folder)
+    assert data["is_bot"].tolist() == data["stopped"].tolist() == [False, True, False]
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
+
+
+def test_of_nothing_there_is_nothing(folder):
+    assert metrics.compute(folder)["edits"] == len(metrics.load_verdicts(folder)) == 0
+
+
+ROW = st.fixed_dictionaries(
+    {
+        "user": st.none() | st.sampled_from("ABC"),
+        "bot": st.none() | st.booleans(),
+        "verdict": st.sampled_from(["kept", "flagged", "dropped"]),
+        "timestamp": st.integers(0, 3).map(lambda minute: minute * 60_000) | st.integers(0, 200_000),
+    }
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(ROW, max_size=9), max_size=4), st.randoms())
+def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(parts, random):
+    names = [f"{n:03d}" for n in range(sum(map(len, parts)))]
+    random.shuffle(names)
+    ids = iter(names)
+    parts = [[row | {"meta_id": next(ids)} for row in part] for part in parts]
+    with tempfile.TemporaryDirectory() as name:
+        verdicts.tidy(Path(name), [])
+        for batch, part in enumerate(parts, 1):
+            verdicts.write(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
+        found = metrics.compute(Path(name))
+    rows = sorted((row for part in parts for row in part), key=lambda row: (row["timestamp"], row["meta_id"]))
+    bots = [row for row in rows if row["bot"]]
+    late_bots = [row for row in rows[len(rows) - len(rows) // 4 :] if row["bot"]]
+    for suffix, shown in (("", bots), ("_last_quarter", late_bots)):
+        stopped = sum(row["verdict"] != "kept" for row in shown)
+        assert found[f"bot_edits{suffix}"] == len(shown)
+        assert found[f"bot_edits_stopped{suffix}"] * len(shown) == pytest.approx(stopped)
+    edits = collections.Counter(row["user"] for row in rows if row["user"])
+    flags = collections.Counter(row["user"] for row in bots if row["user"])
+    humans = {user for user, n in edits.items() if 2 * flags[user] <= n}
+    assert (found["edits"], found["human_users"]) == (len(rows), len(humans))
+    assert found["human_users_flagged_count"] == len(
+        {row["user"] for row in rows if row["verdict"] != "kept"} & humans
+    )
+
+
+def test_the_interval_of_a_share_of_edits_knows_that_one_bot_makes_most_of_them(folder):
+    rows = [("Busy", True, "dropped")] * 300 + [(f"Bot {n}", True, "kept") for n in range(10)]
+    verdicts.write(folder, 1, world.verdict_table(*rows))
+    found = metrics.compute(folder)
+    low, high = found["bot_edits_stopped_interval"]  # without the busy one nothing was stopped
+    assert low == 0.0 and found["bot_edits_stopped"] > 0.96 and high > 0.99

@@ -1,0 +1,57 @@
+"""The pictures of stage 4, whatever times the stream claims."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.online import plots
+
+HOUR = 1_442_016_000_000
+FIRST, LAST = -62_135_596_800_000, 253_402_300_799_999  # of the years 1 to 9999
+
+
+def verdicts(times):
+    n = np.arange(len(times))
+    return pd.DataFrame(
+        {
+            "timestamp": pd.Series(np.sort(np.array(times, "datetime64[ms]"))).dt.tz_localize("UTC"),
+            "user": [f"User {i % 3}" for i in n],
+            "verdict": np.where(n % 2, "kept", "flagged"),
+            "stopped": n % 2 == 0,
+            "is_bot": n % 3 == 0,
+        }
+    )
+
+
+@pytest.mark.parametrize("times", [[], [LAST], [FIRST, *(HOUR + 60_000 * n for n in range(50)), LAST]])
+def test_times_far_from_the_others_are_counted_and_do_not_squeeze_the_picture(times):
+    data = verdicts(times)
+    systems = {"wikisieve": data["stopped"], "none": data["user"] == "nobody"}
+    figures = [
+        plots.over_time(data),
+        plots.growth(data, [{"run": 1, "flagged": 26, "members_start": 3}]),
+        plots.stopped_so_far(data, systems),
+    ]
+    far = sum(time in (FIRST, LAST) for time in times)
+    for figure in figures:
+        axes = figure.axes[0]
+        low, high = axes.get_xlim()
+        assert len(times) < 2 or high - low < 1  # days
+        assert (f"Not in the picture: {far} " in axes.get_xlabel()) == (far > 0)
+        figure.savefig(io.BytesIO())
+        plt.close(figure)
+    if len(times) > 1:
+        sizes = figures[1].axes[0].lines[0].get_ydata()
+        assert (sizes[0], sizes[-1]) == (4, 29)  # the first edit of the picture is the second of the stream
+
+
+def test_systems_are_compared_by_bots_and_by_humans():
+    data = verdicts([HOUR + n for n in range(8)])
+    table = plots.compare(data, {"wikisieve": data["stopped"], "all": data["user"].notna()}).set_index(
+        "system"
+    )
+    assert table.loc["all"].tolist() == ["100.0 %", "100.0 %", "100.0 %", 2, 2]
+    assert table.loc["wikisieve"].tolist() == ["66.7 %", "100.0 %", "40.0 %", 2, 2]
