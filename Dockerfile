@@ -3,5 +3,6 @@ FROM python:3.12-slim-bookworm
 WORKDIR /wikisieve
 COPY requirements.lock requirements-java.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock -r requirements-java.lock
+ENV JAVA_HOME=/wikisieve/.setup/java PYSPARK_PYTHON=python3
 COPY . .
 RUN pip install --no-cache-dir --no-deps -e . && python -m lib.infra.java && python -m lib.infra.jars

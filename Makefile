@@ -12,12 +12,21 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: ## Set up what is missing: the packages, a Java, the jars (the other targets do it by themselves)
+setup: .venv/.complete ## Set up what is missing: the packages, a Java, the jars (the other targets do it by themselves)
+
+# An environment whose Python is gone is made again.
+.venv/.complete: bootstrap.py pyproject.toml requirements.lock $(wildcard jars/*/jgo.lock.toml) \
+    $(shell $(PY) -c '' 2>/dev/null || echo no-python)
 	@for python in $(or $(PYTHON),$(PYTHONS)); do \
-	    if [ -n "$(PYTHON)" ] || "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then exec "$$python" bootstrap.py; fi; \
+	    if [ -n "$(PYTHON)" ] || "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+	        "$$python" bootstrap.py && touch $@; exit; \
+	    fi; \
 	done; \
 	echo "Python must be 3.11 or newer. Got none on PATH. Install one, or name it: make PYTHON=/path/to/python3.12 run" >&2; \
 	exit 1
+
+.PHONY: no-python
+no-python: ; @rm -f .venv/.packages
 
 run: setup ## Run the four notebooks on a real day and write the reports
 	@$(PY) -m lib.pipeline
@@ -25,8 +34,8 @@ run: setup ## Run the four notebooks on a real day and write the reports
 live: setup ## Run the same four against the live stream: make live MINUTES=10
 	@$(PY) -m lib.pipeline --live --minutes $(MINUTES)
 
-lab: setup ## Open JupyterLab on the notebooks
-	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+lab: setup ## Open JupyterLab on the whole project
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
 	@$(PY) -m pytest --nbval tests lib notebooks

@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 class MissingInput(FileNotFoundError):
-    """A stage's input is not there; the message names the notebook that makes it."""
+    """A stage's input is not there."""
 
 
 def write(folder: Path, name: str = NAME, **content: Any) -> Path:
@@ -60,19 +60,19 @@ def write(folder: Path, name: str = NAME, **content: Any) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write JSON, indented, whole or not at all; a number that is not finite is an error."""
+    """Write indented JSON, whole or not at all, and return the path; a number that is not finite is an error."""
     return atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(folder: Path, made_by: str, name: str = NAME) -> dict[str, Any]:
-    """Read a manifest.
+    """Return the content of a manifest.
 
     Parameters
     ----------
     folder : Path
         The stage's folder.
     made_by : str
-        The notebook that makes it, for the error.
+        The notebook that writes it, for the error.
     name : str, default "manifest.json"
         File name.
 
@@ -96,7 +96,7 @@ def read(folder: Path, made_by: str, name: str = NAME) -> dict[str, Any]:
 
 
 def require(path: Path, made_by: str) -> Path:
-    """Return a path that must exist, or say which notebook makes it.
+    """Return a path that must exist, or name the notebook that makes it.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def require(path: Path, made_by: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of wikisieve and of the packages that shape the results."""
+    """Return the versions of Python, of wikisieve and of the packages that shape the results."""
     return {
         "python": platform.python_version(),
         "wikisieve": version("wikisieve"),
@@ -177,20 +177,24 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def lock_folder(folder: Path, refused: type[Exception], patience: float = 0.0) -> IO[bytes]:
-    """Keep other processes out of a folder until what is given is closed, or the process ends, however it does.
+def lock_folder(
+    folder: Path, refused: type[Exception], patience: float = 0.0, name: str = ".lock"
+) -> IO[bytes]:
+    """Lock a folder against other processes until the returned file is closed, or the process ends, however it does.
 
     Parameters
     ----------
     folder : Path
         Made if it is not there.
     refused : type of exception
-        Raised when another process is in there.
+        Raised when another process has the lock.
     patience : float, default 0.0
-        Seconds to wait for it to leave.
+        Seconds to wait for it.
+    name : str, default ".lock"
+        Of the file that is locked; its content is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "wb")  # noqa: SIM115 - its owner closes it
+    file = open(folder / name, "ab")  # noqa: SIM115  (the caller closes it)
     end = time.monotonic() + patience
     while True:
         try:
@@ -198,10 +202,9 @@ def lock_folder(folder: Path, refused: type[Exception], patience: float = 0.0) -
             return file
         except OSError:
             if time.monotonic() >= end:
-                break
+                file.close()
+                raise refused(
+                    f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at "
+                    "work. Wait for it, or choose another OUT_DIR."
+                ) from None
         time.sleep(0.1)
-    file.close()
-    raise refused(
-        f"OUT_DIR must be used by one run at a time. Got {paths.show(folder)}, where another one is at work. "
-        "Wait for it, or give another OUT_DIR."
-    )

@@ -1,7 +1,7 @@
-"""The notebooks' parameters: what each may be, and one sentence for what it may not be.
+"""The notebooks' parameters: a rule for each, and one sentence for what breaks it.
 
 papermill validates nothing: a wrong type fails somewhere later and an unknown name is only logged. So the cell after
-``parameters`` hands its names to :func:`check`.
+``parameters`` passes its names to :func:`check`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from lib import paths
 
 
 class ParameterError(ValueError):
-    """A parameter breaks its rule; the message names the rule, the value received and the way out."""
+    """A parameter, or the file that it names, breaks a rule."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Rule:
 
 
 def parse_time(text: str | int) -> int | None:
-    """Read a moment in any of the contract's forms.
+    """Return a time, in any form that a parameter may have, in milliseconds since the epoch.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def parse_time(text: str | int) -> int | None:
     Raises
     ------
     ParameterError
-        For anything else, epoch *seconds* among them: they would be read as a day in 1970.
+        For anything else, also epoch *seconds*, which would be a day in 1970.
 
     Examples
     --------
@@ -83,7 +83,7 @@ Got '1442016000', which looks like seconds. Multiply it by 1000.
 
 
 def restore_plus_sign(value: str) -> str:
-    """Give a zone its plus back: in a URL that was not escaped it arrives as a blank."""
+    """Return a time with the plus of its zone: in a URL that was not escaped it arrives as a space."""
     return re.sub(r"(T\S+) (\d\d:?\d\d)$", r"\1+\2", value)
 
 
@@ -118,7 +118,7 @@ def _is_time(text: str) -> bool:
 
 
 def _is_writable(text: str) -> bool:
-    """Tell whether a folder can be written to, or made; nothing is touched."""
+    """Return whether a folder can be written to, or made; nothing is touched."""
     if not text:
         return False
     there = paths.resolve(text)
@@ -129,7 +129,7 @@ def _is_writable(text: str) -> bool:
         return True
     raise ParameterError(
         f"A folder to write to must be writable, or lie in one that is. Got {text!r}, and {paths.show(there)} "
-        f"{'cannot be written to' if is_folder else 'is no folder'}. Mend its rights, or give another folder."
+        f"{'cannot be written to' if is_folder else 'is no folder'}. Correct its permissions, or choose another folder."
     )
 
 
@@ -138,9 +138,9 @@ def _optional_path(text: str) -> Path | None:
 
 
 _FOLDER = Rule(str, "a folder, relative to the repository's root or absolute", paths.resolve, bool)
-_OUT = Rule(_FOLDER.kind, _FOLDER.rule, _FOLDER.read, _is_writable)
+_OUT = replace(_FOLDER, accepts=_is_writable)
 _TIME = Rule(str, "ISO 8601, YYYYMMDD, milliseconds since the epoch, or empty", parse_time, _is_time)
-_LIMIT = Rule(int, "0 (no limit) or a positive whole number", accepts=lambda value: value >= 0)
+_LIMIT = Rule(int, "0 (no limit) or a positive integer", accepts=lambda value: value >= 0)
 _MASTER = Rule(str, "a Spark master such as local[*] or spark://host:7077", accepts=_is_master)
 
 _STREAM = {
@@ -154,7 +154,7 @@ _STREAM = {
     "MAX_SECONDS": _LIMIT,
     "WIKIS": Rule(str, "wikis' names such as enwiki,dewiki, or empty for all", _wikis, _is_wikis),
 }
-_SEED = Rule(int, "a whole number from 0 to 4294967295", accepts=lambda value: 0 <= value < 2**32)
+_SEED = Rule(int, "an integer from 0 to 4294967295", accepts=lambda value: 0 <= value < 2**32)
 _ALL = {"SEED": _SEED, "OUT_DIR": _OUT}
 
 RULES: dict[str, dict[str, Rule]] = {
@@ -166,7 +166,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "02_sample": {
         "IN_DIR": _FOLDER,
         "SOCKET": Rule(str, "empty (a relay over IN_DIR) or host:port", accepts=_is_host_port),
-        "PERCENT": Rule(int, "a whole number from 1 to 100", accepts=lambda value: 1 <= value <= 100),
+        "PERCENT": Rule(int, "an integer from 1 to 100", accepts=lambda value: 1 <= value <= 100),
         "SPARK_MASTER": _MASTER,
         **_ALL,
     },
@@ -188,7 +188,7 @@ RULES: dict[str, dict[str, Rule]] = {
 
 
 def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
-    """Check a notebook's parameters and read them.
+    """Return a notebook's parameters, checked and read.
 
     Parameters
     ----------
@@ -206,16 +206,16 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
     Raises
     ------
     ParameterError
-        For an unknown or missing name, a wrong type, or a value that breaks its rule.
+        For an unknown name in capitals, a missing one, a wrong type, or a value that breaks its rule.
 
     Examples
     --------
-    >>> given = {"IN_DIR": "data/01_stream", "SOCKET": "", "PERCENT": 0, "SPARK_MASTER": "local[*]",
+    >>> names = {"IN_DIR": "data/01_stream", "SOCKET": "", "PERCENT": 0, "SPARK_MASTER": "local[*]",
     ...          "OUT_DIR": "data/02_sample", "SEED": 0}
-    >>> check("02_sample", given)
+    >>> check("02_sample", names)
     Traceback (most recent call last):
-    lib.params.ParameterError: PERCENT must be a whole number from 1 to 100. Got 0.
-    >>> check("02_sample", {**given, "PERCENT": 20}).percent
+    lib.params.ParameterError: PERCENT must be an integer from 1 to 100. Got 0.
+    >>> check("02_sample", {**names, "PERCENT": 20}).percent
     20
     """
     rules = RULES[notebook]
@@ -224,17 +224,18 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
 
 
 def _refuse_unknown(rules: Mapping[str, Rule], names: Mapping[str, Any]) -> None:
-    plain = (str, int, float, bool, list, dict, type(None))
+    """Look at names in capitals only: a notebook that is run again has variables of its own."""
     for name, value in names.items():
-        if name.startswith("_") or name in rules or name in ("In", "Out") or type(value) not in plain:
-            continue
-        known = ", ".join(rules)
-        raise ParameterError(f"A parameter must be one of {known}. Got {name}={value!r}. Check the spelling.")
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and name not in rules and not name.startswith("PAPERMILL_"):
+            known = ", ".join(rules)
+            raise ParameterError(
+                f"A parameter must be one of {known}. Got {name}={value!r}. Check the spelling."
+            )
 
 
 def _read(name: str, rule: Rule, names: Mapping[str, Any]) -> Any:
     if name not in names:
-        raise ParameterError(f"{name} must be set: {rule.rule}. Got nothing. Give it in the parameters cell.")
+        raise ParameterError(f"{name} must be set: {rule.rule}. Got nothing. Set it in the parameters cell.")
     value = _as_kind(rule.kind, names[name])
     if type(value) is not rule.kind:
         kind = rule.kind.__name__
@@ -251,7 +252,7 @@ def _read(name: str, rule: Rule, names: Mapping[str, Any]) -> Any:
 
 
 def _as_kind(kind: type, value: Any) -> Any:
-    """Take what papermill makes of a number on its command line: ``-p SINCE 20241025`` arrives as an int."""
+    """Convert a number from papermill's command line: ``-p SINCE 20241025`` arrives as an int."""
     if type(value) is int and kind in (float, str):
         return kind(value)
     return value

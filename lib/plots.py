@@ -29,8 +29,8 @@ _FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas c
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
 
 
-def safe_label(text: object, longest: int = 60) -> str:
-    """Make a stranger's text fit for a picture: one short line, no TeX, and a box for what the font cannot draw.
+def safe_label(text: object, max_length: int = 60) -> str:
+    """Return an untrusted text as a picture can show it: one short line, no TeX, a box for what the font lacks.
 
     Examples
     --------
@@ -41,12 +41,12 @@ def safe_label(text: object, longest: int = 60) -> str:
         " " if unicodedata.category(mark)[0] in "CZ" else mark if ord(mark) in _drawn() else "□"
         for mark in str(text)
     )
-    short = line if len(line) <= longest else line[: longest - 1] + "…"
+    short = line if len(line) <= max_length else line[: max_length - 1] + "…"
     return short.replace("$", r"\$")
 
 
 def time_inliers(times: pd.Series) -> pd.Series:
-    """Tell which moments belong into a picture over time: a clock that was wrong would squeeze the others into a line.
+    """Return which times a picture can show: one clock that was wrong would squeeze all others into a line.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def time_inliers(times: pd.Series) -> pd.Series:
 
 
 def outlier_note(n: int) -> str:
-    """Say how many events are not in a picture over time; nothing if all are."""
+    """Return a sentence on the events that a picture over time does not show; empty if there are none."""
     return f" Not in the picture: {n:,} whose time lies far from the others'." if n else ""
 
 
-def truncate(text: object, longest: int = 500) -> str:
-    """Cut a stranger's text that would fill the page; what MediaWiki takes as a comment is left whole.
+def truncate(text: object, max_length: int = 500) -> str:
+    """Return a text cut to a length; the longest comment that MediaWiki takes is left whole.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def truncate(text: object, longest: int = 500) -> str:
     ('whole', 'xxx… (2,000 characters)')
     """
     line = str(text)
-    return line if len(line) <= longest else f"{line[:longest]}… ({len(line):,} characters)"
+    return line if len(line) <= max_length else f"{line[:max_length]}… ({len(line):,} characters)"
 
 
 @cache
@@ -113,7 +113,7 @@ def style() -> None:
 
 
 def show(figure: plt.Figure, text: str) -> None:
-    """Show a picture and, below it, the sentence that says what it says.
+    """Show a picture and, below it, its finding.
 
     Parameters
     ----------
@@ -133,13 +133,12 @@ def show_text(text: str) -> None:
 
 
 def table(frame: pd.DataFrame, caption: str = "") -> None:
-    """Show a table; every cell is escaped, for titles, names and comments are written by strangers."""
-    styled = html_table(frame, caption)
-    display(HTML(styled))
+    """Show a table; every cell is escaped, because titles, names and comments are untrusted text."""
+    display(HTML(html_table(frame, caption)))
 
 
 def show_fields(content: Mapping[str, object], names: str) -> None:
-    """Show some values of a manifest, a row each; their names have blanks between them."""
+    """Show some fields of a manifest, a row each; `names` is separated by spaces."""
     table(pd.DataFrame({"value": {name: content[name] for name in names.split()}}, dtype="object"))
 
 
@@ -184,7 +183,7 @@ def _cell(value: object) -> str:
 
 
 def pluralize(number: float, noun: str) -> str:
-    """Write a number with its noun.
+    """Return a number with its noun.
 
     Examples
     --------
@@ -196,7 +195,7 @@ def pluralize(number: float, noun: str) -> str:
 
 
 def format_share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:
-    """Write a share with its count and its 95 % interval.
+    """Return a share with its count and its 95 % interval.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ USER, PASSWORD = "ada", f'open "{WORD}" \\ $$'
 MODULES = "org.apache.kafka.common.security"
 LISTENER = "listener.name.sasl_ssl"
 SETTINGS = """
+controller.quorum.voters=1@{host}:{controller}
 listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},SSL://{host}:{mutual},CONTROLLER://{host}:{controller}
 advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{port},SSL://{host}:{mutual}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT
@@ -39,6 +40,20 @@ class SecureBroker(broker.Broker):
         super().__init__(folder, heap="384m")
         self.authority, self._keystore, self.mine = certificates(folder / "certificates", "kafka", USER)
         self.secure_port, self.mutual_port = broker.free_port(), broker.free_port()
+        more = SETTINGS.format(
+            host=broker.LOOPBACK,
+            plain=self.port,
+            port=self.secure_port,
+            mutual=self.mutual_port,
+            controller=broker.free_port(),
+            authority=self.authority,
+            listener=LISTENER,
+            keystore=self._keystore,
+            modules=MODULES,
+            user=USER,
+            password=in_a_file(quoted(PASSWORD)),
+        )
+        self.settings = dict(line.split("=", 1) for line in more.splitlines() if line)
 
     @property
     def secure(self) -> str:
@@ -49,26 +64,6 @@ class SecureBroker(broker.Broker):
     def mutual(self) -> str:
         """What clients with a certificate call ``bootstrap.servers``."""
         return f"{broker.LOOPBACK}:{self.mutual_port}"
-
-    def _configure(self) -> Path:
-        settings = super()._configure()
-        given = dict(line.split("=", 1) for line in settings.read_text().splitlines())
-        more = SETTINGS.format(
-            host=broker.LOOPBACK,
-            plain=self.port,
-            port=self.secure_port,
-            mutual=self.mutual_port,
-            authority=self.authority,
-            controller=given["controller.quorum.voters"].rpartition(":")[2],
-            listener=LISTENER,
-            keystore=self._keystore,
-            modules=MODULES,
-            user=USER,
-            password=in_a_file(quoted(PASSWORD)),
-        )
-        with open(settings, "a") as file:
-            file.write(more)
-        return settings
 
     def start(self) -> Self:
         """Start it, and make the user known to SCRAM, whose passwords Kafka keeps itself."""

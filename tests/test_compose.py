@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 
+import javaproperties
 import jsonschema
 import pytest
 import yaml
@@ -97,7 +98,7 @@ def test_every_port_is_on_loopback(compose):
 
 
 def test_the_image_is_the_official_one_in_the_version_of_the_embedded_broker(compose):
-    embedded = next(jar.version for jar in jars.lock("broker") if jar.artifact == "kafka_2.13")
+    embedded = next(jar["version"] for jar in jars.read_lock("broker") if jar["artifactId"] == "kafka_2.13")
     images = {service["image"] for service in compose["services"].values() if "kafka" in service["image"]}
     assert images == {f"apache/kafka:{embedded}"}
 
@@ -108,7 +109,7 @@ def test_one_broker_without_a_profile_answers_where_clients_are_told(compose):
     address, _, inside = port.rpartition(":")
     assert f"HOST://{address}" in setting(single, "KAFKA_ADVERTISED_LISTENERS")
     assert f"HOST://:{inside}" in setting(single, "KAFKA_LISTENERS")
-    assert address == broker.DEFAULT, "what an error tells the user to set KAFKA to"
+    assert address == broker.DEFAULT_BOOTSTRAP, "what an error tells the user to set KAFKA to"
 
 
 def test_the_cluster_replicates_three_times_and_needs_two(compose):
@@ -127,8 +128,8 @@ def test_the_cluster_has_a_master_and_two_workers_that_know_it(compose):
     commands = [
         one.get("command", []) for one in compose["services"].values() if one.get("profiles") == ["cluster"]
     ]
-    (master,) = [command for command in commands if "master" in command]
-    workers = [command for command in commands if "worker" in command]
+    (master,) = [command for command in commands if "org.apache.spark.deploy.master.Master" in command]
+    workers = [command for command in commands if "org.apache.spark.deploy.worker.Worker" in command]
     address = f"spark://{master[master.index('--host') + 1]}:{master[master.index('--port') + 1]}"
     assert [command[-1] for command in workers] == [address] * 2
     assert address.removeprefix("spark://").partition(":")[0] in compose["services"]
@@ -150,7 +151,7 @@ def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(compose
     "ours", ["num.partitions", "message.max.bytes", "log.retention.ms", "group.initial.rebalance.delay.ms"]
 )
 def test_containers_and_the_embedded_broker_agree(compose, ours):
-    embedded = dict(line.split("=", 1) for line in broker.PROPERTIES.splitlines())
+    embedded = javaproperties.loads(broker.SETTINGS.read_text(encoding="utf-8"))
     name = "KAFKA_" + ours.upper().replace(".", "_")
     assert {setting(one, name) for one in brokers(compose) + brokers(compose, "cluster")} == {embedded[ours]}
 

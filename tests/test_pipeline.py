@@ -1,4 +1,4 @@
-"""The batch run: progress that can be seen, a failure that says what and where."""
+"""The batch run: a line per stage, and a failure with its reason."""
 
 import re
 
@@ -27,6 +27,7 @@ def project(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(paths, "ROOT", tmp_path)
         monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
+        (tmp_path / "reports").mkdir()
         counts = {"events": 3, "duplicates": 0, "canaries": 1, "invalid": 0}
         artifacts.write(tmp_path / "data", **counts)
         return pipeline.Run(
@@ -36,11 +37,11 @@ def project(tmp_path, monkeypatch):
     return make
 
 
-def test_progress_names_notebook_cell_and_section(project, capsys):
+def test_the_terminal_shows_a_line_per_stage(project, capsys):
     stages = pipeline.run(project("print(N)"))
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if re.match(r"\[1/1\] 01_stream  cell 3/3  Count  \d+\.\d s", line)]
-    assert stages[0].summary.startswith("3 events recorded")
+    assert lines[0] == "[1/1] 01_stream …"
+    assert re.fullmatch(r"\[1/1\] 01_stream +3 events recorded, .* 1 canaries .* \(\d+ s\)", lines[1])
     assert not stages[0].failed
 
 
@@ -53,7 +54,7 @@ def test_the_source_is_never_written_over(project, tmp_path):
     assert executed.cells[-1].outputs[0].text == "2\n"
 
 
-def test_a_failure_is_told_in_the_report_and_the_exit_code(project, tmp_path, monkeypatch, capsys):
+def test_a_failure_is_in_the_report_and_the_exit_code(project, tmp_path, monkeypatch, capsys):
     plan = project("raise ValueError('PERCENT must be <b>1</b>')")
     monkeypatch.setattr(pipeline, "default_run", lambda: plan)
     assert pipeline.main([]) == 1
@@ -63,12 +64,15 @@ def test_a_failure_is_told_in_the_report_and_the_exit_code(project, tmp_path, mo
     assert "PERCENT must be" in (tmp_path / "reports/01_stream.html").read_text()
 
 
-def test_reports_that_cannot_be_written_are_told_before_anything_runs(project, tmp_path, monkeypatch, capsys):
+def test_reports_that_cannot_be_written_are_refused_before_anything_runs(
+    project, tmp_path, monkeypatch, capsys
+):
     plan = project("print(N)")
     monkeypatch.setattr(pipeline, "default_run", lambda: plan)
+    (tmp_path / "reports").rmdir()
     (tmp_path / "reports").touch()
     assert pipeline.main([]) == 1
-    assert "Got reports (File exists). Mend its rights" in capsys.readouterr().err
+    assert "Got reports (File exists). Correct its permissions" in capsys.readouterr().err
 
 
 def test_the_live_run_has_folders_of_its_own():

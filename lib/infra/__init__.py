@@ -1,1 +1,5 @@
-"""What the stages run on: Java, jars, Spark, a Kafka broker, and a cluster of them."""
+"""What the stages run on: Java, jars, Spark and a Kafka broker."""
+
+
+class InfraError(RuntimeError):
+    """Java, a jar, Spark or Kafka is missing or does not start."""

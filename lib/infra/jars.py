@@ -1,8 +1,7 @@
-"""Fetch the jars by their coordinates, and trust none whose SHA-256 is not the lock's.
+"""Fetch the jars by their Maven coordinates; each must have the SHA-256 of its lock.
 
-What is wanted stands in ``jars/*/jgo.toml``; ``jgo`` turned it into ``jgo.lock.toml`` (``make lock``). Here only
-the lock counts, so nothing is resolved anew. The files lie in Maven's local repository: ``M2_REPO``, else
-``~/.m2/repository``.
+What is wanted stands in ``jars/*/jgo.toml``; ``jgo`` resolves it into ``jgo.lock.toml`` (``make lock``). Only the lock
+is read here. The files lie in Maven's local repository: ``M2_REPO``, else ``~/.m2/repository``.
 """
 
 import functools
@@ -11,62 +10,16 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib import artifacts, paths
+from lib.infra import InfraError
 
 FOLDER = paths.ROOT / "jars"
 PURPOSES = ("connector", "broker", "default-day")
-DOWNLOADS_AT_ONCE = 8
-
-
-class JarError(RuntimeError):
-    """A jar is missing or is not what the lock says; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Jar:
-    """One line of a lock."""
-
-    group: str
-    artifact: str
-    version: str
-    classifier: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """File name, as every Maven repository has it.
-
-        Examples
-        --------
-        >>> Jar("org.apache.kafka", "kafka-clients", "4.3.1", "", "").name
-        'kafka-clients-4.3.1.jar'
-        """
-        suffix = f"-{self.classifier}" if self.classifier else ""
-        return f"{self.artifact}-{self.version}{suffix}.jar"
-
-    def below(self, repository: Path) -> Path:
-        """Where it lies in a repository."""
-        return repository.joinpath(*self.group.split("."), self.artifact, self.version, self.name)
-
-
-def connector() -> list[Path]:
-    """Return the jars that PySpark lacks to speak to Kafka, checked."""
-    return list(fetch("connector"))
-
-
-def broker() -> list[Path]:
-    """Return the jars of Kafka's broker, checked."""
-    return list(fetch("broker"))
-
-
-def default_day() -> Path:
-    """Return the jar that holds the default day of edits, checked."""
-    return fetch("default-day")[0]
+PARALLEL_DOWNLOADS = 8
 
 
 @functools.cache
@@ -81,94 +34,92 @@ def fetch(purpose: str) -> tuple[Path, ...]:
     Returns
     -------
     tuple of Path
-        The files, in the order of the lock; each has the SHA-256 that the lock names.
+        The files, in the order of the lock.
 
     Raises
     ------
-    JarError
-        When a file has another SHA-256, or is missing and cannot be downloaded.
-    """
-    wanted = lock(purpose)
-    here = repository()
-    missing = [jar for jar in wanted if not jar.below(here).exists()]
-    if missing:
-        _download(missing, here, purpose)
-    for jar in wanted:
-        _check(jar, jar.below(here))
-    return tuple(jar.below(here) for jar in wanted)
-
-
-def lock(purpose: str) -> list[Jar]:
-    """Read a lock.
+    InfraError
+        When a file has another SHA-256 than its lock, or is missing and cannot be downloaded.
 
     Examples
     --------
-    >>> [jar.name for jar in lock("default-day")]
+    >>> [path.name for path in fetch("default-day")]
     ['druid-processing-37.0.0-tests.jar']
     """
-    content = tomllib.loads((FOLDER / purpose / "jgo.lock.toml").read_text(encoding="utf-8"))
-    return [
-        Jar(line["groupId"], line["artifactId"], line["version"], line.get("classifier", ""), line["sha256"])
-        for line in content["dependencies"]
-    ]
+    here = repository()
+    jars = {here / path_in_repository(jar): jar for jar in read_lock(purpose)}
+    missing = [path for path in jars if not path.exists()]
+    if missing:
+        print(f"Downloading {len(missing)} jars ({purpose}).", file=sys.stderr, flush=True)
+        try:
+            here.mkdir(parents=True, exist_ok=True)
+            # Files are moved in when they are whole: an interrupted download leaves no half of a jar.
+            folder = tempfile.TemporaryDirectory(prefix=".wikisieve-", dir=here)
+            with folder as temporary, ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
+                list(pool.map(lambda path: _download(path, jars[path], Path(temporary)), missing))
+        except OSError as error:
+            raise InfraError(
+                f"{here} must be a folder that can be written to, with 100 MB free. Got {error.strerror or error}. "
+                "Make room there, or set M2_REPO to another folder."
+            ) from None
+    for path, jar in jars.items():
+        _check(path, jar)
+    return tuple(jars)
+
+
+def read_lock(purpose: str) -> list[dict[str, Any]]:
+    """Return the jars that a lock names: group, artifact, version, classifier and SHA-256 of each."""
+    return tomllib.loads((FOLDER / purpose / "jgo.lock.toml").read_text(encoding="utf-8"))["dependencies"]
+
+
+def path_in_repository(jar: dict[str, Any]) -> Path:
+    """Return where every Maven repository has a jar.
+
+    Examples
+    --------
+    >>> str(path_in_repository({"groupId": "org.example", "artifactId": "thing", "version": "1.0"}))
+    'org/example/thing/1.0/thing-1.0.jar'
+    """
+    artifact, version, classifier = jar["artifactId"], jar["version"], jar.get("classifier")
+    name = "-".join([artifact, version, *([classifier] if classifier else [])])
+    return Path(*jar["groupId"].split("."), artifact, version, f"{name}.jar")
 
 
 def repository() -> Path:
-    """Return Maven's local repository: ``M2_REPO``, else ``~/.m2/repository``."""
+    """Return Maven's local repository."""
     return Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
 
 
-def _check(jar: Jar, path: Path) -> None:
+def _check(path: Path, jar: dict[str, Any]) -> None:
     found = artifacts.sha256(path)
-    if found != jar.sha256:
-        raise JarError(
-            f"{jar.name} must have the SHA-256 {jar.sha256[:16]}… of jars/. Got {found[:16]}…: it is damaged or is "
-            f"not the published file. Delete {path} and run again."
+    if found != jar["sha256"]:
+        raise InfraError(
+            f"{path.name} must have the SHA-256 {jar['sha256'][:16]}… of jars/. Got {found[:16]}…: it is damaged or "
+            f"is not the published file. Delete {path} and run again."
         )
 
 
-def _download(missing: Sequence[Jar], here: Path, purpose: str) -> None:
-    """Download beside the repository, check, and only then move in: an interruption leaves nothing half done."""
-    print(f"Downloading {len(missing)} jars ({purpose}).", file=sys.stderr, flush=True)
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=".wikisieve-", dir=here)
-        with beside as fresh, ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-            list(pool.map(lambda jar: _download_one(jar, Path(fresh), here), missing))
-    except OSError as error:
-        raise JarError(
-            f"{here} must be a folder that can be written to, with 100 MB free. Got {error.strerror or error}. "
-            "Make room there, or set M2_REPO to another folder."
-        ) from None
-
-
-def _download_one(jar: Jar, fresh: Path, here: Path) -> None:
+def _download(target: Path, jar: dict[str, Any], folder: Path) -> None:
     import requests
-    from jgo.maven import MavenContext
+    from jgo.maven import MavenContext  # takes a second to import, and is needed once
 
     offline = os.environ.get("JGO_OFFLINE", "").lower() in ("1", "true", "yes")
-    maven = MavenContext(repo_cache=fresh, offline=offline, timeout=60)
-    component = maven.project(jar.group, jar.artifact).at_version(jar.version)
+    maven = MavenContext(repo_cache=folder, offline=offline, timeout=60)
+    component = maven.project(jar["groupId"], jar["artifactId"]).at_version(jar["version"])
     try:
-        path = component.artifact(classifier=jar.classifier, packaging="jar").resolve()
+        path = component.artifact(classifier=jar.get("classifier", ""), packaging="jar").resolve()
     except (requests.RequestException, RuntimeError):
-        raise JarError(
-            f"{jar.name} must be downloaded once, and Maven's repository did not answer. "
+        raise InfraError(
+            f"{target.name} must be downloaded once, and Maven's repository did not answer. "
             "Connect to the network and run again: what is there already is kept."
         ) from None
-    _check(jar, path)
-    target = jar.below(here)
+    _check(path, jar)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, target)
 
 
-def main() -> None:
-    """Fetch everything, or say in one sentence why not."""
+if __name__ == "__main__":
     try:
         print(f"Jars: {sum(len(fetch(purpose)) for purpose in PURPOSES)}, each with the SHA-256 of its lock")
-    except JarError as error:
+    except InfraError as error:
         sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Kafka's clients, one set of properties for both: Spark's (Java) as they are, kafka-python's translated.
+"""Kafka's clients, with one file of properties for all three: Spark's (Java), kafka-python and librdkafka.
 
 ``KAFKA_PROPERTIES`` names a file in Java's format, the one that Kafka's own tools take with ``--command-config``:
 
@@ -8,105 +8,67 @@
     ssl.truststore.type=PEM
     ssl.truststore.location=/etc/kafka/ca.pem
 
-Certificates must be PEM: that is what both clients read. The passwords in it go to the clients and nowhere else.
+Certificates must be PEM: that is what all three read. The passwords in it go to the clients and nowhere else.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
-from kafka.errors import BrokerResponseError, KafkaError, TopicAlreadyExistsError
+import javaproperties
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from lib import paths
+from lib.params import ParameterError
 
-REPLICAS = 3  # of a topic, where there are so many brokers
-MAX_MESSAGE_BYTES = 8 << 20  # bytes of a message in our topics
-DEFAULT_MAX_MESSAGE_BYTES = 1 << 20  # what Kafka takes when it is told nothing else
-OPTION_NAMES = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.keystore.location": "ssl_certfile",
-    "ssl.key.password": "ssl_password",
+MAX_REPLICAS = 3
+MAX_MESSAGE_BYTES = 8 << 20  # in our topics
+DEFAULT_MAX_MESSAGE_BYTES = 1 << 20  # Kafka's own
+ADMIN_SECONDS = 30
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
+    "security.protocol": ("security_protocol", "security.protocol"),
+    "sasl.mechanism": ("sasl_mechanism", "sasl.mechanism"),
+    "ssl.truststore.location": ("ssl_cafile", "ssl.ca.location"),
+    "ssl.keystore.location": ("ssl_certfile", "ssl.certificate.location"),
+    "ssl.key.location": ("ssl_keyfile", "ssl.key.location"),
+    "ssl.key.password": ("ssl_password", "ssl.key.password"),
+    "username": ("sasl_plain_username", "sasl.username"),
+    "password": ("sasl_plain_password", "sasl.password"),
 }
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_INLINE = ("ssl.truststore.certificates", "ssl.keystore.key", "ssl.keystore.certificate.chain")
-_TALK = ("kafka.net.manager", "kafka.net.connection")  # loggers that tell why a connection fails
-_ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
-
-
-class PropertiesError(ValueError):
-    """A file of client properties cannot be used; the message says which rule it breaks."""
+HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"  # empty: none
 
 
 class KafkaAuthError(ConnectionError):
-    """Kafka is there and does not let us in; the message says why."""
+    """A Kafka broker refuses the client, or is one that the client does not trust."""
 
 
 def read_properties(path: Path | None) -> dict[str, str]:
-    """Read a file of client properties.
-
-    Parameters
-    ----------
-    path : Path or None
-        Lines of ``name=value``; comments begin with ``#`` or ``!``, a line that ends in a backslash goes on. As Java
-        reads it, a backslash in a value is written twice.
-
-    Returns
-    -------
-    dict
-        Empty without a file.
+    """Return the client properties in a file of Java's format; none without a file.
 
     Raises
     ------
-    PropertiesError
-        When the file is missing or a line is not ``name=value``.
+    ParameterError
+        When the file cannot be read.
     """
     if path is None:
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PropertiesError(
-            f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({error.strerror}). Check the path."
+        with open(path, encoding="utf-8") as file:
+            return javaproperties.load(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParameterError(
+            f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({reason}). Check the path."
         ) from None
-    properties = {}
-    for line in re.sub(r"(?<!\\)((?:\\\\)*)\\\n\s*", r"\1", text).splitlines():
-        line = line.strip()
-        if not line or line[0] in "#!":
-            continue
-        name, separator, value = line.partition("=")
-        if not separator:
-            raise PropertiesError(
-                f"A line of {paths.show(path)} must be name=value. Got {line.split()[0]!r} without “=”. Mend the line."
-            )
-        properties[name.strip()] = _unescape(value.strip())
-    return properties
-
-
-def _unescape(value: str) -> str:
-    r"""Take a value's backslashes as Java does.
-
-    Examples
-    --------
-    >>> _unescape(r"a\\b=\u00e9\"")
-    'a\\b=é"'
-    """
-
-    def meant(match: re.Match[str]) -> str:
-        return chr(int(match[1], 16)) if match[1] else _ESCAPES.get(match[2], match[2])
-
-    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", meant, value)
 
 
 def for_spark(properties: Mapping[str, str]) -> dict[str, str]:
-    """Give the properties as options of Spark's Kafka source and sink.
+    """Return the properties as options of Spark's Kafka source and sink.
 
     Examples
     --------
@@ -117,80 +79,44 @@ def for_spark(properties: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
-    """Give the properties as arguments of kafka-python's clients.
+    """Return the properties as arguments of kafka-python's clients.
 
     Raises
     ------
-    PropertiesError
-        When certificates are not PEM files, or the log-in is one that only Java can do.
+    ParameterError
+        When certificates are not PEM files, or the login is one that only Java can do.
 
     Examples
     --------
     >>> login = 'x.PlainLoginModule required username="me" password="a b";'
-    >>> given = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.jaas.config": login}
-    >>> options = for_python(given)
+    >>> properties = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.jaas.config": login}
+    >>> options = for_python(properties)
     >>> options["sasl_plain_username"], options["sasl_plain_password"]
     ('me', 'a b')
     """
-    _check_stores(properties)
-    options: dict[str, Any] = {
-        OPTION_NAMES[name]: value for name, value in properties.items() if name in OPTION_NAMES
-    }
-    if "ssl_certfile" in options:
-        options["ssl_keyfile"] = options["ssl_certfile"]  # a PEM store holds the chain and the key
-    if properties.get("ssl.endpoint.identification.algorithm") == "":
+    options: dict[str, Any] = _translate(properties, 0)
+    if properties.get(HOST_NAME_CHECK) == "":
         options["ssl_check_hostname"] = False
-    if properties.get("security.protocol", "").startswith("SASL_"):
-        options |= _login(properties)
     return options
 
 
-def _check_stores(properties: Mapping[str, str]) -> None:
-    for name in _INLINE:
-        if name in properties:
-            raise PropertiesError(
-                "Certificates must be in PEM files, which both clients read. "
-                f"Got {name}. Write it into a file and give ssl.truststore.location or ssl.keystore.location."
-            )
-    for store in ("ssl.truststore", "ssl.keystore"):
-        place = properties.get(f"{store}.location")
-        if place is None:
-            continue
-        kind = properties.get(f"{store}.type", "nothing")
-        if kind.upper() != "PEM":
-            raise PropertiesError(
-                f"{store}.type must be PEM, which both clients read. Got {kind!r}. "
-                "Turn the store into PEM (keytool, openssl)."
-            )
-        if not Path(place).is_file():
-            raise PropertiesError(
-                f"{store}.location must be a readable file. Got {place!r}. Give its whole path, on every machine."
-            )
+def for_librdkafka(properties: Mapping[str, str]) -> dict[str, str]:
+    """Return the properties as the configuration of confluent-kafka's clients.
 
+    Raises
+    ------
+    ParameterError
+        As in :func:`for_python`.
 
-def _login(properties: Mapping[str, str]) -> dict[str, str]:
-    """Find user and password in what Java's login modules are given; no message shows that text."""
-    mechanism = properties.get("sasl.mechanism", "GSSAPI")
-    if mechanism not in _MECHANISMS:
-        raise PropertiesError(
-            f"sasl.mechanism must be one that both clients speak: {', '.join(_MECHANISMS)}. Got {mechanism!r}. "
-            "Give Kafka's user one of them."
-        )
-    login = {word: _option(word, properties.get("sasl.jaas.config", "")) for word in ("username", "password")}
-    missing = [word for word, value in login.items() if value is None]
-    if missing:
-        raise PropertiesError(
-            'sasl.jaas.config must be MODULE required username="…" password="…"; with both. '
-            f"Got none that can be read: {' and '.join(missing)}. Put the values into quotation marks."
-        )
-    return {f"sasl_plain_{word}": value for word, value in login.items() if value is not None}
-
-
-def _option(word: str, login: str) -> str | None:
-    match = re.search(rf'\b{word}\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', login)
-    if match is None:
-        return None
-    return match[2] if match[1] is None else re.sub(r"\\(.)", r"\1", match[1])
+    Examples
+    --------
+    >>> for_librdkafka({"security.protocol": "SSL", "ssl.endpoint.identification.algorithm": ""})
+    {'security.protocol': 'SSL', 'ssl.endpoint.identification.algorithm': 'none'}
+    """
+    options = _translate(properties, 1)
+    if properties.get(HOST_NAME_CHECK) == "":
+        options[HOST_NAME_CHECK] = "none"
+    return options
 
 
 def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
@@ -208,94 +134,33 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     Raises
     ------
     KafkaAuthError
-        When somebody answers and refuses us, or is none whom we trust.
-    PropertiesError
+        With Kafka's own reason, when there is a broker that refuses the client, or one that it does not trust.
+    ParameterError
         When the properties cannot be used.
     """
-    options, milliseconds = for_python(properties), int(seconds * 1000)
-    with _overheard() as failures, contextlib.suppress(KafkaError, OSError):
-        admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap,
-            request_timeout_ms=milliseconds,
-            bootstrap_timeout_ms=milliseconds,
-            **options,
+    errors: list[KafkaError] = []
+    admin = _admin(bootstrap, properties, error_cb=errors.append)
+    try:
+        return bool(admin.list_topics(timeout=seconds).brokers)
+    except KafkaException:
+        admin.poll(0)
+    refusals = [error.str() for error in errors if re.search("SSL|SASL", error.str())]
+    if refusals:
+        raise KafkaAuthError(
+            f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
+            f"Got: {refusals[0]}. Correct user, password, certificates or protocol there."
         )
-        try:
-            return bool(admin.describe_cluster())
-        finally:
-            admin.close()
-    for failure in failures:
-        _explain(bootstrap, properties, options, failure)
     return False
 
 
-def _explain(
-    bootstrap: str, properties: Mapping[str, str], options: Mapping[str, Any], failure: BaseException
-) -> None:
-    """Say what a refusal means; what is none is passed over."""
-    said, protocol = str(failure), properties.get("security.protocol", "")
-    if "CERTIFICATE_VERIFY_FAILED" in said:
-        reason = re.sub(r".*certificate verify failed: (.*?) \(_ssl.*", r"\1", said)
-        raise KafkaAuthError(
-            f"Kafka at {bootstrap} must show a certificate for that name, signed by an authority in "
-            f"ssl.truststore.location. Got one that is refused ({reason}), with the authorities in "
-            f"{properties.get('ssl.truststore.location', 'this system')!r}. Give the right PEM file, or the right name."
-        )
-    if alert := re.search(r"\] .*alert ((?:bad |unknown )?(?:certificate|ca)\b.*?) \(_ssl", said):
-        store = properties.get("ssl.keystore.location")
-        raise KafkaAuthError(
-            f"ssl.keystore.location must be a PEM file with a key and a certificate that Kafka at {bootstrap} trusts. "
-            f"Got {'none' if store is None else repr(store)}, and Kafka hangs up ({alert[1]}). "
-            "Give the file that belongs to you, with ssl.keystore.type=PEM."
-        )
-    if "Handshake failed" in said:
-        raise KafkaAuthError(
-            f"security.protocol must be what Kafka speaks at {bootstrap}. "
-            f"Got {protocol!r}, and no TLS comes about ({said}). "
-            "Give the protocol of that listener, or the port of another."
-        )
-    # After a refusal Kafka hangs up, and kafka-python may see that before it reads the refusal.
-    if protocol.startswith("SASL_") and ("disconnected" in said or isinstance(failure, BrokerResponseError)):
-        raise KafkaAuthError(
-            f"KAFKA_PROPERTIES must name a user whom Kafka at {bootstrap} knows, with the right password. "
-            f"Got {options['sasl_plain_username']!r} by {options['sasl_mechanism']} over {protocol}, who is refused. "
-            "Correct sasl.jaas.config, or else sasl.mechanism or security.protocol."
-        )
-
-
-@contextlib.contextmanager
-def _overheard() -> Iterator[list[BaseException]]:
-    """Collect why connections fail, which kafka-python tells only its log; nothing of it is printed."""
-    failures: list[BaseException] = []
-
-    def keep(record: logging.LogRecord) -> bool:
-        given = record.args if isinstance(record.args, tuple) else ()
-        failures.extend(one for one in given if isinstance(one, BaseException))
-        return False
-
-    whole, talking = logging.getLogger("kafka"), [logging.getLogger(name) for name in _TALK]
-    levels = [(logger, logger.level) for logger in (whole, *talking)]
-    whole.setLevel(logging.CRITICAL)
-    for logger in talking:
-        logger.setLevel(logging.ERROR)
-        logger.addFilter(keep)
-    try:
-        yield failures
-    finally:
-        for logger in talking:
-            logger.removeFilter(keep)
-        for logger, level in levels:
-            logger.setLevel(level)
-
-
-def make_topics(bootstrap: str, names: list[str], partitions: int, properties: Mapping[str, str]) -> None:
-    """Make topics that are not there yet, with as many replicas as there are brokers, at most three.
+def make_topics(bootstrap: str, names: Sequence[str], partitions: int, properties: Mapping[str, str]) -> None:
+    """Make the topics that are not there yet, with as many replicas as there are brokers, at most three.
 
     Parameters
     ----------
     bootstrap : str
         ``host:port``, or several with commas.
-    names : list of str
+    names : sequence of str
         The topics.
     partitions : int
         Of each new one.
@@ -305,48 +170,82 @@ def make_topics(bootstrap: str, names: list[str], partitions: int, properties: M
     Raises
     ------
     ConnectionError
-        When no broker answers.
+        When no broker answers, or the topics may not be made.
     """
-    options = for_python(properties)
+    admin = _admin(bootstrap, properties)
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, **options)
-        try:
-            replicas = min(REPLICAS, len(admin.describe_cluster()["brokers"]))
-            configuration = {
-                "min.insync.replicas": str(max(1, replicas - 1)),
-                "retention.ms": "-1",
-                "max.message.bytes": str(MAX_MESSAGE_BYTES),
-            }
-            there = set(admin.list_topics())
-            wanted = [
-                NewTopic(
-                    name, num_partitions=partitions, replication_factor=replicas, topic_configs=configuration
-                )
-                for name in names
-                if name not in there
-            ]
-            if wanted:
-                admin.create_topics(wanted)
-        finally:
-            admin.close()
-    except TopicAlreadyExistsError:
-        return
-    except KafkaError as error:
-        raise ConnectionError(
-            f"Kafka at {bootstrap} must let topics be made. Got {type(error).__name__}: {error}."
-        ) from None
+        cluster = admin.list_topics(timeout=ADMIN_SECONDS)
+        replicas = min(MAX_REPLICAS, len(cluster.brokers))
+        config = {
+            "min.insync.replicas": str(max(1, replicas - 1)),
+            "retention.ms": "-1",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        }
+        new = [
+            NewTopic(name, partitions, replicas, config=config)
+            for name in names
+            if name not in cluster.topics
+        ]
+        for made in admin.create_topics(new).values() if new else ():
+            made.result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise ConnectionError(
+                f"Kafka at {bootstrap} must let topics be made. Got: {error.args[0].str()}."
+            ) from None
 
 
 def max_message_bytes(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
-    """Find out how many bytes a message of a topic may have; what Kafka usually takes, where it does not tell."""
-    setting = "max.message.bytes"
+    """Return how many bytes a message of a topic may have; Kafka's default where it cannot be read."""
+    admin, resource = _admin(bootstrap, properties), ConfigResource(ResourceType.TOPIC, topic)
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, **for_python(properties))
-        try:
-            wanted = ConfigResource(ConfigResourceType.TOPIC, topic, {setting: None})
-            found = admin.describe_configs([wanted], config_filter="all")
-            return int(found["topic"][topic][setting]["value"])
-        finally:
-            admin.close()
-    except (KafkaError, KeyError, TypeError, ValueError):
+        config = admin.describe_configs([resource])[resource].result(ADMIN_SECONDS)
+        return int(config["max.message.bytes"].value)
+    except KafkaException:
         return DEFAULT_MAX_MESSAGE_BYTES
+
+
+def _admin(bootstrap: str, properties: Mapping[str, str], **options: Any) -> AdminClient:
+    # Without a log level librdkafka writes every failed connection to the terminal.
+    return AdminClient(
+        {"bootstrap.servers": bootstrap, "log_level": 0, **for_librdkafka(properties), **options}
+    )
+
+
+def _translate(properties: Mapping[str, str], column: int) -> dict[str, str]:
+    """Return the properties under another client's names."""
+    options = {**properties, **_login(properties)}
+    for store in ("ssl.truststore", "ssl.keystore"):
+        kind, location = options.get(f"{store}.type", ""), options.get(f"{store}.location", "")
+        is_set = any(name.startswith(f"{store}.") for name in options)
+        if is_set and not (kind.upper() == "PEM" and Path(location).is_file()):
+            raise ParameterError(
+                f"{store}.location must be a readable PEM file, with {store}.type=PEM: all clients read that. "
+                f"Got {location!r} and {kind!r}. Turn the store into PEM (keytool, openssl), or correct its path."
+            )
+    if "ssl.keystore.location" in options:
+        options["ssl.key.location"] = options["ssl.keystore.location"]  # the file holds the chain and the key
+    return {names[column]: options[name] for name, names in OPTION_NAMES.items() if name in options}
+
+
+def _login(properties: Mapping[str, str]) -> dict[str, str]:
+    """Return user and password from what Java's login modules read; no message shows that text."""
+    if not properties.get("security.protocol", "").startswith("SASL_"):
+        return {}
+    mechanism = properties.get("sasl.mechanism", "GSSAPI")
+    if mechanism not in MECHANISMS:
+        raise ParameterError(
+            f"sasl.mechanism must be one that all clients speak: {', '.join(MECHANISMS)}. Got {mechanism!r}. "
+            "Use a Kafka user with one of them."
+        )
+    login = {}
+    for name in ("username", "password"):
+        option = rf'\b{name}\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))'
+        match = re.search(option, properties.get("sasl.jaas.config", ""))
+        if match is None:
+            raise ParameterError(
+                'sasl.jaas.config must be MODULE required username="…" password="…"; with both. '
+                f"Got no {name} that can be read. Put the values into quotation marks."
+            )
+        login[name] = match[2] or re.sub(r"\\(.)", r"\1", match[1])
+    return login

@@ -1,45 +1,25 @@
 """A Spark session that needs no set-up by hand: the right Java, this Python, quiet, on loopback, in UTC."""
 
-import contextlib
 import os
 import re
 import shutil
 import socket
 import sys
-import tempfile
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 import pyspark
-from pyspark import SparkConf, SparkContext
-from pyspark.errors import PySparkRuntimeError
-from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from lib import paths
-from lib.infra import jars, java
+from lib.infra import InfraError, jars, java
 
 LOOPBACK = "127.0.0.1"
-TRIES = 4  # a Python worker that dies takes its task with it; on a cluster Spark tries four times, and so do we here
+TASK_TRIES = (
+    4  # a Python worker that dies takes its task with it; a cluster tries four times, a local master once
+)
 LOGS = paths.DATA / "logs"
-SCRATCH = "wikisieve-spark-"
-
-# Logs go to a file: what the JVM prints would end up in the notebooks' outputs.
-LOG4J = """status = error
-appender.file.type = File
-appender.file.name = file
-appender.file.fileName = {log}
-appender.file.append = false
-appender.file.layout.type = PatternLayout
-appender.file.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n%ex
-rootLogger.level = warn
-rootLogger.appenderRef.file.ref = file
-"""
-
-
-class SparkError(RuntimeError):
-    """Spark did not start; the message says what to do."""
 
 
 def spark_session(
@@ -50,7 +30,7 @@ def spark_session(
     long_running: bool = False,
     **conf: str | int | bool,
 ) -> SparkSession:
-    """Return the running Spark session, or a new one; it ends with :func:`stop`, or at the end of a ``with`` block.
+    """Return the running Spark session, or else a new one; ``spark.stop()`` or the end of a ``with`` block ends it.
 
     Parameters
     ----------
@@ -61,93 +41,52 @@ def spark_session(
     kafka : bool, default False
         Whether the session reads or writes Kafka topics (adds the connector's jars).
     long_running : bool, default False
-        Whether the session lives for long: the JVM then compiles a second time what runs very often
-        (:data:`lib.infra.java.LONG`). That pays after about a million events; the start costs three CPU seconds more.
+        Whether the JVM compiles a second time what runs very often (:data:`lib.infra.java.JVM_FLAGS_LONG`). That pays
+        after about a million events; the start costs three CPU seconds more.
     **conf
-        More of Spark's settings, a dot in a name written as two underscores
-        (``spark__sql__shuffle__partitions=4``) or through ``**{"spark.sql.shuffle.partitions": 4}``.
+        More of Spark's settings: ``**{"spark.driver.memory": "2g"}``.
 
     Returns
     -------
     SparkSession
-        The one that runs in this process, whatever its settings are; else a new one in a JVM of its own.
+        The settings are those of its start. Its JVM ends with this Python process.
 
     Raises
     ------
-    SparkError
-        When the JVM does not start or the master does not answer.
-    JavaError, JarError
-        When Java or a jar is missing.
+    InfraError
+        When Java or a jar is missing, the JVM does not start, or the master does not answer.
     """
     if (running := SparkSession.getActiveSession()) is not None:
         return running
-    _reach(master)
-    _end_jvm()
-    remove_stale_dirs(Path(tempfile.gettempdir()))
-    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
-    settings = _settings(name, master, kafka, long_running, scratch) | {
-        _dotted(key): _text(value) for key, value in conf.items()
-    }
-    _environment(master)
-    context = _start(SparkConf().setAll(list(settings.items())), scratch, master)
+    _check_master(master)
+    _set_environment(master)
+    builder = SparkSession.builder.config(map={**_settings(name, master, kafka, long_running), **conf})
+    LOGS.mkdir(parents=True, exist_ok=True)
+    try:
+        with _output_to(log_file(name)):
+            spark = builder.getOrCreate()
+    except Exception as error:  # py4j raises kinds of its own for whatever happens in the JVM
+        raise InfraError(
+            f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} ({java.find()}). "
+            f"More is in {paths.show(log_file(name))}."
+        ) from error
+    spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
     if not is_local(master):
-        context.addPyFile(str(_package(scratch)))
-    return SparkSession(context)
-
-
-def stop(spark: SparkSession) -> None:
-    """Stop a session, its JVM, and what it left in temporary files; a second call does nothing."""
-    scratch = _scratch
-    with contextlib.suppress(Exception):
-        for query in spark.streams.active:
-            query.stop()
-    # Stopping must not hide the error that led here.
-    with contextlib.suppress(Exception):
-        spark.stop()
-    _end_jvm()
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
+        spark.sparkContext.addPyFile(package_archive())
+    return spark
 
 
 def is_stopped(spark: SparkSession) -> bool:
-    """Tell whether a session is over, also if its JVM was killed or had no memory left."""
+    """Return whether a session is over, also if its JVM was killed or had no memory left."""
     try:
-        return bool(spark.sparkContext._jsc.sc().isStopped())
-    except Exception:  # noqa: BLE001  (nobody answers, in one of py4j's many ways)
+        spark.range(0).count()
+    except Exception:  # noqa: BLE001  (py4j raises kinds of its own when the JVM does not answer)
         return True
-
-
-def with_task_retries(master: str) -> str:
-    """Let a local master retry a failed task, as a cluster does.
-
-    Examples
-    --------
-    >>> [with_task_retries(master) for master in ("local[*]", "local[2]", "local", "local[2,1]")]
-    ['local[*,4]', 'local[2,4]', 'local[1,4]', 'local[2,1]']
-    >>> with_task_retries("spark://127.0.0.1:7077")
-    'spark://127.0.0.1:7077'
-    """
-    if master == "local":
-        return f"local[1,{TRIES}]"
-    return re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TRIES}]", master)
-
-
-def cores(master: str) -> int:
-    """Return how many tasks a local master runs at once (of another master: what one machine like this one would).
-
-    Examples
-    --------
-    >>> cores("local[3]"), cores("local[2,4]"), cores("local")
-    (3, 2, 1)
-    """
-    if master == "local":
-        return 1
-    match = re.match(r"local\[(\d+)", master)
-    return int(match[1]) if match else _usable_cores()
+    return False
 
 
 def log_file(name: str) -> Path:
-    """Return where a session of this name logs; the next one of the same name begins it anew.
+    """Return the log of a session; the next one of the same name starts it again.
 
     Examples
     --------
@@ -158,26 +97,8 @@ def log_file(name: str) -> Path:
     return LOGS / f"spark-{slug}.log"
 
 
-_scratch: Path | None = None
-
-
-def remove_stale_dirs(folder: Path) -> None:
-    """Remove the scratch folders of processes that were killed and could not do it themselves."""
-    for path in folder.glob(f"{SCRATCH}*"):
-        try:
-            os.kill(int(path.name.removeprefix(SCRATCH).partition("-")[0]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def is_local(master: str) -> bool:
-    """Tell whether executors run on the driver's machine, and see its files.
+    """Return whether executors run on the driver's machine, and read its files.
 
     Examples
     --------
@@ -187,66 +108,52 @@ def is_local(master: str) -> bool:
     return master.startswith("local")
 
 
-def _dotted(key: str) -> str:
-    return key.replace("__", ".")
+def package_archive() -> str:
+    """Return a new zip of this package, for workers that have not installed it."""
+    return shutil.make_archive(str(LOGS / "lib"), "zip", paths.ROOT, "lib")
 
 
-def _text(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _reach(master: str) -> None:
-    """Spark itself would try a master that is not there for a minute."""
+def _check_master(master: str) -> None:
+    """Connect to a standalone master: Spark itself would try one that is not there for a minute."""
+    reasons = []
     for host, port in re.findall(r"([\w.-]+):(\d+)", master.partition("spark://")[2]):
         try:
-            socket.create_connection((host, int(port)), 5).close()
-            return
+            return socket.create_connection((host, int(port)), 5).close()
         except OSError as error:
-            reason = error.strerror or str(error)
-    if master.startswith("spark://"):
-        raise SparkError(
-            f"SPARK_MASTER must be a running master. Got {master} ({reason}). Start it, or use local[*]."
+            reasons.append(error.strerror or str(error))
+    if reasons:
+        raise InfraError(
+            f"SPARK_MASTER must be a running master. Got {master} ({reasons[-1]}). Start it, or use local[*]."
         )
 
 
-def _settings(name: str, master: str, kafka: bool, long_running: bool, scratch: Path) -> dict[str, str]:
-    logging = scratch / "log4j2.properties"
-    logging.write_text(LOG4J.format(log=java.as_property(log_file(name))), encoding="utf-8")
-    options = [
-        f"-Dlog4j2.configurationFile=file:{logging}",
-        f"-Dderby.system.home={scratch}",
-        "-Duser.timezone=UTC",
-    ]
-    options += java.LONG if long_running else java.QUICK
-    settings = {
+def _settings(name: str, master: str, kafka: bool, long_running: bool) -> dict[str, str | int | bool]:
+    flags = [f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}", "-Duser.timezone=UTC"]
+    flags += java.JVM_FLAGS_LONG if long_running else java.JVM_FLAGS_SHORT
+    settings: dict[str, str | int | bool] = {
         "spark.app.name": name,
-        "spark.master": with_task_retries(master),
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": " ".join(options),
-        "spark.local.dir": str(scratch),
-        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.master": re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_TRIES}]", master),
+        "spark.ui.enabled": False,
+        "spark.ui.showConsoleProgress": False,
+        "spark.driver.extraJavaOptions": " ".join(flags),
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.pyspark.enabled": True,
         # Between the JVM and Python: less of the system's time than TCP, and no port.
-        "spark.python.unix.domain.socket.enabled": "true",
-        "spark.sql.shuffle.partitions": str(cores(master)),
+        "spark.python.unix.domain.socket.enabled": True,
         # An epoch here is seconds long: the state of a stopped query must not keep the JVM waiting.
         "spark.sql.streaming.stopTimeout": "60s",
-        "spark.pyspark.python": sys.executable,
-        "spark.pyspark.driver.python": sys.executable,
     }
     if is_local(master) or LOOPBACK in master:
         settings |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
     if kafka:
-        settings["spark.jars"] = ",".join(path.as_uri() for path in jars.connector())
+        settings["spark.jars"] = ",".join(path.as_uri() for path in jars.fetch("connector"))
     return settings
 
 
-def _environment(master: str) -> None:
+def _set_environment(master: str) -> None:
     """Set what PySpark reads from the environment; another Spark's settings on this machine must not leak in."""
     os.environ["JAVA_HOME"] = str(java.find().home)
-    os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.QUICK)
+    os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.JVM_FLAGS_SHORT)
     os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     for name in ("SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS"):
@@ -255,57 +162,16 @@ def _environment(master: str) -> None:
         os.environ["SPARK_LOCAL_IP"] = LOOPBACK
 
 
-def _start(conf: SparkConf, scratch: Path, master: str) -> SparkContext:
-    global _scratch
-    _scratch = scratch
-    with open(scratch / "jvm.log", "wb") as log:
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what programs print that are started meanwhile to a file: else it would be in a notebook's outputs."""
+    with open(path, "wb") as log:
+        saved = {number: os.dup(number) for number in (1, 2)}
         try:
-            gateway = launch_gateway(conf, {"stdout": log, "stderr": log})
-            return SparkContext(conf=conf, gateway=gateway)
-        except PySparkRuntimeError:
-            reason = _complaint(scratch / "jvm.log")
-        except Exception as error:  # noqa: BLE001  (py4j raises kinds of its own for whatever happens in the JVM)
-            reason = _reason(error)
-    _end_jvm()
-    shutil.rmtree(scratch, ignore_errors=True)
-    raise SparkError(f"Spark must start with the master {master!r}. Got: {reason} ({java.find()}).")
-
-
-def _complaint(path: Path) -> str:
-    """Find the line of the JVM's output that says what is wrong: the first that names an error, else the last."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    named = [line for line in lines if re.search("Exception|Error|error", line)]
-    return (named or lines[-1:] or ["the JVM ended without a word"])[0]
-
-
-def _reason(error: Exception) -> str:
-    caused = getattr(error, "java_exception", None)
-    return str(caused.toString() if caused is not None else error).splitlines()[0]
-
-
-def _end_jvm() -> None:
-    """End the JVM of a session before: its memory, class path and log file are fixed at its start."""
-    gateway = SparkContext._gateway
-    if gateway is None:
-        return
-    process = getattr(gateway, "proc", None)
-    with contextlib.suppress(Exception):
-        gateway.shutdown()
-    if process is not None:
-        process.stdin.close()  # the JVM waits for this, and then ends
-        try:
-            process.wait(20)
-        except TimeoutExpired:
-            process.kill()
-            process.wait()
-    SparkContext._gateway = SparkContext._jvm = None
-    SparkSession._instantiatedSession = None
-
-
-def _package(scratch: Path) -> Path:
-    """Zip this package for workers that have not installed it."""
-    archive = scratch / "lib.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for path in sorted((paths.ROOT / "lib").glob("**/*.py")):
-            zipped.write(path, path.relative_to(paths.ROOT))
-    return archive
+            for number in saved:
+                os.dup2(log.fileno(), number)
+            yield
+        finally:
+            for number, copy in saved.items():
+                os.dup2(copy, number)
+                os.close(copy)

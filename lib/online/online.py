@@ -27,7 +27,7 @@ from pyspark.sql import SparkSession
 from lib import artifacts, paths
 from lib.blacklist import bloom
 from lib.blacklist.ledger import Ledger
-from lib.infra import broker, kafka, spark
+from lib.infra import InfraError, broker, kafka, spark
 from lib.model import user_features
 from lib.model.classifier import BotClassifier
 from lib.online import (
@@ -225,7 +225,7 @@ class Stage:
             try:
                 if self._sieve_once(sender):
                     break
-            except (OnlineError, KeyboardInterrupt):
+            except (OnlineError, InfraError, KeyboardInterrupt):
                 raise
             except Exception as error:
                 if _is_full(error):
@@ -435,8 +435,8 @@ class Stage:
         return self.broker.bootstrap
 
     def _keep_broker(self) -> None:
-        if self.broker is not None and self.broker.ensure_running():
-            self.say("The broker had ended. It was started again, with its topics.")
+        if self.broker is not None:
+            self.broker.ensure_running()
 
     def _make_topics(self) -> None:
         names = [self.events_topic, self.verdicts_topic]

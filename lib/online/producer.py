@@ -23,6 +23,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
+from lib import params
 from lib.infra import kafka
 from lib.online import excerpt, tail
 from lib.online.tail import KEY, POSITION, SOURCE
@@ -272,7 +273,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         report = Producer(order).run()
-    except (client.StreamError, kafka.PropertiesError) as error:
+    except (client.StreamError, params.ParameterError) as error:
         print(error, file=sys.stderr)
         return REFUSED
     except KafkaError as error:

@@ -12,7 +12,7 @@ from typing import IO, Self
 import msgspec
 
 from lib import paths
-from lib.infra import guard
+from lib.infra import broker
 from lib.online.producer import REFUSED, Order, Report
 
 RESTARTS = 5
@@ -129,7 +129,7 @@ class Sender:
         process, self._process = self._process, None
         if process is None:
             return
-        guard.stop(process, 10)
+        broker.stop_child(process, 10)
         for file in (self._answer, self._said):
             if file is not None:
                 file.close()

@@ -257,7 +257,7 @@ def ensure(source: Path | None = None, target: Path | None = None) -> Path:
     if source is None:
         from lib.infra import jars
 
-        source = jars.default_day()
+        (source,) = jars.fetch("default-day")
     lines = list(source_lines(source))
     if len(lines) != EVENTS:
         raise ValueError(

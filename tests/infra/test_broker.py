@@ -11,17 +11,12 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import cluster
+import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from lib.infra import broker, guard
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory):
-    """One broker for this file."""
-    with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
+from lib.infra import InfraError, broker, kafka
 
 
 def produce(bootstrap, topic, *values):
@@ -45,78 +40,41 @@ def gone(pid, seconds=20.0):
     """Wait until a process is gone (a zombie is)."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:
-                if stat.read().rpartition(")")[2].split()[0] == "Z":
-                    return True
-        except FileNotFoundError:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
         time.sleep(0.05)
     return False
 
 
-def test_what_is_produced_is_consumed(kafka):
-    produce(kafka.bootstrap, "letters", b"a", b"b", b"c")
-    assert consume(kafka.bootstrap, "letters", 3) == [b"a", b"b", b"c"]
-
-
-def test_it_listens_on_loopback_only(kafka):
+def test_it_listens_on_loopback_only(request):
+    embedded = request.getfixturevalue("kafka")
     # Java listens through IPv6 sockets, where 127.0.0.1 is ::ffff:127.0.0.1.
     table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     listening = [line.split()[1] for line in table.splitlines() if " 0A " in line]
-    addresses = {name.rpartition(":")[0] for name in listening if int(name[-4:], 16) == kafka.port}
+    addresses = {name.rpartition(":")[0] for name in listening if int(name[-4:], 16) == embedded.port}
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
     assert addresses
 
 
-def test_events_of_a_past_year_are_kept(kafka):
-    """Kafka would delete by the events' own time after a week; a replay of 2015 must stay."""
-    assert "log.retention.ms=-1" in (kafka.folder / "server.properties").read_text()
-
-
 @pytest.mark.slow
-def test_a_broker_that_was_killed_comes_back_on_its_port_with_its_topics(kafka):
-    produce(kafka.bootstrap, "kept", b"before")
-    address, pid = kafka.bootstrap, kafka.pid
-    assert not kafka.ensure_running(), "it runs: nothing to do"
-    os.kill(pid, signal.SIGKILL)
-    kafka._guard.wait()
-    assert not kafka.running
-    assert kafka.pid is None
-    assert kafka.ensure_running()
-    assert kafka.bootstrap == address
-    produce(address, "kept", b"after")
-    assert consume(address, "kept", 2) == [b"before", b"after"]
-
-
-@pytest.mark.slow
-def test_a_broker_on_the_same_folder_has_the_same_topics(tmp_path):
-    with broker.Broker(tmp_path) as first:
+def test_a_folder_of_any_name_keeps_its_topics_when_the_broker_was_killed(tmp_path):
+    folder = tmp_path / "José 🤖"
+    with broker.Broker(folder) as first:
         produce(first.bootstrap, "kept", b"one", b"two")
-        pid = first.pid
-    assert gone(pid)
+        cluster.kill(first.process)
+        with pytest.raises(InfraError, match="as long as the run. Got: it has ended .*RESUME=True"):
+            first.ensure_running()
     first.stop()  # a second time: nothing happens
-    with broker.Broker(tmp_path) as second:
+    with broker.Broker(folder) as second:
         assert consume(second.bootstrap, "kept", 2) == [b"one", b"two"]
-        third = broker.Broker(tmp_path)
-        third.takeover = 0.0
-        with pytest.raises(broker.BrokerError, match="folder must be its own.*another broker runs"):
-            third.start()
-        assert second.running
-
-
-@pytest.mark.slow
-def test_a_folder_may_have_any_name(tmp_path):
-    with broker.Broker(tmp_path / "José 🤖"):
-        assert (tmp_path / "José 🤖/data/meta.properties").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["José 🤖"]
 
 
-def test_it_ends_when_its_parent_is_killed(tmp_path):
-    """And the next run can have its folder at once."""
+@pytest.mark.slow
+def test_it_ends_when_its_parent_is_killed_and_the_next_run_can_have_its_folder_at_once(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from lib.infra.broker import Broker;"
-        "kafka = Broker(Path(sys.argv[1])).start(); print(kafka.pid, flush=True); time.sleep(600)"
+        "kafka = Broker(Path(sys.argv[1])).start(); print(kafka.process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -129,59 +87,91 @@ def test_it_ends_when_its_parent_is_killed(tmp_path):
         assert next_run.running
 
 
-def test_the_guard_ends_its_program_when_the_parents_pipe_closes(tmp_path):
-    command = guard.command(tmp_path / "pid", "/bin/sh", "-c", "echo up; exec sleep 600")
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "up\n"
-    process.stdin.close()
-    assert process.wait(20) == 128 + signal.SIGTERM
+def test_a_folder_belongs_to_one_broker(tmp_path, monkeypatch):
+    monkeypatch.setattr(broker, "LOCK_SECONDS", 0.1)
+    other = subprocess.Popen(["flock", tmp_path / "broker.log", "sleep", "60"])
+    while not (tmp_path / "broker.log").exists():
+        time.sleep(0.01)
+    with pytest.raises(InfraError, match="used by one run at a time"):
+        broker.Broker(tmp_path).start()
+    other.kill()
+    other.wait()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_the_program_ends_when_the_guard_itself_is_killed(tmp_path):
-    command = guard.command(tmp_path / "pid", "/bin/sh", "-c", "echo $$; exec sleep 600")
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    pid = int(process.stdout.readline())
-    process.kill()
-    assert gone(pid)
+def start(tmp_path, script):
+    """Start a shell's script as a child; return it and the first line that it wrote."""
+    with open(tmp_path / "log", "wb") as log:
+        process = broker.start_child(["/bin/sh", "-c", script], log)
+    while not (tmp_path / "log").read_text().endswith("\n"):
+        time.sleep(0.01)
+    return process, (tmp_path / "log").read_text().strip()
 
 
-def test_a_port_in_use_is_one_sentence(kafka, tmp_path):
-    with pytest.raises(broker.BrokerError, match=f"port must be free. Got {kafka.port}.*take port 0"):
-        broker.Broker(tmp_path, port=kafka.port).start()
+def test_a_child_ends_when_it_is_stopped_and_its_exit_code_is_kept(tmp_path):
+    process, _ = start(tmp_path, "echo up; exec sleep 600")
+    broker.stop_child(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    process, _ = start(tmp_path, "echo up; exit 7")
+    assert process.wait(20) == 7
+
+
+def test_a_child_that_does_not_end_is_killed(tmp_path):
+    process, pid = start(tmp_path, "trap '' TERM; echo $$; while :; do sleep 0.1; done")
+    broker.stop_child(process, seconds=0.2)
+    assert gone(int(pid))
+
+
+def test_a_child_ends_with_its_parent_even_if_its_supervisor_was_killed(tmp_path):
+    process, pid = start(tmp_path, "echo $$; exec sleep 600")
+    os.kill(process.pid, signal.SIGKILL)
+    process.stdin.close()  # as at the parent's end
+    assert gone(int(pid))
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(broker.BrokerError, match="needs a folder that can be written to"):
+    with pytest.raises(InfraError, match="needs a folder that can be written to"):
         broker.Broker(tmp_path / "file").start()
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 7 * 2**20))
-    with pytest.raises(broker.BrokerError, match="needs 500 MB of free disk. Got 7 MB"):
+    with pytest.raises(InfraError, match="needs 500 MB of free disk. Got 7 MB"):
         broker.Broker(tmp_path).start()
 
 
-def test_an_external_broker_is_checked(kafka):
-    assert broker.external(kafka.bootstrap) == kafka.bootstrap
-    assert broker.external(f"127.0.0.1:1,{kafka.bootstrap}") == f"127.0.0.1:1,{kafka.bootstrap}"
+def test_a_broker_that_does_not_start_is_one_sentence(tmp_path):
+    with pytest.raises(
+        InfraError, match="must answer within 60 s. Got: .*ConfigException.*More is in .*broker.log"
+    ):
+        broker.Broker(tmp_path, settings={"num.io.threads": "many"}).start()
 
 
-@pytest.mark.parametrize("text", ["", "localhost", "localhost:", "a:1;b:2", "a:1,", "127.0.0.1:99999"])
-def test_an_external_address_must_be_host_and_port(text):
-    with pytest.raises(broker.BrokerError, match="KAFKA must be host:port"):
-        broker.external(text)
+def test_an_external_broker_is_checked(request):
+    address = request.getfixturevalue("kafka").bootstrap
+    assert broker.external(address) == address
+    assert broker.external(f"127.0.0.1:1,{address}") == f"127.0.0.1:1,{address}"
 
 
 def test_an_external_broker_that_is_not_there_is_one_sentence():
-    with pytest.raises(broker.BrokerError, match="none answers.*docker compose up -d.*KAFKA empty"):
-        broker.external(f"127.0.0.1:{broker.free_port()}")
+    with pytest.raises(InfraError, match="none answers.*docker compose up -d.*KAFKA empty"):
+        broker.external(f"127.0.0.1:{broker.free_port()}", seconds=0.5)
 
 
-def test_a_program_that_is_no_broker_is_told_from_one():
+def test_a_program_that_is_no_broker_does_not_answer():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: [server.accept() for _ in range(2)], daemon=True).start()
-        with pytest.raises(broker.BrokerError, match="none answers"):
-            broker.external(f"127.0.0.1:{server.getsockname()[1]}", seconds=0.5)
+        assert not kafka.ping(f"127.0.0.1:{server.getsockname()[1]}", {}, 0.5)
+
+
+def test_topics_keep_events_of_a_past_year_and_take_long_messages(request):
+    """Kafka would delete by the events' own time after a week; a replay of 2015 must stay."""
+    address = request.getfixturevalue("kafka").bootstrap
+    for _ in range(2):  # those that are there are left as they are
+        kafka.make_topics(address, ["long", "short"], 3, {})
+    assert kafka.max_message_bytes(address, "long", {}) == kafka.MAX_MESSAGE_BYTES
+    assert kafka.max_message_bytes(address, "no-such-topic", {}) == kafka.DEFAULT_MAX_MESSAGE_BYTES
+    consumer = KafkaConsumer(bootstrap_servers=address)
+    assert consumer.partitions_for_topic("long") == {0, 1, 2}
+    consumer.close()

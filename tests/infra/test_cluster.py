@@ -1,15 +1,13 @@
 """The same code on a real cluster: a Spark master with two workers, three brokers; one of each may die."""
 
-import os
-import signal
 import subprocess
 import sys
 
+import cluster
 import pytest
 import world
 from kafka.admin import KafkaAdminClient
 
-from lib.infra import cluster, spark
 from lib.online import online
 from lib.online.sender import Sender
 from lib.replay import server as replay
@@ -35,13 +33,13 @@ with spark.spark_session("cluster", sys.argv[1]) as session:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    with cluster.Spark(tmp_path_factory.mktemp("spark")) as running:
+    with cluster.SparkCluster(tmp_path_factory.mktemp("spark")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def brokers(tmp_path_factory):
-    with cluster.Brokers(tmp_path_factory.mktemp("brokers")) as running:
+    with cluster.KafkaCluster(tmp_path_factory.mktemp("brokers")) as running:
         yield running
 
 
@@ -62,13 +60,12 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
         online.Stage(many, model_dir, kafka=brokers.bootstrap, spark_master=workers.master) as stage,
     ):
         assert copies(brokers.bootstrap, stage.events_topic) == {3}
-        os.kill(brokers.nodes[0].pid, signal.SIGKILL)
-        os.kill(workers.pid("worker-1"), signal.SIGKILL)
+        cluster.kill(brokers.nodes[0].process)
+        cluster.kill(workers.processes["worker-1"])
         with Sender(world.order(stage, server.url)) as sender:
             stage.sieve(sender)
     assert world.rows(many) == world.rows(alone)
     assert world.letters(many) == world.letters(alone)
-    assert brokers.nodes[0].ensure_running(), "the broker that was killed comes back"
 
 
 def copies(bootstrap, topic):
@@ -77,8 +74,3 @@ def copies(bootstrap, topic):
     (found,) = admin.describe_topics([topic])
     admin.close()
     return {len(partition["replica_nodes"]) for partition in found["partitions"]}
-
-
-def test_a_local_master_is_not_sent_the_package():
-    assert spark.is_local("local[*,4]")
-    assert not spark.is_local("spark://127.0.0.1:7077")

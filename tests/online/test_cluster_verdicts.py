@@ -1,10 +1,9 @@
 """The same verdicts on a Spark cluster with several brokers as on one machine."""
 
+import cluster
 import pytest
 import soak
 import world
-
-from lib.infra import cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -12,7 +11,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 def test_a_cluster_gives_the_same_verdicts(tmp_path):
     model_dir, recording, _ = soak.prepare(tmp_path)
     world.judge(tmp_path / "here", model_dir, recording, spark_master="local[2]")
-    with cluster.Brokers(tmp_path / "kafka") as kafka, cluster.Spark(tmp_path / "spark") as workers:
+    with (
+        cluster.KafkaCluster(tmp_path / "kafka") as kafka,
+        cluster.SparkCluster(tmp_path / "spark") as workers,
+    ):
         there = {"kafka": kafka.bootstrap, "spark_master": workers.master, "partitions": 4, "most": 300}
         world.judge(tmp_path / "there", model_dir, recording, (400, 0), **there)
     assert world.rows(tmp_path / "there") == world.rows(tmp_path / "here")

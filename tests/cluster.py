@@ -1,0 +1,142 @@
+"""A cluster without Docker, for tests: Spark's standalone master and two workers, and three brokers, on loopback."""
+
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pyspark
+
+from lib.infra import java
+from lib.infra.broker import LOOPBACK, Broker, free_port, start_child, stop_child
+
+SPARK_HOME = Path(pyspark.__file__).parent
+WORKERS = 2  # of one core each
+BROKERS = 3  # a majority must be in sync for a write to be acknowledged
+START_SECONDS = 90
+
+
+def kill(process):
+    """Kill a program that `start_child` started, and all that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class SparkCluster:
+    """A standalone master and its workers, each a process of its own, for the length of a ``with`` block."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port, self.web_port = free_port(), free_port()
+        self.processes = {}
+
+    @property
+    def master(self):
+        """What ``SPARK_MASTER`` must be."""
+        return f"spark://{LOOPBACK}:{self.port}"
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start("master", "--port", self.port, "--webui-port", self.web_port)
+            self._wait_for(workers=0)
+            for number in range(1, WORKERS + 1):
+                work = self.folder / f"work-{number}"
+                size = ("--cores", 1, "--memory", "1g", "--webui-port", 0)
+                self._start(f"worker-{number}", *size, "--work-dir", work, self.master)
+            self._wait_for(WORKERS)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes.values()):
+            stop_child(process)
+
+    def _start(self, name, *arguments):
+        role = name.partition("-")[0]
+        main = f"org.apache.spark.deploy.{role}.{role.capitalize()}"
+        flags = " ".join(java.JVM_FLAGS_SHORT)
+        environment = {
+            "JAVA_HOME": str(java.find().home),
+            "SPARK_HOME": str(SPARK_HOME),
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARK_LOCAL_IP": LOOPBACK,
+            "SPARK_DAEMON_MEMORY": "256m",
+            "SPARK_DAEMON_JAVA_OPTS": flags,
+            "SPARK_LAUNCHER_OPTS": flags,
+        }
+        command = [str(SPARK_HOME / "bin" / "spark-class"), main, "--host", LOOPBACK, *map(str, arguments)]
+        with open(self.folder / f"{name}.log", "wb") as log:
+            self.processes[name] = start_child(command, log, env=os.environ | environment)
+
+    def _wait_for(self, workers):
+        deadline = time.monotonic() + START_SECONDS
+        while self._alive_workers() < workers:
+            ended = [name for name, process in self.processes.items() if process.poll() is not None]
+            assert not ended and time.monotonic() < deadline, f"{ended} ended, see {self.folder}"
+            time.sleep(0.1)
+
+    def _alive_workers(self):
+        """Return how many workers the master has; -1 while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.web_port}/json/", timeout=5) as answer:
+                return json.load(answer)["aliveworkers"]
+        except (OSError, ValueError):
+            return -1
+
+
+class KafkaCluster:
+    """Three brokers that keep a copy of every topic each, for the length of a ``with`` block."""
+
+    def __init__(self, folder):
+        controllers = {node: free_port() for node in range(1, BROKERS + 1)}
+        voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in controllers.items())
+        copies = dict.fromkeys(
+            (
+                "default.replication.factor",
+                "offsets.topic.replication.factor",
+                "transaction.state.log.replication.factor",
+                "share.coordinator.state.topic.replication.factor",
+            ),
+            BROKERS,
+        )
+        in_sync = dict.fromkeys(
+            (
+                "min.insync.replicas",
+                "transaction.state.log.min.isr",
+                "share.coordinator.state.topic.min.isr",
+            ),
+            BROKERS // 2 + 1,
+        )
+        shared = {"controller.quorum.voters": voters, **copies, **in_sync}
+        self.nodes = []
+        for node, controller in controllers.items():
+            broker = Broker(folder / f"kafka-{node}", heap="384m")
+            listeners = f"PLAINTEXT://{broker.bootstrap},CONTROLLER://{LOOPBACK}:{controller}"
+            broker.settings = {**shared, "node.id": node, "listeners": listeners}
+            self.nodes.append(broker)
+
+    @property
+    def bootstrap(self):
+        """The addresses of all brokers, with commas."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def __enter__(self):
+        try:
+            for node in self.nodes:  # none answers before a majority is there
+                node.launch()
+            for node in self.nodes:
+                node.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for node in self.nodes:
+            node.stop()
