@@ -1,4 +1,4 @@
-"""The record: what an event of the recentchange stream is, and what makes it an edit that can be judged.
+"""What an event of the recentchange stream is, and what makes it an edit that can be judged.
 
 Every stage decodes with :func:`decode`, so an event that one stage calls invalid is invalid in all of them.
 The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only ``$schema``, ``meta.dt`` and
@@ -68,7 +68,7 @@ class Length(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """One event of the stream, with the fields that wikisieve looks at."""
+    """One event of the stream, with the fields that wikisieve uses."""
 
     meta: Meta
     schema: str | None = msgspec.field(name="$schema", default=None)
@@ -86,12 +86,12 @@ class Event(msgspec.Struct, gc=False):
 
     @property
     def is_canary(self) -> bool:
-        """A test event of the operators, to be dropped before anything else is looked at."""
+        """Whether it is a test event of the operators, to be dropped before any other field is read."""
         return self.meta.domain == CANARY
 
     @property
     def is_edit(self) -> bool:
-        """A change of a page's text (``edit``) or a new page (``new``)."""
+        """Whether it is a change of a page's text (``edit``) or a new page (``new``)."""
         return self.type in EDIT_TYPES
 
     @property
@@ -101,12 +101,11 @@ class Event(msgspec.Struct, gc=False):
 
 
 class _Envelope(msgspec.Struct):
-    """Just enough of an event to tell a canary, whatever else is in it."""
+    """Just enough of an event to recognise a canary, whatever else is in it."""
 
     meta: dict[str, Any]
 
 
-_BLOCK = 128  # events that are read again one by one when one of them is unusual
 _event_decoder = msgspec.json.Decoder(Event)
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
@@ -115,7 +114,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def decode(raw: bytes | memoryview | str) -> Event:
-    """Read one event.
+    """Return one event.
 
     Parameters
     ----------
@@ -125,7 +124,7 @@ def decode(raw: bytes | memoryview | str) -> Event:
     Returns
     -------
     Event
-        The event. A canary is recognised whatever its other fields look like.
+        A canary is recognised whatever its other fields look like.
 
     Raises
     ------
@@ -154,51 +153,30 @@ def decode(raw: bytes | memoryview | str) -> Event:
         return canary
 
 
-def decode_all(raws: Sequence[bytes | memoryview], *, utf8: bool = False) -> list[Event | InvalidEvent]:
-    """Read many events; in the place of one that cannot be read stands the error that says why.
+def decode_all(raws: Iterable[bytes | memoryview]) -> list[Event | InvalidEvent]:
+    """Return many events; in the place of one that cannot be read stands the error with the reason.
 
     Parameters
     ----------
-    raws : sequence of bytes or memoryview
+    raws : iterable of bytes or memoryview
         JSON texts, one event each.
-    utf8 : bool, default False
-        Whether all are known to be UTF-8.
-
-    Returns
-    -------
-    list of Event or InvalidEvent
-        What :func:`decode` gives or raises; only a block with something unusual is read one by one.
 
     Examples
     --------
     >>> decode_all([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "user": "Ada"}', b"?"])[1]
     InvalidEvent('JSON is malformed: invalid character (byte 0)')
     """
-    read: list[Event | InvalidEvent] = []
-    for start in range(0, len(raws), _BLOCK):
-        block = raws[start : start + _BLOCK]
+    decoded: list[Event | InvalidEvent] = []
+    for raw in raws:
         try:
-            if not utf8:
-                for raw in block:
-                    _check_text(raw)
-            events = [_event_decoder.decode(raw) for raw in block]
-            years = {event.meta.dt.year for event in events}
-            usual = FIRST_YEAR < min(years) and max(years) < LAST_YEAR
-        except _UNREADABLE:
-            usual = False
-        read += events if usual else [_decode_or_error(raw) for raw in block]
-    return read
-
-
-def _decode_or_error(raw: bytes | memoryview) -> Event | InvalidEvent:
-    try:
-        return decode(raw)
-    except InvalidEvent as error:
-        return error
+            decoded.append(decode(raw))
+        except InvalidEvent as error:
+            decoded.append(error)
+    return decoded
 
 
 def _check_text(raw: bytes | memoryview | str) -> None:
-    """Refuse what is not UTF-8, also in fields that the decoder passes over."""
+    """Refuse what is not UTF-8, also in fields that the decoder skips."""
     if not isinstance(raw, str):
         codecs.utf_8_decode(raw, "strict", True)
 
@@ -214,7 +192,7 @@ def _check_time(event: Event) -> None:
 
 
 def _canary(raw: bytes | memoryview | str) -> Event | None:
-    """Recognise a canary that does not fit the schema."""
+    """Return a canary that does not fit the schema; None for any other event."""
     try:
         meta = _envelope_decoder.decode(raw).meta
     except _UNREADABLE:
@@ -231,7 +209,7 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def iso(time_ms: int) -> str:
-    """Write event time as the CSV does: ISO 8601, UTC, milliseconds.
+    """Return event time as the CSV has it: ISO 8601, UTC, milliseconds.
 
     Examples
     --------
@@ -243,7 +221,7 @@ def iso(time_ms: int) -> str:
 
 
 def event_key(raw: bytes | memoryview | str, event: Event | None) -> str:
-    """Name an event so that a repetition can be told.
+    """Return a key that two deliveries of one event share.
 
     Parameters
     ----------
@@ -264,9 +242,9 @@ def event_key(raw: bytes | memoryview | str, event: Event | None) -> str:
 
 
 def delta(event: Event) -> int | None:
-    """Change of the page's size in bytes; None when the event does not tell it.
+    """Return the change of the page's size in bytes; None when the event does not contain it.
 
-    ``length.new - length.old``; a new page begins at 0. Recordings that know only the difference carry it in the
+    ``length.new - length.old``; a new page starts at 0. Recordings that know only the difference have it in the
     extra property ``delta``.
 
     Examples
@@ -283,7 +261,7 @@ def delta(event: Event) -> int | None:
 
 
 class Parsed(NamedTuple):
-    """What came of a batch of raw events; ``len(edits) + len(invalid) + canaries + others`` is what went in."""
+    """A decoded batch; ``len(edits) + len(invalid) + canaries + others`` is the number of raw events."""
 
     edits: pa.Table  #: valid edits, in order, :data:`ARROW_SCHEMA`
     rows: list[int]  #: place of each edit in the batch
@@ -293,7 +271,7 @@ class Parsed(NamedTuple):
 
 
 def parse(raws: Iterable[bytes]) -> Parsed:
-    """Decode a batch of raw events and sort them into edits, others, canaries and invalid ones.
+    """Return a batch of raw events, decoded and sorted into edits, others, canaries and invalid ones.
 
     Parameters
     ----------
@@ -330,12 +308,12 @@ def parse(raws: Iterable[bytes]) -> Parsed:
 
 
 def table(events: Sequence[Event]) -> pa.Table:
-    """Turn edits into Arrow columns of :data:`ARROW_SCHEMA`.
+    """Return edits as Arrow columns of :data:`ARROW_SCHEMA`.
 
     Parameters
     ----------
     events : sequence of Event
-        Edits: what is no edit has no place in the columns.
+        Edits only.
     """
     microseconds = pa.array([event.meta.dt for event in events], pa.timestamp("us", tz="UTC"))
     columns = [

@@ -23,7 +23,13 @@ from traitlets.config import Config
 from lib import artifacts, paths, report
 from lib.stream.connection import LIVE_URL
 
-NAMES = ("01_stream", "02_sample", "03_eda_train", "04_online")
+FOLDERS = {
+    "01_stream": "01_stream",
+    "02_sample": "02_sample",
+    "03_eda_train": "03_model",
+    "04_online": "04_online",
+}
+NAMES = tuple(FOLDERS)
 CELL_SECONDS = 3600
 START_SECONDS = 120
 # Kernels talk over files of the user's own instead of unencrypted TCP ports.
@@ -42,22 +48,22 @@ SUMMARIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What to run: the stages' folders and the parameters that differ from the notebooks' defaults."""
+    """What to run: the folder of the stages' folders, and the parameters that differ from the notebooks' defaults."""
 
     about: str
-    folders: dict[str, Path]
-    reports: Path
+    root: Path
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports."""
+        return self.root / "reports"
 
 
 def default_run() -> Run:
     """Return the run of the notebooks as they are: the default day, offline."""
-    folders = dict(zip(NAMES, (paths.STREAM, paths.SAMPLE, paths.MODEL, paths.ONLINE), strict=True))
-    return Run(
-        "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest.",
-        folders,
-        paths.REPORTS,
-    )
+    about = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
+    return Run(about, paths.DATA)
 
 
 def live_run(minutes: float) -> Run:
@@ -69,22 +75,16 @@ def live_run(minutes: float) -> Run:
         How long to listen in all: two thirds for training, one third for stage 4.
     """
     root = paths.DATA / "live"
-    folders = {name: root / name for name in ("01_stream", "02_sample", "03_model", "04_online")}
-    stream, sample, model, online = folders.values()
-    train, judge = round(minutes * 40), round(minutes * 20)
+    stream, sample, model, online = (str(root / folder) for folder in FOLDERS.values())
+    train, judge = max(round(minutes * 40), 1), max(round(minutes * 20), 1)
+    live = {"STREAM_URL": LIVE_URL}
     parameters: dict[str, dict[str, Any]] = {
-        "01_stream": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": max(train, 1), "OUT_DIR": str(stream)},
-        "02_sample": {"IN_DIR": str(stream), "OUT_DIR": str(sample)},
-        "03_eda_train": {"IN_DIR": str(sample), "OUT_DIR": str(model)},
-        "04_online": {
-            "STREAM_URL": LIVE_URL,
-            "MAX_SECONDS": max(judge, 1),
-            "MODEL_DIR": str(model),
-            "OUT_DIR": str(online),
-        },
+        "01_stream": {**live, "MAX_SECONDS": train, "OUT_DIR": stream},
+        "02_sample": {"IN_DIR": stream, "OUT_DIR": sample},
+        "03_eda_train": {"IN_DIR": sample, "OUT_DIR": model},
+        "04_online": {**live, "MAX_SECONDS": judge, "MODEL_DIR": model, "OUT_DIR": online},
     }
-    about = f"The live stream: {train} seconds to train on, {judge} seconds to judge."
-    return Run(about, dict(zip(NAMES, folders.values(), strict=True)), root / "reports", parameters)
+    return Run(f"The live stream: {train} seconds to train on, {judge} seconds to judge.", root, parameters)
 
 
 def run(plan: Run) -> list[report.Stage]:
@@ -107,7 +107,7 @@ def run(plan: Run) -> list[report.Stage]:
         print(f"[{number}/{len(NAMES)}] {name} …", flush=True)
         stages.append(_run_stage(name, plan))
         report.write_index(plan.reports, stages, plan.about)
-        print(f"[{number}/{len(NAMES)}] {_line(stages[-1])}", flush=True)
+        print(f"  {stages[-1].summary} ({stages[-1].seconds:.0f} s)", flush=True)
         if stages[-1].failed:
             break
     return stages
@@ -133,7 +133,7 @@ def _run_stage(name: str, plan: Run) -> report.Stage:
     seconds = time.monotonic() - start
     report.write_page(output, NAMES)
     title = report.title_of(nbformat.read(output, as_version=4))
-    text = failure or summary(name, plan.folders[name])
+    text = failure or summary(name, plan.root / FOLDERS[name])
     return report.Stage(name, title, text, seconds, failed=bool(failure))
 
 
@@ -141,10 +141,6 @@ def summary(name: str, folder: Path) -> str:
     """Return one line on what went into a stage and what came out, from the file in its folder."""
     file = "metrics.json" if name in ("03_eda_train", "04_online") else artifacts.NAME
     return SUMMARIES[name].format(**artifacts.read(folder, f"notebooks/{name}.ipynb", file))
-
-
-def _line(stage: report.Stage) -> str:
-    return f"{stage.name:13} {stage.summary} ({stage.seconds:.0f} s)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,8 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted. Run it again: every finished stage makes the same content.")
         return 130
     print(f"Reports: {paths.show(plan.reports / 'index.html')}")
-    for stage in stages:
-        print(f"  {_line(stage)}")
     return int(any(stage.failed for stage in stages))
 
 

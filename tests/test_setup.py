@@ -81,7 +81,7 @@ def test_a_set_up_that_was_killed_continues_and_a_second_one_does_nothing(small)
     again = make(small, "setup")
     assert again.returncode == 0, again.stderr
     assert "Making" not in again.stdout, "the environment was complete"
-    imported = [small / ".venv" / "bin" / "python", "-c", "import six, lib; print(lib.__file__)"]
+    imported = [small / ".venv" / "bin" / "python", "-I", "-c", "import six, lib; print(lib.__file__)"]
     where = subprocess.run(imported, cwd="/", capture_output=True, text=True, check=True).stdout
     assert where.strip() == str(small / "lib" / "__init__.py")
     assert "Nothing to be done" in make(small, "setup").stdout

@@ -174,7 +174,7 @@ def _read(raws: Sequence[memoryview], utf8: bool) -> _Read:
     places: list[int] = []
     valid: list[events.Event] = []
     invalid = []
-    for place, event in enumerate(events.decode_all(raws, utf8=utf8)):
+    for place, event in enumerate(events.decode_all(raws)):
         if isinstance(event, events.InvalidEvent):
             invalid.append((place, *excerpt.unpack(bytes(raws[place]), str(event))))
         elif not event.is_canary:
