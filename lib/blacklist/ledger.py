@@ -52,6 +52,7 @@ _TABLES = (
 )
 _ENTRY = "user, reason, evidence, score, model_version, since"
 _ENDED = f"{_ENTRY}, ended, ended_reason"
+_UNLESS_ALLOWED = "WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"
 _BATCH = 1000  # users per statement of a look-up
 
 
@@ -231,12 +232,9 @@ class Ledger:
         list of str
             The users who were not listed before, in order: what the filter must add.
         """
-        statement = f"""INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
-            WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"""
+        insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 {_UNLESS_ALLOWED}"
         with transaction(self.connection):
-            return [
-                entry.user for entry in entries if self.connection.execute(statement, _row(entry)).rowcount
-            ]
+            return [entry.user for entry in entries if self.connection.execute(insert, _row(entry)).rowcount]
 
     def remove(self, users: Iterable[str], *, reason: str, at: int) -> list[str]:
         """Take users off the list; their entries are kept as history.

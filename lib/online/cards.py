@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,12 @@ class Card(msgspec.Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         """Return the card as HTML, as Jupyter shows it; all texts of the stream are escaped."""
-        after = plots.pluralize(self.edits_seen, "edit")
-        sentence = f"On the blacklist since {self.since} ({self.reason}), after {after}"
-        if self.score is not None and self.threshold is not None:
-            sentence += f": the score {self.score:.3f} reached the threshold {self.threshold:.3f}"
-        values = pd.Series(list(self.edit.values()), dtype="object")
-        edit = plots.html_table(
-            pd.DataFrame({"field": list(self.edit), "value": values}), "The edit that crossed the threshold"
-        )
-        return f"<h4>{html.escape(plots.truncate(self.user))}</h4><p>{html.escape(sentence)}.</p>{edit}"
+        where = f"On the blacklist since {self.since} ({self.reason}), after {plots.pluralize(self.edits_seen, 'edit')}"
+        scored = self.score is not None and self.threshold is not None
+        why = f": the score {self.score:.3f} reached the threshold {self.threshold:.3f}" if scored else ""
+        fields = pd.DataFrame(self.edit.items(), columns=["field", "value"], dtype="object")
+        edit = plots.html_table(fields, "The edit that crossed the threshold")
+        return f"<h4>{html.escape(plots.truncate(self.user))}</h4><p>{html.escape(where + why)}.</p>{edit}"
 
     def figure(self) -> Figure:
         """Draw the contributions, largest first."""
@@ -195,12 +193,12 @@ def pick_examples(cards: dict[str, Card], data: pd.DataFrame) -> list[Card]:
     users = metrics.count_by_user(data[data["user"].isin(list(cards))])
     users["score"] = [cards[user].score or 0.0 for user in users.index]
     bots, humans = users[users["is_bot"]], users[~users["is_bot"]]
-    names = [
-        *bots.sort_values("edits", kind="stable").index[-1:],
-        *bots.sort_values("score", kind="stable").index[:1],
-        *humans.sort_values("score", kind="stable").index[-1:],
+    examples = [
+        bots.sort_values("edits", kind="stable").index[-1:],
+        bots.sort_values("score", kind="stable").index[:1],
+        humans.sort_values("score", kind="stable").index[-1:],
     ]
-    return [cards[name] for name in dict.fromkeys(names)]
+    return [cards[name] for name in dict.fromkeys(chain(*examples))]
 
 
 def show(card: Card) -> None:

@@ -1,6 +1,5 @@
 """The filter: no member is ever missed, the error stays below its bound, and a damaged file is refused."""
 
-import hashlib
 import random
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from lib.blacklist import bloom as bloom_module
 from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild, update_filter
 from lib.blacklist.ledger import BlacklistError, Entry, Ledger
-from lib.stats import upper_bound
 
 USERS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=30)
 OTHERS = [f"person {i}" for i in range(100_000)]
@@ -26,27 +24,23 @@ def bots(n: int) -> list[str]:
 @given(USERS, st.integers(1, 50), st.sampled_from([0.2, 0.01, 0.0001]))
 def test_no_member_is_missed_and_bytes_come_back(members, capacity, error_rate):
     bloom = BlacklistFilter.build(members, capacity, error_rate)
-    again = BlacklistFilter.from_bytes(bloom.to_bytes())
+    data = bloom.to_bytes()
+    again = BlacklistFilter.from_bytes(data)
     for one in (bloom, again):
         assert one.contains(members).all()
-        assert all(user in one for user in members)
         assert one.error() <= error_rate == one.bound
-    assert (
-        again.to_bytes()
-        == bloom.to_bytes()
-        == BlacklistFilter.build(members[::-1], capacity, error_rate).to_bytes()
-    )
+    assert data == again.to_bytes() == BlacklistFilter.build(members[::-1], capacity, error_rate).to_bytes()
     assert (len(again), again.capacity) == (len(bloom), bloom.capacity)
 
 
-@pytest.mark.parametrize("size", [10, 100, 1000, 2000, 3300, 20_000])
+@pytest.mark.parametrize("size", [0, 10, 100, 1000, 2000, 3300, 20_000])
 def test_measured_error_is_below_the_bound_when_the_filter_is_full(size):
-    bloom = BlacklistFilter.build(bots(size), capacity=size, error_rate=0.01)
+    bloom = BlacklistFilter.build(bots(size), capacity=max(size, 1), error_rate=0.01)
     hits = int(bloom.contains(OTHERS).sum())
     assert bloom.error() <= 0.01
     # the exact chance explains what is measured: outside this interval once in ten thousand runs, and the hash is fixed
     spread = 4 * np.sqrt(bloom.error() * (1 - bloom.error()) / len(OTHERS))
-    assert abs(hits / len(OTHERS) - bloom.error()) < spread
+    assert abs(hits / len(OTHERS) - bloom.error()) <= spread
 
 
 def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
@@ -57,63 +51,40 @@ def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
     assert BlacklistFilter.build(bots(2000), capacity=2000, error_rate=0.01).error() <= 0.01
 
 
-def test_half_full_filter_is_far_below_its_bound():
-    bloom = BlacklistFilter.build(bots(1000))
-    assert bloom.capacity == 2000
-    assert upper_bound(int(bloom.contains(OTHERS).sum()), len(OTHERS)) < bloom.bound / 2
-
-
-def test_empty_filter_has_no_members():
-    bloom = BlacklistFilter.build([])
-    assert not bloom.contains(OTHERS).any() and bloom.error() == 0
-    assert bloom.contains([]).tolist() == []
-
-
-def test_null_is_no_member():
-    bloom = BlacklistFilter.build(["1", "None", "nan"])
-    assert bloom.contains(["1", None]).tolist() == [True, False]
-
-
 @pytest.mark.parametrize(
     "users",
     [
-        pa.array(["bot 1", None, "person", "bot 1"]),
-        pa.array(["bot 1", None, "person", "bot 1"]).dictionary_encode(),
-        pa.chunked_array([["bot 1", None], ["person", "bot 1"]]),
-        pa.array(["x", "bot 1", None, "person", "bot 1"])[1:],
-        pa.array(["bot 1", None, "person", "bot 1"], pa.large_string()),
-        ["bot 1", None, "person", "bot 1"],
+        ["bot 1", None, "None", "bot 1"],
+        pa.array(["bot 1", None, "None", "bot 1"]).dictionary_encode(),
+        pa.chunked_array([["bot 1", None], ["None", "bot 1"]]),
+        pa.array(["x", "bot 1", None, "None", "bot 1"], pa.large_string())[1:],
     ],
-    ids=["plain", "dictionary", "chunked", "sliced", "large", "list"],
+    ids=["list", "dictionary", "chunked", "sliced"],
 )
 def test_columns_of_users(users):
     assert BlacklistFilter.build(bots(10)).contains(users).tolist() == [True, False, False, True]
 
 
-@pytest.mark.parametrize("users", [pa.array([], pa.string()), pa.array([None, None], pa.string())])
-def test_columns_without_a_name(users):
-    assert not BlacklistFilter.build(bots(10)).contains(users).any()
+@pytest.mark.parametrize("users", [[], [None, None]])
+def test_null_is_no_member(users):
+    bloom = BlacklistFilter.build(["None", "nan"])
+    assert not bloom.contains(users).any() and not bloom.contains(pa.array(users, pa.string())).any()
 
 
 def test_every_flipped_bit_and_every_truncation_is_refused():
     data = BlacklistFilter.build(bots(20), capacity=20).to_bytes()
-    for place in range(8 * len(data)):
-        changed = bytearray(data)
-        changed[place // 8] ^= 1 << place % 8
+    flipped = [
+        data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :] for i in range(len(data)) for bit in range(8)
+    ]
+    for changed in [*flipped, *(data[:length] for length in range(len(data)))]:
         with pytest.raises(BlacklistError, match="must have the checksum"):
-            BlacklistFilter.from_bytes(bytes(changed))
-    for length in range(len(data)):
-        with pytest.raises(BlacklistError, match="must have the checksum"):
-            BlacklistFilter.from_bytes(data[:length])
+            BlacklistFilter.from_bytes(changed)
 
 
-def test_the_file_is_the_same_on_every_machine_and_python():
-    data = (
-        BlacklistFilter.build([*bots(100), "Ünï"])
-        .to_bytes()
-        .replace(bloom_module.LIBRARY.encode(), b"pybloom-live")
-    )
-    assert hashlib.sha256(data.partition(b"\n")[2]).hexdigest()[:16] == "3823481634dbfdfb"
+def test_the_file_is_the_same_on_every_machine_and_python(monkeypatch):
+    monkeypatch.setattr(bloom_module, "LIBRARY", "pybloom-live")
+    checksum = BlacklistFilter.build([*bots(100), "Ünï"]).to_bytes().partition(b"\n")[0]
+    assert checksum.startswith(b"3823481634dbfdfb")
 
 
 def test_another_version_of_the_library_is_refused_by_name(monkeypatch):
@@ -139,35 +110,22 @@ def test_filter_grows_with_the_ledger_and_loses_nobody():
         assert len(capacities) > 4
 
 
-def damage(path, kind):
-    data = path.read_bytes()
-    if kind == "missing":
-        path.unlink()
-    elif kind == "flipped":
-        path.write_bytes(data[:200] + bytes([data[200] ^ 4]) + data[201:])
-    elif kind == "foreign":
-        path.write_bytes(b"\x80\x04\x95 something else " * 9)
-    else:
-        BlacklistFilter.build(bots(49)).save(path)
-
-
 @pytest.mark.parametrize(
-    ("kind", "reason"),
+    ("content", "reason"),
     [
-        ("missing", "No such file"),
-        ("flipped", "must have the checksum"),
-        ("foreign", "must have the checksum"),
-        ("stale", "all 50 members of the ledger. It lacks 1"),
+        (None, "No such file"),
+        (b"\x80\x04\x95 something else ", "must have the checksum"),
+        (BlacklistFilter.build(bots(49)).to_bytes(), "all 50 members of the ledger. It lacks 1"),
     ],
+    ids=["missing", "foreign", "stale"],
 )
-def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, kind, reason):
+def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, content, reason):
     path = tmp_path / "blacklist.bloom"
     with Ledger.open(":memory:") as ledger:
         ledger.add(Entry(user, "test", 1) for user in bots(50))
-        BlacklistFilter.build(ledger.members()).save(path)
-        good, nothing = load_or_rebuild(path, ledger)
-        assert nothing is None
-        damage(path, kind)
+        good = BlacklistFilter.build(ledger.members())
+        good.save(path)
+        assert load_or_rebuild(path, ledger)[1] is None
+        path.unlink() if content is None else path.write_bytes(content)
         bloom, why = load_or_rebuild(path, ledger)
-    assert reason in why
-    assert bloom.to_bytes() == good.to_bytes()
+    assert reason in why and bloom.to_bytes() == good.to_bytes()
