@@ -79,7 +79,7 @@ def read(folder: Path, made_by: str, name: str = NAME) -> dict[str, Any]:
     Returns
     -------
     dict
-        What :func:`write` was given.
+        What :func:`write` wrote.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where things are: every relative path is relative to the repository's root."""
+"""The project's folders; every relative path is relative to the repository's root."""
 
 from pathlib import Path
 
@@ -13,17 +13,12 @@ REPORTS = DATA / "reports"
 
 
 def resolve(path: str | Path) -> Path:
-    """Make a path absolute, from the repository's root and not from the working directory.
+    """Return a path as absolute, from the repository's root and not from the working directory.
 
     Parameters
     ----------
     path : str or Path
         An absolute path, a path relative to the root, or one that begins with ``~``.
-
-    Returns
-    -------
-    Path
-        The absolute path; it need not exist.
 
     Examples
     --------
@@ -34,7 +29,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def show(path: str | Path) -> str:
-    """Write a path as a reader of a report should see it: relative to the root where it lies below it.
+    """Return a path as text for a reader: relative to the root where it lies below it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reports: one HTML page per executed notebook, and an index. They stand alone: no script, nothing fetched."""
+"""Reports: one self-contained HTML page per executed notebook, and an index; no script, nothing fetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 
 from lib import artifacts
 
-# Whatever a stranger wrote into a comment, the browser of a report's reader runs no script and fetches nothing.
+# Comments are untrusted text: whatever is in one, a reader's browser runs no script and fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 CELLS = """
@@ -40,7 +40,7 @@ class Stage:
 
 
 def write_page(notebook: Path, stages: Sequence[str]) -> Path:
-    """Turn an executed notebook into a page beside it.
+    """Write an executed notebook as a page beside it, and return its path.
 
     Parameters
     ----------
@@ -48,11 +48,6 @@ def write_page(notebook: Path, stages: Sequence[str]) -> Path:
         The executed notebook, such as ``data/reports/01_stream.ipynb``.
     stages : sequence of str
         Names of all pages, for the links at the top.
-
-    Returns
-    -------
-    Path
-        The page: the same name with the ending ``.html``.
     """
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(
@@ -67,7 +62,7 @@ def write_page(notebook: Path, stages: Sequence[str]) -> Path:
 
 
 def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:
-    """Write ``index.html``: a line per stage and what was run.
+    """Write ``index.html``, a line per stage, and return its path.
 
     Parameters
     ----------
@@ -77,11 +72,6 @@ def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:
         What was run, in order.
     about : str
         A sentence on the data; shown as text.
-
-    Returns
-    -------
-    Path
-        The index.
     """
     rows = "".join(_row(stage) for stage in stages)
     head = "<thead><tr><th>stage</th><th>what went in and out</th><th>seconds</th></tr></thead>"

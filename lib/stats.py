@@ -1,4 +1,4 @@
-"""Every share has its count and an interval: exact for independent trials, by resampling for edits of few users."""
+"""Intervals of shares: exact for independent trials, by bootstrap over users for edits."""
 
 import numpy as np
 from scipy.stats import beta
@@ -9,7 +9,7 @@ _TAIL = (1 - CONFIDENCE) / 2
 
 
 def clopper_pearson(part: int, whole: int) -> tuple[float, float]:
-    """Two-sided exact 95 % interval of a share.
+    """Return the two-sided exact 95 % interval of a share.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def clopper_pearson(part: int, whole: int) -> tuple[float, float]:
 
 
 def upper_bound(part: int, whole: int) -> float:
-    """One-sided exact upper bound of a share: the true one is below it with 95 % confidence.
+    """Return the one-sided exact upper bound of a share: the true one is below it with 95 % confidence.
 
     Parameters and reference as in :func:`clopper_pearson`; 1 when nothing was tried.
 
@@ -49,16 +49,16 @@ def upper_bound(part: int, whole: int) -> float:
 
 
 def bootstrap_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """Draw the users again and again, with replacement, and take the share of their edits that succeeded.
+    """Return the share of edits that succeeded in many bootstrap samples of the users.
 
     Parameters
     ----------
     parts, wholes : ndarray of int, shape (users,)
-        Of each user `parts` of `wholes` edits succeeded; who has no edits is left out.
+        Of each user `parts` of `wholes` edits succeeded; users without edits are skipped.
     seed : int, default 0
         Of the random numbers.
     draws : int, default 2000
-        How often.
+        Number of samples.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def bootstrap_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws:
 
     Notes
     -----
-    Users with equal numbers are interchangeable, so it is drawn (multinomially) how many there are of each kind: the
+    Users with equal numbers are interchangeable, so the number of each kind is drawn (multinomially): the
     same distribution, and a million users cost no more than a thousand.
 
     References
@@ -82,7 +82,7 @@ def bootstrap_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws:
 
 
 def bootstrap_ci(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a share of edits: the edits of one user are alike, so users are drawn again, not edits.
+    """Return the 95 % interval of a share of edits; the edits of one user are alike, so users are drawn, not edits.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def bootstrap_ci(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
     -------
     tuple of float
         Percentiles of :data:`DRAWS` draws with a fixed seed, but never narrower than if edits were independent
-        (:func:`clopper_pearson`): where all users are alike, a draw knows nothing of those who are not there.
+        (:func:`clopper_pearson`): where all users of a sample are alike, the bootstrap has no variance.
 
     Examples
     --------

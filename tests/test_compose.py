@@ -25,7 +25,7 @@ WHEEL = paths.ROOT / ".setup" / "docker_compose-1.29.2-py2.py3-none-any.whl"
 
 @pytest.fixture(scope="module")
 def compose():
-    """What docker-compose.yml says, anchors resolved."""
+    """The content of docker-compose.yml, anchors resolved."""
     return yaml.safe_load((paths.ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 
 
@@ -135,9 +135,9 @@ def test_the_cluster_has_a_master_and_two_workers_that_know_it(compose):
     assert address.removeprefix("spark://").partition(":")[0] in compose["services"]
 
 
-@pytest.mark.parametrize("told", ["README.md", "docker-compose.yml"])
-def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(compose, told):
-    text = (paths.ROOT / told).read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["README.md", "docker-compose.yml"])
+def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(compose, file):
+    text = (paths.ROOT / file).read_text(encoding="utf-8")
     (named,) = re.findall(r"docker compose --profile cluster up -d((?: [\w-]+)*)", text)
     services = compose["services"]
     started, waiting = set(), named.split()

@@ -1,4 +1,4 @@
-"""pyproject.toml, the lock and environment.yml say the same."""
+"""pyproject.toml, the lock and environment.yml agree."""
 
 import re
 import tomllib

@@ -36,8 +36,8 @@ def test_every_file_that_it_names_is_there(name):
     assert (paths.ROOT / name).exists()
 
 
-@pytest.mark.parametrize(("notebook", "given"), re.findall(r"papermill notebooks/(\w+)\.ipynb (.*)", TEXT))
-def test_every_parameter_that_it_gives_is_one_of_the_notebook(notebook, given):
-    for name, value in re.findall(r"-p (\w+) (\S+)", given):
+@pytest.mark.parametrize(("notebook", "options"), re.findall(r"papermill notebooks/(\w+)\.ipynb (.*)", TEXT))
+def test_every_parameter_that_it_sets_is_one_of_the_notebook(notebook, options):
+    for name, value in re.findall(r"-p (\w+) (\S+)", options):
         rule = params.RULES[notebook][name]
         assert rule.accepts(value if rule.kind is str else rule.kind(value))

@@ -1,4 +1,4 @@
-"""A jar is what its lock says, or there is none."""
+"""A jar has the hash of its lock, or it is refused."""
 
 import hashlib
 import tomllib
