@@ -6,12 +6,12 @@ import pytest
 from lib.model import experiments, user_features
 from lib.model.classifier import FOLDS, Stack, assign_folds
 from lib.model.dataset import EditDataset
-from lib.sample import edits_csv
+from lib.sample import csv_files
 from tests import made_up
 
 
 def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, capsys):
-    edits_csv.write(made_up.sample(200, 10), tmp_path / "edits-0.csv")
+    csv_files.write(made_up.sample(200, 10), tmp_path / "edits-0.csv")
     experiments.main(
         ["--no-day", "--seeds", "1", "--only", "kept", str(tmp_path), str(tmp_path / "nowhere.jsonl")]
     )

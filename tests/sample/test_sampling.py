@@ -1,36 +1,20 @@
-"""The sample over a real socket into a real Spark: whole, the same each time, and honest about a relay that breaks."""
+"""The sample through a real relay, a real socket and a real Spark: whole, the same each time, or an error."""
 
 import _thread
 import json
-import socket
 import threading
+import time
 
-import pyarrow as pa
 import pytest
 import xxhash
+from pyarrow import csv
+from pyspark.sql import functions as F
+from test_csv_files import HOSTILE
 
-from lib import artifacts, events
-from lib.sample import edits_csv, sampling
-from lib.sample.tally import Tally
+from lib import artifacts
+from lib.sample import csv_files, sampling
+from lib.sample.tcp_source import RelayDataSource
 from lib.stream import recording, relay
-
-HOSTILE = [
-    None,
-    "",
-    "~2026-12345-67",
-    "Müller, Jr.",
-    'the "quoted"',
-    "two\nlines",
-    "DOS\r\nlines",
-    "old\rMac",
-    "🦊🏽\u200d",
-    "\u200fعربي",
-    "nul\0inside",
-    " blanks ",
-    "=HYPERLINK(1)",
-    "back\\slash",
-    "{'$relay': 1}",
-]
 
 
 def event(user="Ada", kind="edit", number=0, **fields):
@@ -65,38 +49,7 @@ NOISE = [
     b'{"meta": {"dt": "2015-09-12T00:00:00Z"},\r"type": "log"}',
     b'{"$relay": {"end": true, "events": 0}}',
 ]
-
-
-class ScriptedRelay:
-    """A server whose n-th client is sent the n-th script; the last script is for all clients after it."""
-
-    def __init__(self, *scripts, port=0):
-        self.scripts = list(scripts)
-        self.server = socket.create_server(("127.0.0.1", port))
-        self.address = "{}:{}".format(*self.server.getsockname())
-        self.held = []
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-            client.sendall(b"".join(line + b"\n" for line in script))
-            if script[-1] == relay.ALIVE:
-                self.held.append(client)
-            else:
-                client.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.close()
-        for client in self.held:
-            client.close()
+WHOLE = [*CROWD, relay.end_line(len(CROWD))]
 
 
 @pytest.fixture
@@ -112,217 +65,149 @@ def in_dir(tmp_path):
     return fill
 
 
-def whole(lines):
-    return [*lines, relay.end_line(len(lines))]
+def marked(lines, percent):
+    """Mark what is kept, as the notebook does."""
+    edits = sampling.parse(lines).withColumn("is_edit", F.expr("type in ('edit', 'new')"))
+    return edits.withColumn("kept", F.expr(f"is_edit and pmod(xxhash64(user), 100) < {percent}"))
 
 
-def sample_of(spark, folder, percent, out_dir):
-    with relay.Relay(folder) as server:
-        return sampling.take(spark, server.address, percent, out_dir, seed=0)
+def sample_of(spark, address, percent, out_dir):
+    """Read a relay to its end; return the manifest and the users."""
+    spark.dataSource.register(RelayDataSource)
+    lines = spark.readStream.format("relay").option("address", address).load()
+    with sampling.SampleWriter(out_dir) as writer:
+        query = marked(lines, percent).writeStream.foreachBatch(writer.write_batch).start()
+        complete = sampling.await_end(query, writer)
+        return writer.finish(percent=percent, complete=complete), writer.users
 
 
-def read(sample):
-    return [row for path in sample.files for row in edits_csv.rows_by_python(path)]
-
-
-# What is kept
+def rows_of(out_dir):
+    files = sorted(out_dir.glob("edits-*.csv"))
+    return [row for file in files for row in csv.read_csv(file, **csv_files.ARROW).to_pylist()]
 
 
 @pytest.mark.slow
 def test_all_edits_of_some_users_and_none_of_the_others(spark, in_dir, tmp_path):
-    folder, out_dir = in_dir(*CROWD, *NOISE), tmp_path / "sample"
-    sample = sample_of(spark, folder, 20, out_dir)
-    chosen = {user for user in (f"user {number}" for number in range(40)) if bucket(user) < 20}
-    expected = [events.decode(line).user for line in CROWD if events.decode(line).user in chosen]
-    assert [row[events.COLUMNS.index("user")] for row in read(sample)] == expected
-    assert sample.balance() == {
-        "relay_sent": 207,
-        "edits_kept": 5 * len(chosen),
-        "edits_left_out": 200 - 5 * len(chosen),
+    out_dir = tmp_path / "sample"
+    with relay.Relay(in_dir(*CROWD, *NOISE)) as server:
+        manifest, _ = sample_of(spark, server.address, 20, out_dir)
+    users = [f"user {number % 40}" for number in range(200)]
+    assert [row["user"] for row in rows_of(out_dir)] == [user for user in users if bucket(user) < 20]
+    kept = sum(bucket(user) < 20 for user in users)
+    assert artifacts.read(out_dir, "").items() >= manifest.items() >= {
+        "percent": 20,
+        "complete": True,
+        "events_read": 207,
+        "edits_read": 200,
+        "edits_kept": kept,
+        "edits_skipped": 200 - kept,
         "not_edits": 3,
         "canaries": 1,
         "invalid": 3,
-    }
-    assert sample.balances() and sample.books().endswith(" + 3 + 1 + 3 = 207: the books balance.")
-    told = artifacts.read(out_dir, "notebooks/02_sample.ipynb")
-    assert {name: told[name] for name in ("percent", "events_read", "edits_read", "edits_kept")} == {
-        "percent": 20,
-        "events_read": 207,
-        "edits_read": 200,
-        "edits_kept": 5 * len(chosen),
-    }
-    assert (told["users_read"], told["users_kept"], told["complete"]) == (40, len(chosen), True)
+        "users_read": 40,
+        "users_kept": kept // 5,
+        "edits_without_user_read": 0,
+        "edits_without_user_kept": 0,
+    }.items()  # fmt: skip
     letters = [json.loads(line) for line in (out_dir / "dead_letters.jsonl").read_text().splitlines()]
     assert [letter["raw"].strip()[:9] for letter in letters] == ["not JSON", '{"meta": ', '{"$relay"']
-    assert told["files"] == {
-        path.name: artifacts.sha256(path) for path in out_dir.iterdir() if path.name in told["files"]
-    }
-    assert sorted(path.name for path in out_dir.iterdir()) == [
-        "dead_letters.jsonl",
-        "edits-00000.csv",
-        "manifest.json",
-    ]
+    hashes = {name: artifacts.sha256(out_dir / name) for name in ("dead_letters.jsonl", "edits-00000.csv")}
+    assert manifest["files"] == hashes
+    assert {path.name for path in out_dir.iterdir()} == {".lock", "manifest.json", *hashes}
 
 
 @pytest.mark.slow
-def test_hostile_text_survives_the_socket_spark_and_the_csv(spark, in_dir, tmp_path):
-    lines = [event(user, number=number) for number, user in enumerate(HOSTILE)]
-    sample = sample_of(spark, in_dir(*lines), 100, tmp_path / "sample")
-    (path,) = sample.files
-    table = events.parse(lines).edits
-    assert edits_csv.rows_by_spark(spark, path) == list(edits_csv.rows(table))
-    plain = [tuple(cell or "" for cell in row) for row in edits_csv.rows(table)]
-    assert edits_csv.rows_by_python(path) == edits_csv.rows_by_pandas(path) == plain
-    assert sample.counts["users_read"] == len(HOSTILE) - 1
-    assert sample.counts["edits_without_user_read"] == sample.counts["edits_without_user_kept"] == 1
-
-
-@pytest.mark.slow
-def test_running_again_replaces_the_sample_by_the_same(spark, in_dir, tmp_path):
-    out_dir = tmp_path / "sample"
+def test_hostile_text_survives_the_relay_spark_and_the_csv_and_again_gives_the_same(spark, in_dir, tmp_path):
+    folder, out_dir = in_dir(*(event(user, number=n) for n, user in enumerate(HOSTILE))), tmp_path / "sample"
     out_dir.mkdir()
-    (out_dir / "edits-00007.csv").write_text("an older, larger sample")
-    with ScriptedRelay(
-        whole(CROWD), [relay.ALIVE, *CROWD[:7], relay.ALIVE, *CROWD[7:], relay.end_line(200)]
-    ) as server:
-        first = sampling.take(spark, server.address, 20, out_dir)
-        content = [path.read_bytes() for path in first.files]
-        again = sampling.take(spark, server.address, 20, out_dir)
-    assert again.files == first.files == [out_dir / "edits-00000.csv"]
-    assert [path.read_bytes() for path in again.files] == content
-    assert again.users.sort_by("user").equals(first.users.sort_by("user"))
+    (out_dir / "edits-00007.csv").write_text("of an older, larger sample")
+    with relay.Relay(folder) as server:
+        manifest, users = sample_of(spark, server.address, 100, out_dir)
+        again, _ = sample_of(spark, server.address, 100, out_dir)
+    for column in ("title", "user", "comment"):
+        assert [row[column] for row in rows_of(out_dir)] == HOSTILE
+    assert again == manifest
+    assert (manifest["users_read"], manifest["edits_without_user_kept"]) == (len(HOSTILE) - 1, 1)
+    assert set(users["user"].dropna()) == set(HOSTILE) - {None}
 
 
 def test_spark_hashes_as_the_reference_does(spark):
-    table = selected(spark, [event(user, number=n) for n, user in enumerate(HOSTILE)], 20)
-    assert table["bucket"].to_pylist() == [bucket(user) for user in HOSTILE]
-    assert table["kept"].to_pylist() == [bucket(user) < 20 for user in HOSTILE]
-
-
-@pytest.mark.parametrize(("percent", "kept"), [(42, False), (43, True), (100, True)])
-def test_edits_without_a_user_follow_sparks_rule_for_null(spark, percent, kept):
-    assert selected(spark, [event(None)], percent)["kept"].to_pylist() == [kept]
-
-
-def selected(spark, lines, percent):
-    frame = spark.createDataFrame([(line.decode(),) for line in lines], "value string").coalesce(1)
-    table = sampling.select(frame, percent).toArrow().sort_by("place")
-    return table.filter(pa.compute.equal(table["kind"], "edit"))
-
-
-@pytest.mark.parametrize("percent", [0, 101, -20])
-def test_percent_outside_1_to_100_is_an_error(spark, percent):
-    with pytest.raises(ValueError, match=rf"PERCENT must be from 1 to 100. Got {percent}."):
-        sampling.select(spark.createDataFrame([], "value string"), percent)
-
-
-def test_how_spark_cuts_its_batches_changes_nothing(tmp_path):
-    lines = [*CROWD, *NOISE[:4], relay.end_line(204)]
-    outcomes = [
-        tallied(tmp_path / f"cuts {len(cuts)}", lines, cuts) for cuts in ([205], [1] * 205, [0, 100, 0, 105])
-    ]
-    assert outcomes[0] == outcomes[1] == outcomes[2]
-    assert outcomes[0][0]["events_read"] == 204
-
-
-def tallied(folder, lines, cuts):
-    folder.mkdir()
-    tally, start = Tally(folder, 20), 0
-    for cut in cuts:
-        rows = sampling.rows(lines[start : start + cut], list(range(start, start + cut)))
-        tally.add(marked(rows, 20))
-        start += cut
-    files = tally.close()
-    assert (tally.over, tally.relay_sent) == (True, tally.events)
-    return tally.counts(), sorted(tally.users.to_pylist(), key=str), [path.read_bytes() for path in files]
-
-
-def marked(table, percent):
-    """Do what Spark does to the rows: the bucket, and whether it is kept."""
-    buckets = pa.array([bucket(user) for user in table["user"].to_pylist()], pa.int64())
-    kept = pa.compute.and_(pa.compute.equal(table["kind"], "edit"), pa.compute.less(buckets, percent))
-    return table.append_column("bucket", buckets).append_column("kept", kept)
-
-
-# What breaks
+    lines = spark.createDataFrame([(event(user),) for user in HOSTILE], "value binary")
+    for percent in (20, 42, 43):
+        kept = [row.kept for row in marked(lines, percent).collect()]
+        assert kept == [bucket(user) < percent for user in HOSTILE]
 
 
 @pytest.mark.slow
-def test_a_relay_that_breaks_off_is_read_again_from_the_start(spark, tmp_path):
-    told = []
-    with ScriptedRelay(CROWD[:120], whole(CROWD)) as server:
-        sample = sampling.take(spark, server.address, 100, tmp_path, say=told.append)
-    assert [row[0] for row in read(sample)] == [f"id-{number}" for number in range(200)]
-    assert sample.complete and sample.balances()
-    assert sample.troubles == ("its connection closed before its end line",)
-    assert told == [
-        f"Reading the relay at {server.address} broke off: {sample.troubles[0]}. Attempt 2 of 5 begins anew."
-    ]
+def test_the_batches_change_nothing_and_a_growing_recording_is_read_along(spark, in_dir, tmp_path):
+    folder = in_dir(*CROWD[:50])
+    with relay.Relay(folder, follow=True) as server:
+        grow = threading.Timer(3, lambda: in_dir_grows(folder, server))
+        grow.start()
+        manifest, users = sample_of(spark, server.address, 20, tmp_path / "growing")
+    with relay.Relay(folder) as server:
+        at_once, same_users = sample_of(spark, server.address, 20, tmp_path / "at once")
+    assert manifest == at_once and manifest["events_read"] == 200
+    assert users.equals(same_users)
+
+
+def in_dir_grows(folder, server):
+    recording.write_segment(folder / recording.segment_name(2), CROWD[50:])
+    server.finish()
 
 
 @pytest.mark.slow
-def test_a_relay_that_is_not_there_yet_is_waited_for(spark, tmp_path):
-    late = []
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        address = "{}:{}".format(*place.getsockname())
-    port = int(address.rpartition(":")[2])
-    sample = sampling.take(
-        spark, address, 100, tmp_path, say=lambda _: late.append(ScriptedRelay(whole(CROWD), port=port))
-    )
-    with late[0]:
-        assert sample.counts["edits_kept"] == 200
-        assert sample.troubles == ("Connection refused",)
-
-
-def test_a_relay_that_never_answers_ends_in_one_sentence_and_an_older_sample_stays(spark, tmp_path):
+def test_a_relay_that_is_lost_is_an_error_and_an_older_sample_stays(spark, scripted_relay, tmp_path):
     (tmp_path / "edits-00000.csv").write_text("older")
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(
-        sampling.RelayLost, match=r"Got, after 1 attempts: Connection refused\. Start the relay"
+        sampling.SamplingError, match=r"^The relay at .* Got 200 lines: .* Start the relay .*IN_DIR\.$"
     ):
-        sampling.take(spark, "127.0.0.1:9", 20, tmp_path, attempts=1)
+        sample_of(spark, scripted_relay(*CROWD), 20, tmp_path)
     assert (tmp_path / "edits-00000.csv").read_text() == "older"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["edits-00000.csv", "manifest.json"]
-
-
-@pytest.mark.slow
-def test_a_relay_whose_count_is_not_what_arrived_is_not_believed(spark, tmp_path):
-    told = []
-    with ScriptedRelay([*CROWD[:3], relay.end_line(5)], whole(CROWD[:5])) as server:
-        sample = sampling.take(spark, server.address, 100, tmp_path, say=told.append)
-    assert sample.troubles == ("it sent 5 events and 3 arrived",)
-    assert sample.counts["edits_kept"] == 5
-
-
-@pytest.mark.slow
-def test_an_interrupt_leaves_the_sample_of_what_was_read(spark, tmp_path, monkeypatch):
-    add, told = Tally.add, []
-
-    def add_then_interrupt(tally, batch):
-        add(tally, batch)
-        if tally.events == len(CROWD):
-            _thread.interrupt_main()
-
-    monkeypatch.setattr(Tally, "add", add_then_interrupt)
-    with ScriptedRelay([*CROWD, relay.ALIVE]) as server:
-        sample = sampling.take(spark, server.address, 100, tmp_path, say=told.append)
-    assert told == ["Interrupted after 200 events: the sample is of these."]
-    assert (sample.complete, sample.relay_sent, sample.counts["edits_kept"]) == (False, None, 200)
-    assert artifacts.read(tmp_path, "")["complete"] is False
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "edits-00000.csv", "manifest.json"}
     assert spark.streams.active == []
 
 
-def test_a_full_disk_is_told_and_not_tried_again(spark, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_an_interrupt_leaves_the_sample_of_what_was_read(spark, scripted_relay, tmp_path, capsys):
+    spark.dataSource.register(RelayDataSource)
+    lines = spark.readStream.format("relay").option("address", scripted_relay(*CROWD, relay.ALIVE)).load()
+    with sampling.SampleWriter(tmp_path) as writer:
+        query = marked(lines, 100).writeStream.foreachBatch(writer.write_batch).start()
+        threading.Thread(target=interrupt_after, args=(writer, 200)).start()
+        complete = sampling.await_end(query, writer)
+        manifest = writer.finish(complete=complete)
+    assert capsys.readouterr().out == "Interrupted after 200 lines: the sample is of these.\n"
+    assert (manifest["complete"], manifest["edits_kept"], len(rows_of(tmp_path))) == (False, 200, 200)
+    assert spark.streams.active == []
+
+
+def interrupt_after(writer, lines):
+    while writer.lines < lines:
+        time.sleep(0.1)
+    _thread.interrupt_main()
+
+
+def test_a_full_disk_ends_the_query(spark, scripted_relay, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Tally, "add", fail)
-    with ScriptedRelay(whole(CROWD)) as server, pytest.raises(OSError, match="No space left on device"):
-        sampling.take(spark, server.address, 20, tmp_path)
+    monkeypatch.setattr(artifacts, "dead_letter", fail)
+    with pytest.raises(Exception, match="No space left on device"):
+        sample_of(spark, scripted_relay(b"?", relay.end_line(1)), 20, tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
 
-# What goes in
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
+    with (
+        sampling.SampleWriter(tmp_path),
+        pytest.raises(sampling.SamplingError, match="OUT_DIR must be used by one run at a time"),
+        sampling.SampleWriter(tmp_path),
+    ):
+        pass
+    with sampling.SampleWriter(tmp_path):
+        pass
 
 
 def test_a_missing_recording_names_the_notebook_that_makes_it(tmp_path):
@@ -333,12 +218,7 @@ def test_a_missing_recording_names_the_notebook_that_makes_it(tmp_path):
 def test_a_damaged_recording_is_found_before_spark_starts(in_dir):
     folder = in_dir(*CROWD)
     path = folder / recording.segment_name(1)
+    assert sampling.inputs(folder) == {path.name: artifacts.sha256(path)}
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(recording.RecordingError, match="breaks off"):
         sampling.inputs(folder)
-
-
-def test_inputs_are_named_with_their_hashes(in_dir):
-    folder = in_dir(*CROWD)
-    name = recording.segment_name(1)
-    assert sampling.inputs(folder) == {name: artifacts.sha256(folder / name)}

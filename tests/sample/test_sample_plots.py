@@ -1,33 +1,32 @@
 """Every picture has a title and names its axes, and is drawn for any sample, be it empty."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from test_audit import crowd, table
 
-from lib.sample import audit
-from lib.sample import figures as audit_figures
+from lib.sample import audit, plots
 
 SAMPLES = {
     "crowd": crowd(500),
     "nobody": table([]),
-    "one": table([("one", 7, 1, 1, 1)]),
+    "one": table([("one", 1, 1, 1, 1)]),
     "humans": crowd(50, bots=0),
 }
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_pictures_are_whole(name):
-    frame = audit.users(SAMPLES[name], 20)
-    ways = pd.DataFrame(
-        {"users": [0.2, 0.6, 0.3], "edits": [0.2, 0.6, 0.2], "whole": [1, 1, 0]}, index=["a", "b", "c"]
-    )
+    users = audit.users(SAMPLES[name])
+    rules = audit.compare_rules({rule: users["kept_edits"] for rule in "abc"}, users["edits"])
+    curve = audit.coverage(pd.Series([0.5, 0.25]), pd.Series([3, 90]))
     figures = [
-        audit_figures.shares(audit.shares(frame, seed=0), 20),
-        audit_figures.survival(frame),
-        audit_figures.buckets(audit.uniformity(frame), 20),
-        audit_figures.ways(ways, 20),
-        audit_figures.coverage(audit.coverage(SAMPLES[name], 20), 20),
+        plots.shares(audit.shares(users, seed=0), 20),
+        plots.survival(users),
+        plots.buckets(np.full(100, len(users) / 100), 20),
+        plots.rules(rules, 20),
+        plots.coverage(curve, 20, 0.5),
     ]
     for figure in figures:
         figure.canvas.draw()

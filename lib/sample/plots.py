@@ -1,0 +1,144 @@
+"""The pictures of the sampling audit: each takes what :mod:`lib.sample.audit` computed and returns a figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lib import plots
+from lib.sample import audit
+
+_COLOURS = {"bot": plots.BOT, "human": plots.HUMAN}
+_SHARE = PercentFormatter(1, symbol=" %")
+
+
+def shares(table: pd.DataFrame, percent: int) -> Figure:
+    """Draw the shares of users and edits that were kept, with their 95 % intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`lib.sample.audit.shares`.
+    percent : int
+        Share of the users that was asked for.
+    """
+    figure, axes = plt.subplots(figsize=(9, 3.4))
+    places = range(len(table))
+    colours = [_COLOURS.get(name.split()[0], plots.GREY) for name in table.index]
+    axes.hlines(places, table["low"], table["high"], colours, linewidth=3)
+    axes.scatter(table["part"] / table["whole"].clip(1), places, 80, colours, edgecolors="white", zorder=3)
+    axes.axvline(percent / 100, color="black", linewidth=1, linestyle="--", label=f"asked for: {percent} %")
+    axes.set_yticks(places, [f"{name} ({whole:,})" for name, whole in table["whole"].items()])
+    axes.invert_yaxis()
+    axes.set(title="Share of users and of edits in the sample", xlabel="share kept, with 95 % interval")
+    axes.set_xlim(0, None)
+    axes.xaxis.set_major_formatter(_SHARE)
+    axes.legend(loc="upper right")
+    return figure
+
+
+def survival(frame: pd.DataFrame) -> Figure:
+    """Draw the share of the users with at least so many edits: of all as a line, of the sample as dots.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From :func:`lib.sample.audit.users`.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for is_bot, group in frame.groupby("bot"):
+        kind = "bot" if is_bot else "human"
+        colour = plots.KINDS[kind]
+        axes.step(*_survival(group["edits"]), where="pre", color=colour, label=f"{kind} users, all read")
+        kept = _survival(group["edits"][group["kept"]])
+        axes.plot(*kept, "o", color=colour, markersize=4, alpha=0.6, label=f"{kind} users, sample")
+    axes.set(title="Edits per user: of all users read, and of the sample", xscale="log", yscale="log")
+    axes.set(xlabel="edits of a user (at least)", ylabel="share of the users")
+    if len(frame):
+        axes.legend()
+    return figure
+
+
+def _survival(edits: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    values, counts = np.unique(edits, return_counts=True)
+    return values, counts[::-1].cumsum()[::-1] / max(len(edits), 1)
+
+
+def buckets(counts: np.ndarray, percent: int) -> Figure:
+    """Draw the users per bucket of the hash, the kept buckets in colour.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (100,)
+        Users per bucket.
+    percent : int
+        So many buckets are kept.
+    """
+    figure, axes = plt.subplots(figsize=(9, 3.4))
+    expected = counts.mean()
+    band = 2 * np.sqrt(expected)
+    colours = np.where(np.arange(audit.BUCKETS) < percent, plots.GREEN, plots.GREY)
+    axes.bar(range(audit.BUCKETS), counts, color=colours, width=1, edgecolor="white", linewidth=0.4)
+    axes.axhline(expected, color="black", linewidth=1, label=f"even: {expected:.1f} users")
+    axes.axhspan(expected - band, expected + band, alpha=0.08, color="black", label="± 2 standard deviations")
+    axes.set(title=f"Users per bucket: buckets 0 to {percent - 1} are the sample", ylabel="users")
+    axes.set(xlabel="bucket of the user's name", xlim=(-1, audit.BUCKETS))
+    axes.set_ylim(0, max(float(counts.max()) * 1.35, 1))
+    axes.legend(loc="upper right", ncols=2)
+    return figure
+
+
+def rules(table: pd.DataFrame, percent: int) -> Figure:
+    """Draw what each of three rules keeps.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`lib.sample.audit.compare_rules`.
+    percent : int
+        Share that was asked for.
+    """
+    figure, axes = plt.subplots(figsize=(9, 3.8))
+    colours = [plots.GREEN, plots.PURPLE, plots.YELLOW]
+    for row, (rule, values) in enumerate(table.iterrows()):
+        places = np.arange(3) + (row - 1) * 0.26
+        bars = axes.bar(places, values, width=0.24, color=colours[row], label=rule, linewidth=0)
+        axes.bar_label(bars, [f"{100 * value:.0f} %" for value in values], padding=2)
+    axes.axhline(percent / 100, color="black", linewidth=1, linestyle="--")
+    axes.set_xticks(range(3), ["users with an edit", "edits", "users with all edits*"])
+    axes.set(title=f"One right rule and two wrong ones for {percent} %", ylim=(0, 1.42), ylabel="share")
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="upper left", fontsize="small")
+    axes.set_xlabel("* of the users in the sample with two edits or more", loc="right", fontsize="small")
+    axes.yaxis.set_major_formatter(_SHARE)
+    return figure
+
+
+def coverage(curve: pd.DataFrame, percent: int, stopped: float) -> Figure:
+    """Draw what a list of the bots in a sample is worth on later edits, by the size of the sample.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From :func:`lib.sample.audit.coverage`.
+    percent : int
+        Size of the sample at hand.
+    stopped : float
+        Share of the later bot edits that its bots make, from 0 to 1.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    band = axes.fill_between(curve.index, curve["low"], curve["high"], label="90 of 100 samples")
+    band.set(color=plots.BOT, alpha=0.15, linewidth=0)
+    axes.plot(curve.index, curve["mean"], color=plots.BOT, label="mean of 100 samples")
+    axes.plot(percent, stopped, "D", color="black", markersize=8, label="this sample")
+    axes.set_title("Later bot edits stopped by a perfect list of the bots in the sample")
+    axes.set(xlabel="share of the users in the sample", ylabel="share of the later bot edits")
+    axes.set(xlim=(0, 101), ylim=(-0.02, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(100, symbol=" %"))
+    axes.legend(loc="upper left")
+    axes.yaxis.set_major_formatter(_SHARE)
+    return figure
