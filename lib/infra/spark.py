@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,7 @@ def _settings(name: str, master: str, kafka: bool, long_running: bool) -> dict[s
         "spark.ui.enabled": False,
         "spark.ui.showConsoleProgress": False,
         "spark.driver.extraJavaOptions": " ".join(flags),
+        "spark.local.dir": tempfile.gettempdir(),  # Spark itself does not read TMPDIR
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": True,
         # Between the JVM and Python: less of the system's time than TCP, and no port.
