@@ -13,13 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from pyarrow import acero
 
 from lib.online import verdicts
-from lib.online.judging import SCHEMA, VERDICTS
+from lib.online.judging import SCHEMA
 from lib.stats import bootstrap_ci, upper_bound
 
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
-_COLUMNS = ["timestamp", "user", "bot", "verdict"]
+COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
 _Numbers = TypeVar("_Numbers", pd.Series, np.ndarray)
 
 
@@ -42,7 +43,11 @@ def load_verdicts(out_dir: Path) -> pd.DataFrame:
         The columns of the verdicts; in place of ``bot`` stands ``is_bot`` (a missing flag is none), and ``stopped``
         (dropped or flagged) is added.
     """
-    return _frame(verdicts.read(out_dir)).sort_values(["timestamp", "meta_id"], ignore_index=True)
+    table = verdicts.read(out_dir)
+    place = table.schema.get_field_index("bot")
+    data = table.set_column(place, "is_bot", pc.fill_null(table["bot"], False)).to_pandas()
+    data["stopped"] = data["verdict"] != "kept"
+    return data.sort_values(["timestamp", "meta_id"], ignore_index=True)
 
 
 def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +63,13 @@ def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Index ``user``; ``edits, bot_edits, flagged, stopped, bot_edits_stopped`` and whether the user ``is_bot``.
     """
-    users = _counts(data).groupby(data["user"], observed=True).sum()
+    marks = data.assign(
+        edits=1,
+        bot_edits=data["is_bot"],
+        flagged=data["verdict"] == "flagged",
+        bot_edits_stopped=data["is_bot"] & data["stopped"],
+    )
+    users = marks[COUNTS].astype("int64").groupby(data["user"]).sum()
     return users.assign(is_bot=is_bot(users["bot_edits"], users["edits"]))
 
 
@@ -78,22 +89,25 @@ def compute(out_dir: Path) -> dict[str, Any]:
         an edit stopped, whether they came on the list in this stage or before it) with its one-sided exact 95 % upper
         bound, the counts behind each, and 95 % intervals over users of the shares of bot edits.
     """
-    dataset = _dataset(out_dir)
-    data, late = _frame(dataset.to_table(_COLUMNS)), _frame(_last_quarter(dataset))
-    total, total_late = _counts(data).sum(), _counts(late).sum()
-    users = count_by_user(data)
-    humans = users[~users["is_bot"]]
+    files = [str(path) for path in verdicts.files(out_dir)]
+    dataset = ds.dataset(files, SCHEMA, "parquet") if files else ds.dataset(SCHEMA.empty_table())
+    all_users, late_users = _count(dataset), _count_last_quarter(dataset)
+    total, total_late = all_users.sum(), late_users.sum()
+    users = all_users[all_users.index.notna()]
+    humans = users[~is_bot(users["bot_edits"], users["edits"])]
     flagged = int((humans["stopped"] > 0).sum())
     human_edits = int(total["edits"] - total["bot_edits"])
     return {
-        "edits": len(data),
-        **{verdict: int((data["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        "edits": int(total["edits"]),
+        "kept": int(total["edits"] - total["stopped"]),
+        "flagged": int(total["flagged"]),
+        "dropped": int(total["stopped"] - total["flagged"]),
         "bot_edits": int(total["bot_edits"]),
         "bot_edits_stopped": _share(total["bot_edits_stopped"], total["bot_edits"]),
         "bot_edits_stopped_interval": _interval(users),
         "bot_edits_last_quarter": int(total_late["bot_edits"]),
         "bot_edits_stopped_last_quarter": _share(total_late["bot_edits_stopped"], total_late["bot_edits"]),
-        "bot_edits_stopped_last_quarter_interval": _interval(count_by_user(late)),
+        "bot_edits_stopped_last_quarter_interval": _interval(late_users[late_users.index.notna()]),
         "human_edits": human_edits,
         "human_edits_stopped": _share(total["stopped"] - total["bot_edits_stopped"], human_edits),
         "human_users": len(humans),
@@ -104,43 +118,32 @@ def compute(out_dir: Path) -> dict[str, Any]:
     }
 
 
-def _dataset(out_dir: Path) -> ds.Dataset:
-    words = ds.ParquetFileFormat(
-        dictionary_columns=["wiki", "user", "verdict"]
-    )  # each word is in memory once
-    files = [str(path) for path in verdicts.files(out_dir)]
-    return ds.dataset(files, format=words) if files else ds.dataset(SCHEMA.empty_table())
+def _count(dataset: ds.Dataset, where: pc.Expression | None = None) -> pd.DataFrame:
+    """Return counts per user, a hidden one included; files are read in batches, so memory grows with users alone."""
+    bot, stopped = pc.coalesce(pc.field("bot"), False), pc.field("verdict") != "kept"
+    marks = [pc.scalar(True), bot, pc.field("verdict") == "flagged", stopped, bot & stopped]
+    columns = [pc.field("user"), *(mark.cast(pa.int64()) for mark in marks)]
+    sums = [(name, "hash_sum", None, name) for name in COUNTS]
+    steps = [
+        acero.Declaration("scan", acero.ScanNodeOptions(dataset, filter=where)),
+        acero.Declaration("filter", acero.FilterNodeOptions(pc.scalar(True) if where is None else where)),
+        acero.Declaration("project", acero.ProjectNodeOptions(columns, ["user", *COUNTS])),
+        acero.Declaration("aggregate", acero.AggregateNodeOptions(sums, keys=["user"])),
+    ]
+    return acero.Declaration.from_sequence(steps).to_table().to_pandas().set_index("user")
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
-    place = table.schema.get_field_index("bot")
-    table = table.set_column(place, "is_bot", pc.fill_null(table["bot"], False))
-    data = table.unify_dictionaries().to_pandas()
-    return data.assign(stopped=data["verdict"] != "kept")
-
-
-def _counts(data: pd.DataFrame) -> pd.DataFrame:
-    marks = {
-        "edits": True,
-        "bot_edits": data["is_bot"],
-        "flagged": data["verdict"] == "flagged",
-        "stopped": data["stopped"],
-        "bot_edits_stopped": data["is_bot"] & data["stopped"],
-    }
-    return pd.DataFrame(marks, index=data.index).astype(np.int64)
-
-
-def _last_quarter(dataset: ds.Dataset) -> pa.Table:
-    """Return the last quarter of the edits; of those in its first millisecond, the ones with the largest ids."""
+def _count_last_quarter(dataset: ds.Dataset) -> pd.DataFrame:
+    """Return the counts of the last quarter; of the edits in its first millisecond the ones with the largest ids."""
     times = dataset.to_table(["timestamp"])["timestamp"]
     n = int(len(times) * LAST_QUARTER)
     if not n:
-        return dataset.schema.empty_table().select(_COLUMNS)
+        return _count(dataset, pc.scalar(False))
     start = pa.scalar(int(np.partition(times.cast(pa.int64()).to_numpy(), -n)[-n]), times.type)
-    late = dataset.to_table(_COLUMNS, filter=ds.field("timestamp") > start)
-    first = dataset.to_table(["meta_id", *_COLUMNS], filter=ds.field("timestamp") == start)
-    first = first.sort_by([("meta_id", "descending")]).slice(0, n - late.num_rows)
-    return pa.concat_tables([late, first.select(_COLUMNS)])
+    late = _count(dataset, pc.field("timestamp") > start)
+    first = dataset.to_table(filter=pc.field("timestamp") == start).sort_by([("meta_id", "descending")])
+    rest = _count(ds.dataset(first.slice(0, n - int(late["edits"].sum()))))
+    return pd.concat([late, rest]).groupby(level=0, dropna=False).sum()
 
 
 def _interval(users: pd.DataFrame) -> list[float]:
