@@ -6,19 +6,18 @@ import argparse
 import sys
 import time
 
-from benchmarks import blacklist, firehose, sieving
+from benchmarks import blacklist, firehose, online
 
 #: Name: what is measured, and the function.
 ALL = {
     "blacklist": ("What a look-up on the blacklist costs", blacklist.run),
     "throughput": (
         "Kafka → verdict, all writes included, beside parsing only (1.5 million)",
-        sieving.throughput,
+        online.throughput,
     ),
-    "latency": ("From Kafka's timestamp to the readable verdict, at 500 events a second", sieving.latency),
-    "writer": ("What the one process that judges and writes can take", sieving.writer),
-    "cores": ("Two partitions and two cores against one of each", sieving.cores),
-    "flatness": ("The cost of an event among few and among many", sieving.flatness),
+    "latency": ("From Kafka's timestamp to the readable verdict, at 500 events a second", online.latency),
+    "cores": ("Two partitions and two cores against one of each", online.cores),
+    "flatness": ("The cost of an event among few and among many", online.flatness),
 }
 
 

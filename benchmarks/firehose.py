@@ -10,15 +10,13 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
+import confluent_kafka
 
 from lib import events, paths
 from lib.model import classifier
 from lib.model.dataset import EditDataset
-from lib.online.publisher import Publisher
 from lib.stream import sample_day
 
 FOLDER = Path(os.environ.get("WIKISIEVE_BENCH_DATA", paths.ROOT.parent / "shared" / "data"))
@@ -68,13 +66,18 @@ def _mould(number: int, raw: bytes) -> tuple[bytes | None, bytes]:
     return (None if user is None else user.encode()), json.dumps(event).encode()
 
 
-def fill(bootstrap: str, topic: str, n: int, partitions: int) -> None:
-    """Put `n` events into a topic, keyed by user, in record batches as large as the producer's."""
-    waiting = tiles(n)
-    with Publisher(bootstrap, topic, partitions, messages=450) as publisher:
-        while some := list(islice(waiting, 50_000)):
-            keys = pa.array([key or b"" for key, _ in some], pa.binary()).view(pa.string())
-            publisher.send(keys, pa.array([raw for _, raw in some], pa.binary()).view(pa.string()))
+def fill(bootstrap: str, topic: str, n: int) -> None:
+    """Put `n` events into a topic, keyed by user, with the partitions of Kafka's Java client."""
+    options = {"linger.ms": 20, "compression.type": "lz4", "partitioner": "murmur2_random"}
+    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, **options})
+    for key, raw in tiles(n):
+        while True:
+            try:
+                producer.produce(topic, raw, key)
+                break
+            except BufferError:  # the queue is full
+                producer.poll(0.1)
+    producer.flush()
 
 
 def train() -> classifier.BotClassifier:

@@ -27,12 +27,13 @@ import world
 
 from lib import events, paths
 from lib.infra import broker
-from lib.online import books, online
-from lib.online.sender import Sender
+from lib.infra.spark import spark_session
+from lib.online.run import OnlineJob
+from lib.online.state import StateStore
 from lib.replay import server as replay
 
 SECONDS = 5.0  # that the recording takes
-VICTIMS = ("driver", "broker", "worker", "producer", "jvm")
+VICTIMS = ("driver", "broker", "worker", "jvm")
 TRIES = 4
 
 
@@ -41,12 +42,12 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
     span = 14 * 3600
     with (
         replay.serve(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
-        online.Stage(out, model_dir, resume=resume, spark_master="local[2]", most=200) as stage,
+        OnlineJob(out, model_dir, resume=resume, max_offsets=200) as job,
+        spark_session("soak", "local[2]", kafka=True) as session,
     ):
-        order = world.order(stage, server.url, since=edits_start(recording))
-        with Sender(order) as sender:
-            print("sieving", sender.pid, flush=True)
-            stage.sieve(sender)
+        client = world.client(job, server.url, since=edits_start(recording))
+        print("judging", flush=True)
+        world.run(job, session, client)
 
 
 def edits_start(recording: Path) -> int:
@@ -55,14 +56,14 @@ def edits_start(recording: Path) -> int:
         return events.decode(file.readline().rstrip()).time_ms - 3_600_000
 
 
-class Trial:
+class KillRun:
     """One recording judged under fire."""
 
     def __init__(self, out: Path, model_dir: Path, recording: Path):
         self.out, self.model_dir, self.recording = out, model_dir, recording
 
     def start(self, resume: bool) -> subprocess.Popen[str]:
-        """Start the run and wait until it sieves."""
+        """Start the run and wait until it judges."""
         command = [sys.executable, __file__, "run", str(self.out), str(self.model_dir), str(self.recording)]
         process = subprocess.Popen(
             [*command, *(["--resume"] if resume else [])],
@@ -73,20 +74,20 @@ class Trial:
         )
         return process
 
-    def go(self, victim: str, chance: random.Random) -> list[str]:
+    def kill_and_resume(self, victim: str, chance: random.Random) -> list[str]:
         """Run, kill, and run again until it ends well; say what happened."""
         process = self.start(resume=False)
-        said = [_wait_for_sieving(process)]
+        lines = [_wait_for_start(process)]
         wait = chance.uniform(0, SECONDS)
         time.sleep(wait)
-        said.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
+        lines.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
         for _ in range(TRIES):
             rest, _ = process.communicate(timeout=200)
-            said.append(rest)
+            lines.append(rest)
             if process.returncode == 0:
-                return said
+                return lines
             process = self.start(resume=True)
-        raise AssertionError("The run did not end well:\n" + "\n".join(said))
+        raise AssertionError("The run did not end well:\n" + "\n".join(lines))
 
     def kill(self, victim: str, process: subprocess.Popen[str]) -> str:
         """Kill something with SIGKILL."""
@@ -98,7 +99,6 @@ class Trial:
             "broker": lambda command: "kafka.Kafka" in command,
             "jvm": lambda command: "SparkSubmit" in command,
             "worker": lambda command: "pyspark.daemon" in command or "pyspark.worker" in command,
-            "producer": lambda command: "lib.online.producer" in command,
         }[victim]
         found = []
         for one in family:
@@ -116,8 +116,8 @@ class Trial:
         found = world.rows(self.out)
         assert found == expected, _difference(found, expected)
         assert world.letters(self.out) == letters
-        with books.Books(self.out) as kept:
-            topics = kept.note("topics")
+        with StateStore(self.out) as kept:
+            topics = kept.get_meta("topics")
         with broker.Broker(self.out / "kafka") as kafka:
             sent = Counter(message.value for message in world.messages(kafka.bootstrap, topics["events"]))
             verdicts: dict[bytes, Counter] = {}
@@ -125,21 +125,15 @@ class Trial:
                 verdicts.setdefault(message.key, Counter())[message.value] += 1
         ids = {events.event_key(raw, None): raw for raw in raws}
         assert set(sent) == set(ids.values()), "an event is missing in Kafka, or one is there that never came"
-        for raw, n in sent.items():
-            try:
-                named = events.decode(raw).meta.id
-            except events.InvalidEvent:
-                named = None
-            assert n == 1 or not named, f"{n} times in Kafka: {raw!r}"
         assert set(verdicts) == {row[0].encode() for row in expected}
         for key, values in verdicts.items():
             assert len(values) == 1 or key.startswith(b"sha1:"), f"two verdicts for {key!r}"
 
 
-def _wait_for_sieving(process: subprocess.Popen[str]) -> str:
+def _wait_for_start(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("sieving"):
+        if line.startswith("judging"):
             return line.strip()
     raise AssertionError("The run ended before it began.")
 
@@ -175,14 +169,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wikisieve-soak-") as name:
         folder = Path(name)
         model_dir, recording, raws = prepare(folder)
-        world.judge(folder / "whole", model_dir, recording, spark_master="local[2]")
+        with (
+            broker.Broker(folder / "kafka") as kafka,
+            spark_session("whole", "local[2]", kafka=True) as session,
+        ):
+            options = {"bootstrap": kafka.bootstrap, "session": session}
+            world.judge(folder / "whole", model_dir, recording, **options)
         expected, letters = world.rows(folder / "whole"), world.letters(folder / "whole")
         for number in range(given.times):
-            trial = Trial(folder / f"trial-{number}", model_dir, recording)
-            said = trial.go(VICTIMS[number % len(VICTIMS)], chance)
+            trial = KillRun(folder / f"trial-{number}", model_dir, recording)
+            lines = trial.kill_and_resume(VICTIMS[number % len(VICTIMS)], chance)
             trial.check(expected, letters, raws)
             print(
-                f"{number + 1} of {given.times}: {said[1]}; {len(expected)} verdicts as they should be",
+                f"{number + 1} of {given.times}: {lines[1]}; {len(expected)} verdicts as they should be",
                 flush=True,
             )
     return 0

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import made_up
 import pyarrow as pa
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from lib import events
+from lib.infra import kafka
 from lib.model import build_blacklist
 from lib.model.classifier import BotClassifier, cross_validate
 from lib.model.dataset import EditDataset
-from lib.online import online, producer, verdicts
-from lib.online.judging import SCHEMA
-from lib.online.sender import Sender
+from lib.online import scoring, sinks
+from lib.online.run import OnlineJob
+from lib.online.sinks import SCHEMA
 from lib.replay import server as replay
+from lib.stream.client import EventStreamClient
 
 JUNK = [
     b"not JSON",
@@ -74,29 +76,58 @@ def record(path: Path, raws: list[bytes]) -> Path:
     return path
 
 
-def order(stage: online.Stage, url: str, **more) -> producer.Order:
-    """What a producer of a test is to do."""
-    return producer.Order(
-        stage.bootstrap, stage.events_topic, stage.partitions, url, "the test's recording", **more
-    )
+SOURCE = "the test's recording"
 
 
-def judge(out: Path, model_dir: Path, recording: Path, runs=(0,), **options) -> dict:
+def client(job: OnlineJob, url: str, source: str = SOURCE, **options) -> EventStreamClient:
+    """A client that continues where the job's last one was."""
+    return EventStreamClient(url, yield_idle=True, **options, **job.position({"stream_url": source}))
+
+
+def producer(job: OnlineJob) -> KafkaProducer:
+    """Make a producer as notebook 04 does."""
+    options = kafka.for_python(job.properties)
+    size = 2 * kafka.MAX_MESSAGE_BYTES
+    return KafkaProducer(bootstrap_servers=job.bootstrap, acks="all", max_request_size=size, **options)
+
+
+def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0) -> str:
+    """Judge what a client gives, as the cells of notebook 04 do."""
+    out = producer(job)
+    published = job.publish(job.publisher(events, out), max_events)
+    source = session.readStream.format("kafka").options(**job.source_options).load()
+    scored = source.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
+    writer = scored.writeStream.foreachBatch(job.commit_batch).option("checkpointLocation", job.checkpoint)
+    line = job.finish(writer.start(), published)
+    out.close()
+    return line
+
+
+def judge(
+    out: Path,
+    model_dir: Path,
+    recording: Path,
+    runs=(0,),
+    *,
+    session,
+    resume: bool = False,
+    source: str = SOURCE,
+    **options,
+) -> dict:
     """Judge a recording; each of `runs` is a limit of events, and each but the first resumes."""
-    more = {}
-    for number, most in enumerate(runs):
-        with replay.serve(recording, "--canaries", "0") as server:
-            options["resume"] = options.get("resume", False) or number > 0
-            with online.Stage(out, model_dir, say=lambda text: None, **options) as stage:
-                with Sender(order(stage, server.url, max_events=most, **more)) as sender:
-                    stage.sieve(sender)
-                metrics = stage.metrics()
+    for max_events in runs:
+        with (
+            replay.serve(recording, "--canaries", "0") as server,
+            OnlineJob(out, model_dir, resume=resume, **options) as job,
+        ):
+            run(job, session, client(job, server.url, source), max_events)
+            metrics, resume = job.metrics(), True
     return metrics
 
 
 def rows(out: Path) -> list[tuple]:
     """All verdicts, as a sorted list: two runs are alike when these are."""
-    table = verdicts.read(out)
+    table = sinks.read_verdicts(out)
     return sorted(map(tuple, zip(*(column.to_pylist() for column in table.columns), strict=True)), key=repr)
 
 

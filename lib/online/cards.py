@@ -25,7 +25,7 @@ from scipy.special import expit, logit
 
 from lib import artifacts, events, paths, plots
 from lib.blacklist.ledger import Entry, Ledger
-from lib.online import judging, metrics, verdicts
+from lib.online import judge, metrics, sinks
 
 FILE = "cards.json"
 MADE_BY = "notebooks/04_online.ipynb"
@@ -164,7 +164,7 @@ def write(out_dir: Path, ledger: Ledger, texts: Texts) -> Path:
     texts : callable
         Looks up the texts of edits.
     """
-    entries = [entry for entry in ledger.entries() if entry.reason == judging.REASON]
+    entries = [entry for entry in ledger.entries() if entry.reason == judge.REASON]
     edits = _edits_before(out_dir, [entry.user for entry in entries])
     found = texts(frozenset(edit["meta_id"] for listed in edits.values() for edit in listed))
     content = {}
@@ -215,7 +215,7 @@ def show(card: Card) -> None:
 
 def _edits_before(out_dir: Path, users: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return each user's last edits up to the verdict, in order: id, time, wiki, verdict and score."""
-    table = verdicts.read(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
+    table = sinks.read_verdicts(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
     rows: dict[str, list[dict[str, Any]]] = {user: [] for user in users}
     for row in table.filter(pc.is_in(table["user"], pa.array(users, pa.string()))).to_pylist():
         if row["verdict"] != "dropped":

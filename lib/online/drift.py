@@ -17,8 +17,8 @@ from scipy import stats
 from lib.model import build_blacklist, user_features
 from lib.model.classifier import BotClassifier
 from lib.model.dataset import EditDataset
-from lib.online import judging, metrics
-from lib.online.books import Books
+from lib.online import judge, metrics
+from lib.online.state import StateStore
 
 FILE = build_blacklist.REFERENCE
 QUANTILES = 400
@@ -106,9 +106,9 @@ def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> pd.DataFrame:
 def _features(out_dir: Path, before: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare distributions over users, by the two-sample Kolmogorov–Smirnov test."""
     columns = [user_features.FEATURES.index(name) for name in COMPARED]
-    with Books(out_dir) as books:
-        kept = user_features.to_features(books.states(user_features.STATE_SIZE))[:, columns]
-        entries = [entry for entry in books.ledger.entries() if entry.reason == judging.REASON]
+    with StateStore(out_dir) as store:
+        kept = user_features.to_features(store.all_states(user_features.STATE_SIZE))[:, columns]
+        entries = [entry for entry in store.ledger.entries() if entry.reason == judge.REASON]
     flagged = [[entry.evidence["features"][name] for name in COMPARED] for entry in entries]
     now = np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED)))))
     n = round(before["users"] * len(now) / (before["users"] + len(now)))

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import acero
 
-from lib.online import verdicts
-from lib.online.judging import SCHEMA
+from lib.online import sinks
+from lib.online.sinks import SCHEMA
 from lib.stats import bootstrap_ci, upper_bound
 
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
@@ -43,7 +43,7 @@ def load_verdicts(out_dir: Path) -> pd.DataFrame:
         The columns of the verdicts; in place of ``bot`` stands ``is_bot`` (a missing flag is none), and ``stopped``
         (dropped or flagged) is added.
     """
-    table = verdicts.read(out_dir)
+    table = sinks.read_verdicts(out_dir)
     place = table.schema.get_field_index("bot")
     data = table.set_column(place, "is_bot", pc.fill_null(table["bot"], False)).to_pandas()
     data["stopped"] = data["verdict"] != "kept"
@@ -89,7 +89,7 @@ def compute(out_dir: Path) -> dict[str, Any]:
         an edit stopped, whether they came on the list in this stage or before it) with its one-sided exact 95 % upper
         bound, the counts behind each, and 95 % intervals over users of the shares of bot edits.
     """
-    files = [str(path) for path in verdicts.files(out_dir)]
+    files = [str(path) for path in sinks.part_files(out_dir)]
     dataset = ds.dataset(files, SCHEMA, "parquet") if files else ds.dataset(SCHEMA.empty_table())
     all_users, late_users = _count(dataset), _count_last_quarter(dataset)
     total, total_late = all_users.sum(), late_users.sum()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lib.online import metrics
-from lib.online.books import Books
+from lib.online.state import StateStore
 
 MIN_EDITS = 3  # shadow edits before a user is proposed for release
 RELEASE_BELOW = 0.5  # of the threshold: a score below it looks human
@@ -33,8 +33,8 @@ def report(out_dir: Path, data: pd.DataFrame, threshold: float) -> pd.DataFrame:
         because at least :data:`MIN_EDITS` edits were scored and the last score is below half the threshold. A person
         decides, with ``Ledger.remove`` or ``Ledger.allow``.
     """
-    with Books(out_dir) as books:
-        last_scores = books.shadow_scores()
+    with StateStore(out_dir) as store:
+        last_scores = store.shadow_scores()
     scored = data[(data["verdict"] == "dropped") & data["score"].notna()]
     counts = metrics.count_by_user(scored)[["edits", "bot_edits"]].reset_index()
     users = counts.set_axis(["user", "shadow edits", "with the flag"], axis="columns")

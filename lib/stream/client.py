@@ -61,6 +61,7 @@ class StreamEvent(NamedTuple):
     event: Event | None  #: the event; None if the text cannot be read
     reason: str | None  #: why it cannot be read
     truncated: bool = False  #: it was too long: `data` is its beginning
+    id: str = ""  #: ``meta.id``, or of an event without one the hash of its text and its place in the stream
 
 
 @dataclass
@@ -335,12 +336,12 @@ class EventStreamClient:
             return None
         if event is not None and self._is_wanted(event):
             self._note_given(key, event)
-            return StreamEvent(raw, event, None)
+            return StreamEvent(raw, event, None, id=key)
         self._remembered.append(key)
         if reason is None:
             return None
         self._count_invalid(reason)
-        return StreamEvent(raw, None, reason, message.cut)
+        return StreamEvent(raw, None, reason, message.cut, key)
 
     def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str | None, int | None]:
         """Key, topic and time of a message; what does not say them itself has them from its place in the stream."""

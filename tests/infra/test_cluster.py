@@ -8,8 +8,8 @@ import pytest
 import world
 from kafka.admin import KafkaAdminClient
 
-from lib.online import online
-from lib.online.sender import Sender
+from lib.infra.spark import spark_session
+from lib.online.run import OnlineJob
 from lib.replay import server as replay
 
 pytestmark = pytest.mark.cluster
@@ -54,16 +54,17 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
     model_dir = world.train(tmp_path / "model")
     recording = world.record(tmp_path / "day.jsonl", world.make_events())
     alone, many = tmp_path / "alone", tmp_path / "many"
-    world.judge(alone, model_dir, recording, spark_master="local[1]")
+    with spark_session("alone", "local[1]", kafka=True) as session:
+        world.judge(alone, model_dir, recording, session=session)
     with (
         replay.serve(recording, "--canaries", "0") as server,
-        online.Stage(many, model_dir, kafka=brokers.bootstrap, spark_master=workers.master) as stage,
+        OnlineJob(many, model_dir, bootstrap=brokers.bootstrap) as job,
+        spark_session("many", workers.master, kafka=True) as session,
     ):
-        assert copies(brokers.bootstrap, stage.events_topic) == {3}
+        assert copies(brokers.bootstrap, job.topics["events"]) == {3}
         cluster.kill(brokers.nodes[0].process)
         cluster.kill(workers.processes["worker-1"])
-        with Sender(world.order(stage, server.url)) as sender:
-            stage.sieve(sender)
+        world.run(job, session, world.client(job, server.url))
     assert world.rows(many) == world.rows(alone)
     assert world.letters(many) == world.letters(alone)
 

@@ -12,7 +12,8 @@ from lib.blacklist.ledger import Entry, Ledger
 from lib.model import build_blacklist, classifier
 from lib.model.classifier import BotClassifier, ThresholdNotAttainable
 from lib.model.dataset import EditDataset
-from lib.online import drift, online
+from lib.online import drift
+from lib.online.run import OnlineJob
 from lib.stats import upper_bound
 
 
@@ -218,4 +219,4 @@ def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, train
     build_blacklist.clear_outputs(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [build_blacklist.BEFORE]
     with pytest.raises(artifacts.MissingInput, match="model.skops is missing. Run notebooks/03_eda_train"):
-        online.Stage(tmp_path / "out", tmp_path).__enter__()
+        OnlineJob(tmp_path / "out", tmp_path)

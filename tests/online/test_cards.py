@@ -1,14 +1,12 @@
 """Verdict cards: why a user is listed, in words; whatever the stream wrote is only text."""
 
-from types import SimpleNamespace
-
 import msgspec
 import pytest
 import world
 
 from lib import events
 from lib.blacklist.ledger import Entry, Ledger
-from lib.online import cards, judging, metrics, sitting, verdicts
+from lib.online import cards, judge, metrics, run, sinks
 
 NASTY = '<script>alert("1")</script> $x$ \u202e'
 EVIDENCE = {
@@ -62,15 +60,15 @@ def test_every_user_on_the_list_has_a_card_and_nobody_else(tmp_path, entry):
 
 def test_cards_are_written_with_the_texts_of_the_edits_before(tmp_path, entry):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
-        ledger.add([msgspec.structs.replace(entry, reason=judging.REASON), Entry("Old", "model", 1)])
-        verdicts.tidy(tmp_path, [])
+        ledger.add([msgspec.structs.replace(entry, reason=judge.REASON), Entry("Old", "model", 1)])
+        sinks.remove_uncommitted(tmp_path, [])
         rows = [
             (NASTY, True, "kept"),
             ("Ada", False, "kept"),
             (NASTY, True, "flagged"),
             (NASTY, True, "dropped"),
         ]
-        verdicts.write(tmp_path, 1, world.verdict_table(*rows))
+        sinks.write_part(tmp_path, 1, world.verdict_table(*rows))
         cards.write(tmp_path, ledger, lambda ids: {name: {"title": "T"} for name in ids if name != "000"})
     loaded = cards.load(tmp_path)
     assert list(loaded) == [NASTY]
@@ -87,7 +85,6 @@ def test_texts_of_an_edit_without_an_id_are_found_by_its_name(nothing):
     raw = (
         b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "title": "T", "comment": "c"}' % nothing
     )
-    stage = SimpleNamespace(messages=lambda most: [b"not JSON", raw])
     name = events.event_key(raw, events.decode(raw))
-    found = sitting._texts(stage)(frozenset([name]))
+    found = run.find_texts([b"not JSON", raw], frozenset([name]))
     assert found == {name: {"title": "T", "comment": "c", "delta": None}}

@@ -13,7 +13,7 @@ from lib.model import edit_features, user_features
 from lib.model.classifier import BotClassifier
 from lib.model.dataset import EditDataset
 from lib.online import drift, shadow
-from lib.online.books import Books, Summaries
+from lib.online.state import StateStore, UserStates
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +23,15 @@ def trained():
 
 
 def stream(dataset, model, folder, shift=0.0):
-    """Books and verdicts as if the sample itself had been the stream, its evidence shifted."""
+    """State and verdicts as if the sample itself had been the stream, its evidence shifted."""
     shifted = model.edit_features(dataset.table)
     shifted[:, edit_features.TEXT_COLUMN] += shift
     state = user_features.update_states(
         user_features.new_states(len(dataset)), dataset.user, dataset.times, shifted
     )[0]
     none = np.full(len(dataset), np.nan)
-    with Books(folder) as books, books.transaction():
-        books.write_summaries(dataset.names.tolist(), Summaries(state, none, dataset.times[: len(dataset)]))
+    with StateStore(folder) as store, store.transaction():
+        store.write_states(dataset.names.tolist(), UserStates(state, none, dataset.times[: len(dataset)]))
     data = dataset.table.select(["user", "bot", "timestamp"]).to_pandas()
     return data.assign(is_bot=data["bot"], verdict="kept", stopped=False)
 
@@ -56,10 +56,10 @@ def test_the_reference_is_json_and_names_its_model(trained, tmp_path):
 
 
 def test_who_looks_human_in_the_shadow_is_proposed_for_release(tmp_path):
-    with Books(tmp_path) as books, books.transaction():
-        books.ledger.add([Entry("Person", "online", 0), Entry("Bot", "online", 0)])
-        scores = Summaries(np.zeros((2, 3)), np.array([0.01, 0.99]), np.zeros(2, np.int64))
-        books.write_summaries(["Person", "Bot"], scores, shadow=True)
+    with StateStore(tmp_path) as store, store.transaction():
+        store.ledger.add([Entry("Person", "online", 0), Entry("Bot", "online", 0)])
+        scores = UserStates(np.zeros((2, 3)), np.array([0.01, 0.99]), np.zeros(2, np.int64))
+        store.write_states(["Person", "Bot"], scores, shadow=True)
     rows = [("Person", False)] * 3 + [("Bot", True)] * 5
     data = pd.DataFrame(rows, columns=["user", "is_bot"]).assign(verdict="dropped", score=0.5, stopped=True)
     found = shadow.report(tmp_path, data, threshold=0.5)

@@ -22,14 +22,14 @@ def quiet(kafka, spark, tmp_path_factory):
     """What must come out: a run that nobody kills."""
     folder = tmp_path_factory.mktemp("quiet")
     model_dir, recording, raws = soak.prepare(folder)
-    world.judge(folder / "out", model_dir, recording, kafka=kafka.bootstrap, session=spark)
+    world.judge(folder / "out", model_dir, recording, bootstrap=kafka.bootstrap, session=spark)
     return model_dir, recording, raws, world.rows(folder / "out"), world.letters(folder / "out")
 
 
 def under_fire(victim, quiet, chance, folder):
     model_dir, recording, raws, expected, letters = quiet
-    trial = soak.Trial(folder, model_dir, recording)
-    print(*trial.go(victim, chance), sep="\n")
+    trial = soak.KillRun(folder, model_dir, recording)
+    print(*trial.kill_and_resume(victim, chance), sep="\n")
     trial.check(expected, letters, raws)
 
 
@@ -37,7 +37,7 @@ def test_the_driver_is_killed_and_the_same_command_resumes(quiet, chance, tmp_pa
     under_fire("driver", quiet, chance, tmp_path)
 
 
-def test_something_else_is_killed_and_the_run_goes_on(quiet, chance, tmp_path):
+def test_something_else_is_killed_and_the_same_command_resumes(quiet, chance, tmp_path):
     under_fire(chance.choice(soak.VICTIMS[1:]), quiet, chance, tmp_path)
 
 

@@ -10,20 +10,20 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.online import metrics, verdicts
-from lib.online.judging import SCHEMA
+from lib.online import metrics, sinks
+from lib.online.sinks import SCHEMA
 
 
 @pytest.fixture
 def folder(tmp_path):
-    verdicts.tidy(tmp_path, [])
+    sinks.remove_uncommitted(tmp_path, [])
     return tmp_path
 
 
 def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
     rows = [("B", True, "flagged"), ("B", True, "dropped"), ("C", True, "kept"), ("H", False, "kept")]
     rows += [("I", False, "flagged"), ("J", True, "kept"), ("J", False, "dropped"), (None, None, "kept")]
-    verdicts.write(folder, 1, world.verdict_table(*rows))
+    sinks.write_part(folder, 1, world.verdict_table(*rows))
     found = metrics.compute(folder)
     assert (found["edits"], found["kept"], found["flagged"], found["dropped"]) == (8, 4, 2, 2)
     assert found["bot_edits_stopped"] == 2 / 4
@@ -37,7 +37,7 @@ def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
 
 def test_a_missing_flag_is_none(folder, recwarn):
     rows = [("Ada", None, "kept"), ("Bot", True, "flagged"), ("Eve", False, "kept")]
-    verdicts.write(folder, 1, world.verdict_table(*rows))
+    sinks.write_part(folder, 1, world.verdict_table(*rows))
     data = metrics.load_verdicts(folder)
     assert data["is_bot"].tolist() == data["stopped"].tolist() == [False, True, False]
     assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
@@ -65,9 +65,9 @@ def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(par
     ids = iter(names)
     parts = [[row | {"meta_id": next(ids)} for row in part] for part in parts]
     with tempfile.TemporaryDirectory() as name:
-        verdicts.tidy(Path(name), [])
+        sinks.remove_uncommitted(Path(name), [])
         for batch, part in enumerate(parts, 1):
-            verdicts.write(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
+            sinks.write_part(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
         found = metrics.compute(Path(name))
     rows = sorted((row for part in parts for row in part), key=lambda row: (row["timestamp"], row["meta_id"]))
     bots = [row for row in rows if row["bot"]]

@@ -4,15 +4,17 @@ import errno
 import json
 import sqlite3
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import world
 
 from lib import artifacts, events
 from lib.blacklist.bloom import BlacklistFilter
-from lib.online import online, query, verdicts
-from lib.online.judging import SCHEMA
-from lib.online.sender import Sender
+from lib.online import run, sinks
+from lib.online.run import OnlineJob
+from lib.online.sinks import SCHEMA
+from lib.online.state import OnlineError, StateStore
 from lib.replay import server as replay
 
 
@@ -29,7 +31,7 @@ def recording(raws, tmp_path_factory):
 @pytest.fixture(scope="module")
 def here(kafka, spark):
     """The broker and the session that all tests of this file share."""
-    return {"kafka": kafka.bootstrap, "session": spark}
+    return {"bootstrap": kafka.bootstrap, "session": spark}
 
 
 @pytest.fixture(scope="module")
@@ -117,44 +119,57 @@ def test_the_topic_of_events_has_each_event_as_it_came_keyed_by_user(whole, kafk
 
 
 @pytest.mark.parametrize(
-    ("partitions", "most", "runs", "many"),
-    [(1, 500_000, (0,), verdicts.MANY), (8, 150, (0,), 2), (2, 100_000, (60, 200, 1, 300, 0), 2)],
+    ("partitions", "max_offsets", "runs"),
+    [(1, 500_000, (0,)), (8, 150, (0,)), (2, 100_000, (60, 200, 1, 300, 0))],
 )
-def test_the_same_verdicts_however_it_is_cut_and_merged(
-    here, model_dir, recording, whole, tmp_path, monkeypatch, partitions, most, runs, many
+def test_the_same_verdicts_however_it_is_cut(
+    here, model_dir, recording, whole, tmp_path, partitions, max_offsets, runs
 ):
-    monkeypatch.setattr(verdicts, "MANY", many)
-    metrics = world.judge(tmp_path, model_dir, recording, runs, partitions=partitions, most=most, **here)
+    metrics = world.judge(
+        tmp_path, model_dir, recording, runs, partitions=partitions, max_offsets=max_offsets, **here
+    )
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert world.letters(tmp_path) == world.letters(whole[0])
     assert (tmp_path / "blacklist.bloom").read_bytes() == (whole[0] / "blacklist.bloom").read_bytes()
-    merged = [path for path in verdicts.files(tmp_path) if path.stem.count("-") == 2]
-    assert bool(merged) == (many == 2)
-    same = ("events", "edits", "invalid", "kept", "flagged", "dropped", "blacklist_members_end")
+    same = (
+        "events",
+        "edits",
+        "invalid",
+        "duplicates",
+        *("kept", "flagged", "dropped"),
+        "blacklist_members_end",
+    )
     assert {name: metrics[name] for name in same} == {name: whole[1][name] for name in same}
 
 
-def test_a_failure_at_any_point_of_an_epoch_changes_nothing(
-    here, model_dir, recording, whole, tmp_path, monkeypatch
+FULL = "OUT_DIR must have room .*RESUME=True"
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "error", "sentence"),
+    [
+        (sinks, "write_part", OSError(errno.ENOSPC, "No space left"), FULL),
+        (StateStore, "write_batch", sqlite3.OperationalError("database or disk is full"), FULL),
+        (sinks.VerdictTopic, "send", RuntimeError("as the test wants it"), "Got: as the test wants it"),
+    ],
+)
+def test_a_failure_in_a_batch_is_one_sentence_and_resume_continues(
+    here, model_dir, recording, whole, tmp_path, monkeypatch, where, name, error, sentence
 ):
-    steps = ["_publish", "_teach", "_publish"]
-    calls = Counter()
+    real, calls = getattr(where, name), Counter()
 
-    def failing(name, real):
-        def step(self, *arguments):
-            calls[name] += 1
-            if steps and steps[0] == name and calls[name] > 1:
-                steps.pop(0)
-                calls.clear()
-                raise OSError("as the test wants it")
-            return real(self, *arguments)
+    def fails(*arguments):
+        calls[name] += 1
+        if calls[name] == 3:
+            raise error
+        return real(*arguments)
 
-        return step
-
-    for name in ("_publish", "_teach"):
-        monkeypatch.setattr(online.Stage, name, failing(name, getattr(online.Stage, name)))
-    world.judge(tmp_path, model_dir, recording, most=200, **here)
-    assert not steps
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, fails)
+        with pytest.raises(OnlineError, match=sentence):
+            world.judge(tmp_path, model_dir, recording, max_offsets=200, **here)
+    assert 0 < json.loads((tmp_path / "metrics.json").read_text())["edits"] < whole[1]["edits"]
+    world.judge(tmp_path, model_dir, recording, resume=True, **here)
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert world.letters(tmp_path) == world.letters(whole[0])
 
@@ -162,50 +177,27 @@ def test_a_failure_at_any_point_of_an_epoch_changes_nothing(
 def test_a_filter_that_says_yes_to_everybody_costs_nobody_an_edit(
     here, model_dir, recording, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(online.Stage, "_look", _look_with_full_filter)
+    full = BlacklistFilter.build(["A"], capacity=2)
+    full.bitarray.setall(1)
+    monkeypatch.setattr(run.bloom, "load_or_rebuild", lambda path, ledger: (full, None))
     metrics = world.judge(tmp_path, model_dir, recording, **here)
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert metrics["hash_collisions"] > 100
 
 
-def _look_with_full_filter(stage):
-    full = BlacklistFilter.build(stage.books.ledger.members(), capacity=2)
-    full._bloom.bitarray.setall(1)
-    stage._known_to_filter = len(full)
-    stage.judge.filter_sent()
-    return query.examine(stage._eyes, stage.spark.sparkContext.broadcast(full.to_bytes()), stage.shadow_share)
+def test_a_spark_that_has_ended_is_one_sentence(here, model_dir, recording, tmp_path):
+    class Gone:
+        @property
+        def isActive(self):
+            raise ConnectionRefusedError("Connection refused")
 
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left"), sqlite3.OperationalError("database or disk is full")]
-)
-def test_a_full_disk_is_one_sentence_and_resume_goes_on(
-    here, model_dir, recording, whole, tmp_path, monkeypatch, error
-):
-    tries = []
-
-    def full(*_):
-        tries.append(1)
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(verdicts, "write", full)
-        with pytest.raises(online.OnlineError, match=r"OUT_DIR must have room .*RESUME=True"):
-            world.judge(tmp_path, model_dir, recording, **here)
-    assert len(tries) == 1
-    world.judge(tmp_path, model_dir, recording, resume=True, **here)
-    assert world.rows(tmp_path) == world.rows(whole[0])
-
-
-def test_a_spark_that_is_stopped_is_one_sentence(here, model_dir, tmp_path, monkeypatch):
-    def fails(stage, sender):
-        raise OSError("Connection refused")
-
-    monkeypatch.setattr(online.Stage, "_sieve_once", fails)
-    with online.Stage(tmp_path, model_dir, say=print, **here) as stage:
-        monkeypatch.setattr(stage, "spark", None)
-        with pytest.raises(online.OnlineError, match=r"JVM has ended \(Connection refused\).* RESUME=True"):
-            stage.sieve(None)
+    with (
+        replay.serve(recording) as server,
+        OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
+    ):
+        published = job.publish(job.publisher(world.client(job, server.url), world.producer(job)), 10)
+        with pytest.raises(OnlineError, match=r"JVM has ended \(Connection refused\).* RESUME=True"):
+            job.finish(Gone(), published)
 
 
 def test_an_empty_recording_leaves_whole_files(here, model_dir, tmp_path):
@@ -217,7 +209,7 @@ def test_an_empty_recording_leaves_whole_files(here, model_dir, tmp_path):
     assert world.rows(tmp_path / "out") == [] and world.letters(tmp_path / "out") == Counter()
 
 
-def test_beginning_anew_removes_an_earlier_run_and_nothing_else(here, model_dir, recording, tmp_path):
+def test_starting_again_removes_an_earlier_run_and_nothing_else(here, model_dir, recording, tmp_path):
     world.judge(tmp_path, model_dir, recording, (100,), **here)
     (tmp_path / "notes.txt").write_text("mine")
     metrics = world.judge(tmp_path, model_dir, recording, (50,), **here)
@@ -225,28 +217,61 @@ def test_beginning_anew_removes_an_earlier_run_and_nothing_else(here, model_dir,
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_resuming_without_a_file_of_verdicts_is_one_sentence(here, model_dir, recording, tmp_path):
+    world.judge(tmp_path, model_dir, recording, (100,), **here)
+    sinks.part_files(tmp_path)[0].unlink()
+    with pytest.raises(OnlineError, match=r"RESUME=True needs all files of verdicts.* Got 1 fewer .*part-"):
+        OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"], resume=True)
+
+
+def test_a_file_of_a_batch_that_is_not_committed_is_removed(here, model_dir, recording, tmp_path):
+    world.judge(tmp_path, model_dir, recording, (100,), **here)
+    rows = world.rows(tmp_path)
+    sinks.write_part(tmp_path, 9, world.verdict_table(("A", False, "kept")))
+    (tmp_path / "verdicts" / ".part-00000010.parquet.tmp").write_bytes(b"half")
+    (tmp_path / "verdicts" / "notes.txt").write_text("mine")
+    OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"], resume=True).close()
+    assert world.rows(tmp_path) == rows
+    assert not list((tmp_path / "verdicts").glob("*.tmp")) and (tmp_path / "verdicts" / "notes.txt").exists()
+
+
 def test_another_recording_may_follow(here, model_dir, recording, whole, tmp_path):
     world.judge(tmp_path, model_dir, recording, **here)
     again = world.record(tmp_path / "again.jsonl", world.make_events(seed=2))
-    metrics = world.judge(tmp_path, model_dir, again, resume=True, **here)
+    metrics = world.judge(tmp_path, model_dir, again, resume=True, source="another recording", **here)
     assert metrics["edits"] > whole[1]["edits"] and set(world.rows(whole[0])) <= set(world.rows(tmp_path))
 
 
 def test_two_runs_in_one_folder_are_refused(here, model_dir, tmp_path):
+    options = {"bootstrap": here["bootstrap"]}
     with (
-        online.Stage(tmp_path, model_dir, **here),
-        pytest.raises(online.OnlineError, match="one run at a time"),
+        OnlineJob(tmp_path, model_dir, **options),
+        pytest.raises(OnlineError, match="one run at a time"),
     ):
-        online.Stage(tmp_path, model_dir, resume=True, **here).__enter__()
+        OnlineJob(tmp_path, model_dir, resume=True, **options)
 
 
 def test_a_missing_model_names_the_notebook_that_makes_it(tmp_path):
     with pytest.raises(artifacts.MissingInput, match=r"03_eda_train.ipynb"):
-        online.Stage(tmp_path / "out", tmp_path).__enter__()
+        OnlineJob(tmp_path / "out", tmp_path)
 
 
-def test_a_stream_that_is_refused_ends_the_run_with_its_reason(here, model_dir, recording, tmp_path):
-    with replay.serve(recording) as server, online.Stage(tmp_path, model_dir, **here) as stage:
-        wrong = world.order(stage, server.url.replace("recentchange", "no-such-stream"))
-        with Sender(wrong) as sender, pytest.raises(online.OnlineError, match="status 404"):
-            stage.sieve(sender)
+def test_a_stream_that_is_refused_ends_the_run_with_its_reason(here, spark, model_dir, recording, tmp_path):
+    with (
+        replay.serve(recording) as server,
+        OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
+    ):
+        wrong = world.client(job, server.url.replace("recentchange", "no-such-stream"))
+        with pytest.raises(OnlineError, match="status 404"):
+            world.run(job, spark, wrong)
+
+
+def test_a_recording_is_cut_into_five_runs_of_equal_size(recording, raws):
+    source = SimpleNamespace(recording=recording, since=None, until=None, wikis=frozenset())
+    settings = SimpleNamespace(resume=False, max_seconds=0, max_events=0)
+    n = sum(1 for _ in valid(raws))
+    assert run.split_runs(source, settings) == [-(-n // 5)] * 4 + [0]
+    settings.max_events = 22
+    assert run.split_runs(source, settings) == [5, 5, 5, 5, 2]
+    settings.resume = True
+    assert run.split_runs(source, settings) == [22]

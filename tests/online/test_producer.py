@@ -1,26 +1,31 @@
-"""The producer: killed and started again it neither skips nor repeats an event."""
+"""The producer: killed and started again it skips nothing, and what it repeats has the same id."""
 
 import zlib
 from collections import Counter
 
-import msgspec
 import pytest
-import streams
 import world
-from kafka.admin import KafkaAdminClient
+from kafka import KafkaProducer
 
 from lib import events
-from lib.online import excerpt, producer
-from lib.online.sender import ProducerError, Sender
+from lib.infra import kafka as clients
+from lib.online import producer
+from lib.online.state import StateStore
 from lib.replay import server as replay
-from lib.stream import client
+from lib.stream.client import EventStreamClient
 
 
 @pytest.fixture
 def topic(kafka, request):
     name = f"events-{abs(hash(request.node.nodeid))}"
-    kafka.make_topics(kafka.bootstrap, [name], 3, {})
+    clients.make_topics(kafka.bootstrap, [name], 3, {})
     return name
+
+
+@pytest.fixture
+def state(tmp_path):
+    with StateStore(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +33,28 @@ def raws():
     return world.make_events()
 
 
-def order(kafka, topic, url, **more):
-    return producer.Order(kafka.bootstrap, topic, 3, url, "a recording", **more)
+def publish(kafka, topic, url, state, max_events=0, limit=clients.MAX_MESSAGE_BYTES, **options):
+    """One run of a producer that continues where the last one was."""
+    client = EventStreamClient(
+        url,
+        yield_idle=True,
+        position=state.get_meta("position"),
+        seen=state.published(),
+        **options,
+    )
+    out = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    try:
+        producer.Publisher(client, out, topic, state, limit).run(max_events)
+    finally:
+        out.close()
+    return client
 
 
 def in_topic(kafka, topic):
     return Counter(message.value for message in world.messages(kafka.bootstrap, topic))
 
 
-def unlike(raws):
+def once(raws):
     """What the stream gives of some events: duplicates by meta.id once."""
     found, seen = Counter(), set()
     for raw in raws:
@@ -50,70 +68,55 @@ def unlike(raws):
     return found
 
 
-def test_everything_is_in_the_topic_once(kafka, topic, raws):
-    with replay.Server(raws, canary_seconds=0) as server:
-        report = producer.Producer(order(kafka, topic, server.url)).run()
-    assert in_topic(kafka, topic) == unlike(raws)
-    assert report.sent == unlike(raws).total() and not report.resumed
-    assert report.duplicates == len(raws) - report.sent
-
-
-@pytest.mark.parametrize("step", [7, 100, 10_000])
-def test_a_producer_that_ends_anywhere_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch, step):
-    monkeypatch.setattr(producer, "STEP", step)
+@pytest.mark.parametrize("flush", [7, 100, 10_000])
+def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(
+    kafka, topic, state, raws, monkeypatch, flush
+):
+    monkeypatch.setattr(producer, "FLUSH_EVENTS", flush)
     with replay.Server(raws, canary_seconds=0) as server:
         for most in (1, 5, 300, 40, 0):
-            report = producer.Producer(order(kafka, topic, server.url, max_events=most)).run()
-    assert report.resumed
-    assert in_topic(kafka, topic) == unlike(raws)
+            publish(kafka, topic, server.url, state, most)
+    assert in_topic(kafka, topic) == once(raws)
+    assert state.get_meta("stream_duplicates") == len(raws) - once(raws).total()
 
 
-def test_what_comes_again_because_we_went_back_is_no_duplicate(kafka, topic, raws, monkeypatch):
-    monkeypatch.setattr(producer, "STEP", 50)
+def test_only_the_wikis_that_are_asked_for_are_sent_however_it_is_cut(kafka, topic, state, raws):
     wikis = [raw.replace(b'"enwiki"', b'"dewiki"') if zlib.crc32(raw) % 3 else raw for raw in raws]
     with replay.Server(wikis, canary_seconds=0) as server:
-        reports = [
-            producer.Producer(order(kafka, topic, server.url, max_events=most, wikis=("enwiki",))).run()
-            for most in (100, 100, 0)
-        ]
-    once = unlike([raw for raw in wikis if b"dewiki" not in raw])
-    assert in_topic(kafka, topic) == once
-    assert sum(report.duplicates for report in reports) <= len(wikis) - unlike(wikis).total()
+        for most in (100, 100, 0):
+            publish(kafka, topic, server.url, state, most, wikis=("enwiki",))
+    assert in_topic(kafka, topic) == once([raw for raw in wikis if b"dewiki" not in raw])
 
 
-def test_duplicates_are_the_same_number_however_the_stream_is_cut(kafka, topic, raws):
-    position, reports = None, []
-    with replay.Server(raws, canary_seconds=60) as server:
-        for most in (100, 1, 250, 40, 0):
-            given_ = order(kafka, topic, server.url, max_events=most, position=position)
-            reports.append(producer.Producer(given_).run())
-            position = reports[-1].position
-    assert in_topic(kafka, topic) == unlike(raws)
-    assert sum(report.duplicates for report in reports) == len(raws) - unlike(raws).total() > 0
+def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(
+    kafka, topic, state, raws, monkeypatch
+):
+    sent = Counter()
 
-
-def test_one_that_dies_in_the_middle_is_followed_by_one_that_goes_on(kafka, topic, raws, monkeypatch):
-    place, sent = producer.Producer._place, Counter()
-
-    def dies(self, item):
+    def dies(self, event):
         sent["n"] += 1
         if sent["n"] in (150, 600):
             raise SystemExit
-        return place(self, item)
+        return send(self, event)
 
-    monkeypatch.setattr(producer.Producer, "_place", dies)
-    monkeypatch.setattr(producer, "STEP", 50)
+    send = producer.Publisher._send
+    monkeypatch.setattr(producer.Publisher, "_send", dies)
+    monkeypatch.setattr(producer, "FLUSH_EVENTS", 50)
     with replay.Server(raws, canary_seconds=0) as server:
         for _ in range(2):
             with pytest.raises(SystemExit):
-                producer.Producer(order(kafka, topic, server.url)).run()
-        producer.Producer(order(kafka, topic, server.url)).run()
-    assert in_topic(kafka, topic) == unlike(raws)
+                publish(kafka, topic, server.url, state)
+        publish(kafka, topic, server.url, state)
+    ids = {}
+    for message in world.messages(kafka.bootstrap, topic):
+        header = dict(message.headers).get(producer.ID_HEADER)
+        ids[header or events.decode(message.value).meta.id] = message.value
+    assert Counter(ids.values()) == once(raws)
 
 
-def test_a_user_s_events_are_in_one_partition_and_in_order(kafka, topic, raws):
+def test_a_user_s_events_are_in_one_partition_and_in_order(kafka, topic, state, raws):
     with replay.Server(raws, canary_seconds=0) as server:
-        producer.Producer(order(kafka, topic, server.url)).run()
+        publish(kafka, topic, server.url, state)
     partition, order_of = {}, {}
     for message in world.messages(kafka.bootstrap, topic):
         if message.key is not None:
@@ -124,67 +127,25 @@ def test_a_user_s_events_are_in_one_partition_and_in_order(kafka, topic, raws):
         assert [place[value] for value in values] == sorted(place[value] for value in values)
 
 
-def test_positions_of_another_stream_are_not_gone_on_from(kafka, topic, raws):
-    with replay.Server(raws, canary_seconds=0) as server:
-        producer.Producer(order(kafka, topic, server.url)).run()
-        other = msgspec.structs.replace(order(kafka, topic, server.url), source="another", max_events=3)
-        assert not producer.Producer(other).run().resumed
-
-
-def test_the_process_reports_what_it_did_and_what_it_cannot(kafka, topic):
-    with replay.Server(streams.make_events(20), canary_seconds=0) as server:
-        with Sender(order(kafka, topic, server.url)) as sender:
-            while not sender.done:
-                sender.check()
-        assert sender.report.sent == 20 and "over" in sender.report.ended
-        wrong = order(kafka, topic, server.url.replace("recentchange", "nothing"))
-        with Sender(wrong) as sender, pytest.raises(ProducerError, match="status 404"):
-            while True:
-                sender.check()
-
-
-def test_an_event_that_is_too_long_for_kafka_goes_as_its_beginning_and_once(kafka, topic, raws, monkeypatch):
-    monkeypatch.setattr(kafka, "largest", lambda *_: 90_000)
+def test_an_event_that_is_too_long_for_kafka_is_sent_as_its_beginning(kafka, topic, state, raws):
     long = [
         raws[0].replace(b'"id 0"', b'"long"')[:-1] + b', "n": "%b"}' % (b"x" * 90_000),
         raws[0].replace(b'"id":', b'"no":') + b" " * 90_000,
     ]
     with replay.Server([*raws[1:20], *long, *raws[20:40]], canary_seconds=0) as server:
         for most in (19, 5, 0):
-            producer.Producer(order(kafka, topic, server.url, max_events=most)).run()
-    cut = [excerpt.unpack(raw, "?") for raw in in_topic(kafka, topic).elements() if raw.startswith(b"\0")]
-    assert sorted(raw for raw, _ in cut) == sorted(raw[: excerpt.LONGEST] for raw in long)
-    assert {reason.split(" ", 1)[1] for _, reason in cut} == {
-        "bytes are too many for Kafka, which takes 90000; the beginning"
-    }
-
-
-def test_a_report_may_be_longer_than_a_pipe_holds(kafka, topic):
-    others = [streams.event(n, wiki="dewiki", meta={"id": f"{n:06d}" * 10}) for n in range(2_000)]
-    with replay.Server([streams.event(0), *others], canary_seconds=0) as server:
-        given = order(kafka, topic, server.url, wikis=("enwiki",))
-        with Sender(given) as sender:
-            while not sender.done:
-                sender.check()
-    assert sender.report.sent == 1 and len(sender.report.position["remembered"]) == 2_000
+            publish(kafka, topic, server.url, state, most, limit=90_000)
+    cut = {}
+    for message in world.messages(kafka.bootstrap, topic):
+        if reason := dict(message.headers).get(producer.REASON_HEADER):
+            cut[message.value] = reason.decode().split(" ", 1)[1]
+    assert sorted(cut) == sorted(raw[: producer.MAX_DEAD_LETTER_BYTES] for raw in long)
+    assert set(cut.values()) == {"bytes are too many for Kafka, which takes 90000; the beginning"}
 
 
 def test_topics_are_made_once(kafka, topic):
-    assert kafka.max_message_bytes(kafka.bootstrap, topic, {}) == kafka.MAX_MESSAGE_BYTES
-    assert kafka.max_message_bytes(kafka.bootstrap, "no-such-topic", {}) == kafka.DEFAULT_MAX_MESSAGE_BYTES
-    kafka.make_topics(kafka.bootstrap, [topic], 3, {})
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    assert topic in admin.list_topics()
-    admin.close()
-
-
-def test_stages_1_and_4_count_the_same_invalid_and_duplicate_events(tmp_path):
-    empty = b'{"meta": {"dt": "2015-09-12T20:00:00Z", "id": ""}, "type": "edit", "user": "x"}'
-    recording = world.record(tmp_path / "day.jsonl", [*world.make_events(), *[b"not JSON"] * 5, *[empty] * 3])
-    found = []
-    for kind in (client.EventStreamClient, producer.KeyedStream):
-        with replay.serve(recording, "--canaries", "0") as server:
-            stream = kind(server.url)
-            assert sum(1 for _ in stream) == stream.counts.events + stream.counts.invalid
-            found.append((stream.counts.events, stream.counts.invalid, stream.counts.duplicates))
-    assert found[0] == found[1] and found[0][1] > 20
+    assert clients.max_message_bytes(kafka.bootstrap, topic, {}) == clients.MAX_MESSAGE_BYTES
+    assert (
+        clients.max_message_bytes(kafka.bootstrap, "no-such-topic", {}) == clients.DEFAULT_MAX_MESSAGE_BYTES
+    )
+    clients.make_topics(kafka.bootstrap, [topic], 3, {})

@@ -2,15 +2,14 @@
 
 import logging
 
-import pyarrow as pa
 import pytest
 import secure
 import world
 
 from lib.infra import InfraError, broker, kafka
 from lib.infra.spark import log_file
-from lib.online import online, publisher, query
-from lib.online.sender import Sender
+from lib.online import sinks
+from lib.online.run import OnlineJob
 from lib.replay import server as replay
 
 pytestmark = pytest.mark.slow
@@ -48,16 +47,13 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
 ):
     raws = world.make_events()[:60]
     recording = world.record(tmp_path / "day.jsonl", raws)
-    more = {"kafka": locked.secure, "properties": properties, "session": spark, "say": unsaid}
     out = tmp_path / "out"
     with (
         replay.serve(recording, "--canaries", "0") as server,
-        online.Stage(out, model_dir, **more) as stage,
-        Sender(world.order(stage, server.url, properties=properties)) as sender,
+        OnlineJob(out, model_dir, bootstrap=locked.secure, properties=properties) as job,
     ):
-        unsaid(stage.sieve(sender))
-        unsaid(sender.order)
-        topics = stage.events_topic, stage.verdicts_topic
+        unsaid(world.run(job, spark, world.client(job, server.url)))
+        topics = job.topics["events"], job.topics["verdicts"]
     assert {message.value for message in world.messages(locked.bootstrap, topics[0])} == set(raws)
     keys = [message.key.decode() for message in world.messages(locked.bootstrap, topics[1])]
     assert sorted(keys) == sorted(row[0] for row in world.rows(out)) and len(keys) > 20
@@ -73,14 +69,11 @@ def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
     given = kafka.read_properties(path or locked.properties(tmp_path, way))
     topic = f"letters-{way}"
     kafka.make_topics(where, [topic], 2, given)
-    with publisher.Publisher(where, topic, 2, given) as out:
-        out.send(pa.array(["a", "b"]), pa.array(["1", "2"]))
+    verdicts = world.verdict_table(("A", True, "kept"), ("B", False, "kept"))
+    sinks.VerdictTopic(where, topic, given).send(verdicts)
     reader = spark.read.format("kafka").options(**kafka.for_spark(given))
     found = reader.option("kafka.bootstrap.servers", where).option("subscribe", topic).load()
-    assert sorted(tuple(map(bytes, row)) for row in found.select("key", "value").collect()) == [
-        (b"a", b"1"),
-        (b"b", b"2"),
-    ]
+    assert sorted(bytes(row.key) for row in found.select("key").collect()) == [b"000", b"001"]
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
@@ -96,9 +89,11 @@ def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, m
 def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, unsaid):
     kafka.make_topics(locked.bootstrap, ["closed"], 1, {})
     given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
-    running = query.Query(spark, locked.secure, "closed", 1, {}, lambda batches: batches, None, given)
+    reader = spark.readStream.format("kafka").options(**kafka.for_spark(given))
+    source = reader.option("kafka.bootstrap.servers", locked.secure).option("subscribe", "closed").load()
+    running = source.writeStream.format("noop").option("checkpointLocation", str(tmp_path / "log")).start()
     try:
-        running._query.awaitTermination(60)
+        running.awaitTermination(60)
     except Exception as error:  # noqa: BLE001  (Spark's own kind)
         unsaid(error)
         assert "Authentication failed" in str(error)

@@ -1,0 +1,297 @@
+"""Who is a bot, edit by edit: the verdicts of a batch, from the scored edits and what is known of their users.
+
+A verdict is a function of the events and the model alone. Each user's edits are judged in the order of their Kafka
+offsets (the key is the user, so one partition has them all). The edit whose score reaches the threshold is ``flagged``,
+those after it are ``dropped``, all others are ``kept``. Nothing here depends on where a batch begins or ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib.blacklist.ledger import EDIT_COLUMNS, Entry
+from lib.model import user_features
+from lib.model.edit_features import EDIT_FEATURES, INPUT_COLUMNS
+from lib.model.kernels import njit_cached
+from lib.online.sinks import SCHEMA
+from lib.online.state import BatchResult, StateStore, UserStates
+
+KEPT, FLAGGED, DROPPED = range(3)
+VERDICTS = ("kept", "flagged", "dropped")
+REASON = "online: score at the threshold"
+MAX_CONTRIBUTIONS = 20  # that are kept as evidence
+_N_EDITS = user_features.FEATURES.index("number of edits")
+
+
+class UserModel(Protocol):
+    """What the judge needs of a model."""
+
+    @property
+    def version(self) -> str:
+        """Name of the model: another one has another."""
+
+    @property
+    def threshold(self) -> float:
+        """The score from which on a user is flagged."""
+
+    def edit_features(self, table: pa.Table) -> np.ndarray:
+        """Return the features of each edit, shape (n, E)."""
+
+    def score(self, x: np.ndarray) -> np.ndarray:
+        """Return the score of each row, shape (n,): the same to the bit, whatever the other rows are."""
+
+    def explain(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Return for each user's state the features that made its score, each with its share, largest first."""
+
+
+@njit_cached
+def _decide(
+    user: np.ndarray,
+    listed: np.ndarray,
+    allowed: np.ndarray,
+    scored_at: np.ndarray,
+    score: np.ndarray,
+    last: np.ndarray,
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return verdict and score of every edit, and at which edit each user is flagged (-1: at none).
+
+    `scored_at` is each edit's place in `score` (-1: no score); `last` is each user's score so far, and is changed.
+    """
+    verdict = np.zeros(len(user), np.int8)
+    shown = np.full(len(user), np.nan)
+    flagged_at = np.full(len(last), -1, np.int64)
+    for i in range(len(user)):
+        u = user[i]
+        if u < 0:
+            continue
+        if listed[u] or flagged_at[u] >= 0:
+            verdict[i] = DROPPED
+            continue
+        if scored_at[i] >= 0:
+            last[u] = score[scored_at[i]]
+            if last[u] >= threshold and not allowed[u]:
+                verdict[i] = FLAGGED
+                flagged_at[u] = i
+        shown[i] = last[u]
+    return verdict, shown, flagged_at
+
+
+class _Edits(NamedTuple):
+    """Edits in the order of their offsets."""
+
+    user: np.ndarray  #: int64: number of the user; -1 where it is hidden
+    times: np.ndarray  #: event time in milliseconds
+    features: np.ndarray  #: shape (n, E)
+
+    def where(self, rows: np.ndarray, user: np.ndarray | None = None) -> _Edits:
+        """Return some of the edits, with other numbers for their users if there are others."""
+        return _Edits((self.user if user is None else user)[rows], self.times[rows], self.features[rows])
+
+
+class OnlineClassifier:
+    """Classify batches, one after the other.
+
+    Parameters
+    ----------
+    model : UserModel
+        From stage 3.
+    state : StateStore
+        What is known of users. Only read here; the :class:`BatchResult` has what is to be written.
+    """
+
+    def __init__(self, model: UserModel, state: StateStore):
+        self.model = model
+        self.state = state
+        self.allowed = frozenset(state.ledger.allowed())
+
+    def classify(self, scored: pa.Table) -> BatchResult:
+        """Return the verdicts of one batch, and all that they change.
+
+        Parameters
+        ----------
+        scored : pyarrow.Table
+            Rows of :data:`lib.online.scoring.SCHEMA`, each partition in the order of its offsets.
+        """
+        new = self._first_seen(scored)
+        fresh = scored.filter(pa.array(new))
+        table = fresh.filter(pc.equal(fresh["kind"], "edit"))
+        user, names = _factorize(table["user"])
+        listed = _are_in(names, self.state.ledger.look_up(names))
+        judged = (user >= 0) & ~np.append(listed, True)[user]
+        edits = _Edits(user, table["timestamp"].to_numpy(), self._features(table, judged))
+
+        before = self._load_states(names, ~listed)
+        state, last = before.state, before.score.copy()
+        state, scored_at, score = self._update(state, edits, judged)
+        allowed = _are_in(names, self.allowed)
+        verdict, shown, flagged_at = _decide(
+            user, listed, allowed, scored_at, score, last, self.model.threshold
+        )
+
+        flagged = np.flatnonzero(flagged_at >= 0)
+        states = self._states_at_flag(before.state, edits, judged, flagged_at)
+        sampled = (verdict == DROPPED) & table["sampled"].to_numpy(zero_copy_only=False)
+        shadow_users, shadow_states, shown[sampled] = self._shadow(names, edits.where(sampled))
+        entries = self._entries(table.take(flagged_at[flagged]), states, shown[flagged_at[flagged]])
+        hit = np.zeros(len(names), bool)
+        hit[user[table["filter_hit"].to_numpy(zero_copy_only=False) & (user >= 0)]] = True
+        known = np.flatnonzero(~listed & (flagged_at < 0))
+        latest = _latest(edits, before.last_ms)
+        return BatchResult(
+            _verdicts(table, verdict, shown),
+            entries,
+            [names[u] for u in known],
+            UserStates(state[known], last[known], latest[known]),
+            shadow_users,
+            shadow_states,
+            fresh["id"].drop_null().to_numpy(),
+            [names[u] for u in np.flatnonzero(hit & ~listed)],
+            _dead_letters(fresh),
+            table["kafka_ms"].to_numpy(),
+            _counts(scored, fresh, verdict, user, sampled),
+            self._next_offsets(scored),
+        )
+
+    # --- steps ---
+
+    def _first_seen(self, scored: pa.Table) -> np.ndarray:
+        """Return which messages are no repetitions; one without an id is none."""
+        named = scored["id"].is_valid().to_numpy()
+        new = ~named
+        new[named] = self.state.first_seen(scored["id"].drop_null().to_numpy())
+        return new
+
+    def _features(self, table: pa.Table, judged: np.ndarray) -> np.ndarray:
+        """Return the features of each edit: the executors', and of those whom the filter took for members our own."""
+        column = table["features"].combine_chunks()
+        there = column.is_valid().to_numpy(zero_copy_only=False)
+        found = np.full((table.num_rows, len(EDIT_FEATURES)), np.nan)
+        found[there] = column.flatten().to_numpy().reshape(-1, len(EDIT_FEATURES))
+        missing = judged & ~there
+        if missing.any():
+            found[missing] = self.model.edit_features(table.filter(pa.array(missing)).select(INPUT_COLUMNS))
+        return found
+
+    def _load_states(self, names: Sequence[str], wanted: np.ndarray) -> UserStates:
+        """Return the states of all users; of those who are not wanted empty ones."""
+        states = UserStates(
+            user_features.new_states(len(names)), np.full(len(names), np.nan), np.zeros(len(names), np.int64)
+        )
+        known = self.state.user_states(
+            [name for name, yes in zip(names, wanted, strict=True) if yes], user_features.STATE_SIZE
+        )
+        for target, source in zip(states, known, strict=True):
+            target[wanted] = source
+        return states
+
+    def _update(
+        self, state: np.ndarray, edits: _Edits, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the states after some of the edits, each edit's place among the scores (-1: none), the scores."""
+        state, scored, x = user_features.update_states(state, *edits.where(rows))
+        scored_at = np.full(len(edits.user), -1, np.int64)
+        scored_at[np.flatnonzero(rows)[scored]] = np.arange(len(scored))
+        return state, scored_at, self.model.score(x)
+
+    def _states_at_flag(
+        self, state: np.ndarray, edits: _Edits, judged: np.ndarray, flagged_at: np.ndarray
+    ) -> np.ndarray:
+        """Return the states of the flagged users as they were at the edit that crosses the threshold."""
+        flagged = np.flatnonzero(flagged_at >= 0)
+        row = np.full(len(flagged_at) + 1, -1)
+        row[flagged] = np.arange(len(flagged))
+        upto = np.arange(len(edits.user)) <= np.append(flagged_at, -1)[edits.user]
+        return user_features.update_states(state[flagged], *edits.where(judged & upto, row[edits.user]))[0]
+
+    def _shadow(self, names: Sequence[str], edits: _Edits) -> tuple[list[str], UserStates, np.ndarray]:
+        """Return the users of the shadow edits, their states, and the edits' scores, as if they had made only these."""
+        codes, user = np.unique(edits.user, return_inverse=True)
+        who, n = [names[u] for u in codes], len(edits.user)
+        before, edits = (
+            self.state.user_states(who, user_features.STATE_SIZE, shadow=True),
+            edits._replace(user=user),
+        )
+        state, scored_at, score = self._update(before.state, edits, np.ones(n, bool))
+        last, nobody = before.score.copy(), np.zeros(len(who), bool)
+        _, shown, _ = _decide(user, nobody, nobody, scored_at, score, last, np.inf)
+        return who, UserStates(state, last, _latest(edits, before.last_ms)), shown
+
+    def _entries(self, table: pa.Table, states: np.ndarray, scores: np.ndarray) -> list[Entry]:
+        """Return the ledger's entries of users flagged at these edits, and why."""
+        entries = []
+        for edit, user, x, score, reasons in zip(
+            table.select(EDIT_COLUMNS).to_pylist(),
+            table["user"].to_pylist(),
+            user_features.to_features(states),
+            scores.tolist(),
+            self.model.explain(states),
+            strict=True,
+        ):
+            evidence: dict[str, Any] = {
+                "edit": edit,
+                "threshold": self.model.threshold,
+                "edits": round(float(np.exp(x[_N_EDITS]))),
+                "contributions": reasons[:MAX_CONTRIBUTIONS],
+                "features": dict(zip(user_features.FEATURES, x.tolist(), strict=True)),
+            }
+            entries.append(Entry(user, REASON, edit["timestamp"], evidence, score, self.model.version))
+        return entries
+
+    def _next_offsets(self, scored: pa.Table) -> dict[int, int]:
+        last = scored.group_by("partition").aggregate([("offset", "max")])
+        read = zip(last["partition"].to_pylist(), last["offset_max"].to_pylist(), strict=True)
+        return self.state.offsets() | {partition: offset + 1 for partition, offset in read}
+
+
+def _factorize(users: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Return the number of each edit's user (-1 for a null), and the users' names."""
+    column = users.combine_chunks().dictionary_encode()
+    return column.indices.fill_null(-1).to_numpy().astype(np.int64), column.dictionary.to_pylist()
+
+
+def _are_in(names: Sequence[str], users: Collection[str]) -> np.ndarray:
+    return np.fromiter((name in users for name in names), bool, len(names))
+
+
+def _latest(edits: _Edits, before: np.ndarray) -> np.ndarray:
+    latest, named = before.copy(), edits.user >= 0
+    np.maximum.at(latest, edits.user[named], edits.times[named])
+    return latest
+
+
+def _verdicts(table: pa.Table, verdict: np.ndarray, score: np.ndarray) -> pa.Table:
+    columns = {
+        **{name: table[name] for name in SCHEMA.names if name in table.column_names},
+        "verdict": pa.array(VERDICTS).take(pa.array(verdict)),
+        "score": pa.array(score, from_pandas=True),
+    }
+    return pa.table([columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _dead_letters(table: pa.Table) -> list[tuple[int, int, bytes, str]]:
+    invalid = table.filter(pc.equal(table["kind"], "invalid"))
+    columns = (invalid[name].to_pylist() for name in ("partition", "offset", "raw", "reason"))
+    return list(zip(*columns, strict=True))
+
+
+def _counts(
+    scored: pa.Table, fresh: pa.Table, verdict: np.ndarray, user: np.ndarray, sampled: np.ndarray
+) -> dict[str, int]:
+    kinds = {row["values"]: row["counts"] for row in fresh["kind"].value_counts().to_pylist()}
+    return {
+        "events": kinds.get("edit", 0) + kinds.get("event", 0),
+        "edits": len(verdict),
+        "invalid": kinds.get("invalid", 0),
+        "duplicates": scored.num_rows - fresh.num_rows,
+        "canaries": kinds.get("canary", 0),
+        "read": scored.num_rows,
+        **{word: int((verdict == code).sum()) for code, word in enumerate(VERDICTS)},
+        "shadow_scored": int(sampled.sum()),
+        "without_user": int((user < 0).sum()),
+    }

@@ -1,0 +1,512 @@
+"""Stage 4: what lives as long as its runs, and what commits a batch.
+
+:class:`OnlineJob` holds the broker, the SQLite state and the blacklist. What is killed at whatever moment continues
+with ``resume=True``: a batch that is not in SQLite did not happen, and is scored again from the offsets there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from pyspark.sql import DataFrame
+from pyspark.sql.streaming import StreamingQuery
+
+from lib import artifacts, events, paths
+from lib.blacklist import bloom
+from lib.blacklist.ledger import Ledger
+from lib.infra import InfraError, broker, kafka, spark
+from lib.model import user_features
+from lib.model.classifier import BotClassifier
+from lib.online import metrics, sinks, state
+from lib.online.judge import VERDICTS, OnlineClassifier
+from lib.online.producer import Publisher
+from lib.online.state import OnlineError, StateStore
+from lib.stream import recording
+from lib.stream.client import EventStreamClient
+from lib.stream.source import Source
+
+MADE_BY = "notebooks/03_eda_train.ipynb"
+OUTPUT_FILES = (
+    "verdicts",
+    "kafka",
+    "checkpoint",
+    artifacts.DEAD_LETTERS,
+    "blacklist.bloom",
+    "metrics.json",
+    state.NAME,
+)
+RUNS = 5  # a recording is judged in so many runs
+PARTITIONS = 2
+MAX_OFFSETS_PER_TRIGGER = 250_000
+#: Spark's consumer asks the broker twice after every poll where the topic ends: with the default of 500 records that
+#: costs more than the records. What another program wrote in a transaction and aborted was never there.
+CONSUMER_OPTIONS = {
+    "kafka.max.poll.records": "2000",
+    "kafka.max.partition.fetch.bytes": str(4 << 20),
+    "kafka.isolation.level": "read_committed",
+}
+INACTIVE_DAYS = 2 * user_features.SILENCE_DAYS  # after which a user's state is removed
+MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
+LOG_SECONDS = 15.0
+#: Upper edges of the bins in which latencies are counted, in seconds: 2 ms to 3 hours, 5 % apart.
+LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class OnlineJob:
+    """The broker, the state and the blacklist of stage 4; close it, or use it in a ``with`` block.
+
+    Parameters
+    ----------
+    out_dir : Path
+        OUT_DIR. Without `resume` an earlier run's files in it are removed, and nothing else.
+    model_dir : Path
+        From stage 3.
+    bootstrap : str, default ""
+        Kafka's bootstrap servers; empty: a broker of its own.
+    properties : mapping
+        Kafka client properties, for all clients.
+    resume : bool, default False
+        Continue with the ledger, the offsets, the verdicts and the topics of `out_dir`, if there are any.
+    partitions : int, default 2
+        Of new topics.
+    max_offsets : int
+        Messages of one batch at most.
+
+    Raises
+    ------
+    MissingInput
+        When stage 3 has not run.
+    OnlineError
+        When another run uses the folder, or a part of an earlier one is missing.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        model_dir: Path,
+        *,
+        bootstrap: str = "",
+        properties: Mapping[str, str] | None = None,
+        resume: bool = False,
+        partitions: int = PARTITIONS,
+        max_offsets: int = MAX_OFFSETS_PER_TRIGGER,
+    ):
+        artifacts.require(model_dir / state.NAME, MADE_BY)
+        self.model = BotClassifier.load(artifacts.require(model_dir / "model.skops", MADE_BY))
+        self.out_dir = out_dir
+        self.properties = dict(properties or {})
+        self.max_offsets = max_offsets
+        self._resources = contextlib.ExitStack()
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
+            if not (resume and (out_dir / state.NAME).exists()):
+                prepare(out_dir, model_dir, self.model, partitions)
+            self.state = opened.enter_context(StateStore(out_dir))
+            sinks.remove_uncommitted(out_dir, [n for n, rows in self.state.batches().items() if rows])
+            self._check_model()
+            self._broker = None if bootstrap else opened.enter_context(broker.Broker(out_dir / "kafka"))
+            self.bootstrap = bootstrap and broker.external(bootstrap, self.properties)
+            self.bootstrap = self.bootstrap or self._broker.bootstrap  # type: ignore[union-attr]
+            self.topics: dict[str, str] = self.state.get_meta("topics")
+            self._make_topics()
+            self._verdicts = sinks.VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
+            self._threads = opened.enter_context(ThreadPoolExecutor(2))
+            self._resources = opened.pop_all()
+        file = out_dir / "blacklist.bloom"
+        self.bloom, _ = bloom.load_or_rebuild(
+            file if file.exists() else model_dir / file.name, self.state.ledger
+        )
+        self.classifier = OnlineClassifier(self.model, self.state)
+
+    def close(self) -> None:
+        """Close the state and stop the broker, if it is our own."""
+        with self._lock:
+            self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    # --- a run: publish, then a query that calls commit_batch, then finish ---
+
+    def position(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """Return where the client of a stream continues: its arguments ``position`` and ``seen``.
+
+        Parameters
+        ----------
+        source : mapping
+            Of ``Source.describe``: the position in another stream, or another recording, is of no use.
+        """
+        name = source["stream_url"] or source["sha256"]
+        same = self.state.get_meta("source") == name
+        with self.state.transaction():
+            self.state.set_meta("source", name)
+        return {"position": self.state.get_meta("position"), "seen": self.state.published()} if same else {}
+
+    def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
+        """Return what sends the events of a client to the topic."""
+        topic = self.topics["events"]
+        limit = kafka.max_message_bytes(self.bootstrap, topic, self.properties)
+        return Publisher(client, producer, topic, self.state, limit)
+
+    def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
+        """Start a run: let a thread send events to the topic, and return what tells when it has ended."""
+        with self.state.transaction():
+            self.state.set_meta("run", self.state.get_meta("run", 0) + 1)
+        self._members, self._mark = len(self.state.ledger), time.monotonic()
+        self._publisher = publisher
+        return self._threads.submit(publisher.run, max_events)
+
+    @property
+    def source_options(self) -> dict[str, str]:
+        """Return the options of Spark's Kafka source, from the offsets in SQLite on."""
+        found = self._consume(lambda consumer: consumer.partitions_for_topic(self.topics["events"]))
+        made, offsets = self.state.get_meta("partitions"), self.state.offsets()
+        if len(found) > made:
+            print(
+                f"The topic {self.topics['events']} must keep the {made} partitions that it was made with. Got "
+                f"{len(found)}. All of them are read; a user whose edits lie in two of them may be judged out of order."
+            )
+        earliest = -2
+        starting = {str(number): offsets.get(number, earliest) for number in sorted(found)}
+        return {
+            "kafka.bootstrap.servers": self.bootstrap,
+            "subscribe": self.topics["events"],
+            "startingOffsets": json.dumps({self.topics["events"]: starting}),
+            "maxOffsetsPerTrigger": str(self.max_offsets),
+            "includeHeaders": "true",
+            **CONSUMER_OPTIONS,
+            **kafka.for_spark(self.properties),
+        }
+
+    @property
+    def checkpoint(self) -> str:
+        """Return an empty folder for Spark's own log of offsets, which begins anew with each query."""
+        folder = self.out_dir / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder.as_uri()
+
+    def commit_batch(self, batch: DataFrame, batch_id: int) -> None:
+        """Turn scored messages into verdicts, and commit them: ``foreachBatch`` calls this.
+
+        Parameters
+        ----------
+        batch : DataFrame
+            Of :data:`lib.online.scoring.SCORED`.
+        batch_id : int
+            Spark's own number, which begins at 0 with each query; SQLite has ours.
+        """
+        try:
+            with self._lock:
+                scored = batch.toArrow()
+                if scored.num_rows:
+                    self._commit(scored)
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _commit(self, scored: pa.Table) -> None:
+        result = self.classifier.classify(scored)
+        number, run = max(self.state.batches(), default=0) + 1, self.state.get_meta("run")
+        sinks.write_part(self.out_dir, number, result.verdicts)
+        self._verdicts.send(result.verdicts)
+        latency = np.searchsorted(LATENCY_EDGES, time.time() - result.kafka_ms / 1000)
+        counts = np.bincount(latency, minlength=len(LATENCY_EDGES) + 1) + self.state.get_meta("latency", 0)
+        seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
+        with self.state.transaction():
+            self.state.write_batch(number, run, result)
+            self.state.set_meta("latency", counts.tolist())
+            self.state.set_meta("seconds", self.state.get_meta("seconds", 0.0) + seconds)
+        self.bloom = bloom.update_filter(self.bloom, self.state.ledger, [e.user for e in result.entries])
+
+    def finish(self, query: StreamingQuery, published: Future[None], log: bool = False) -> str:
+        """Wait until everything that is published is judged, end the run, and return its counts in a line.
+
+        Parameters
+        ----------
+        query : StreamingQuery
+        published : Future
+            Of :meth:`publish`.
+        log : bool
+            Whether to print a line every 15 seconds.
+
+        Raises
+        ------
+        OnlineError
+            When the stream, the broker or Spark fails. What was judged is kept.
+        """
+        try:
+            self._drain(query, published, log)
+        except Exception as error:
+            raise self._explain(self._failure or error) from error
+        finally:
+            self._publisher.stop.set()
+            with contextlib.suppress(Exception):
+                query.stop()
+            wait([published])
+            with self._lock, contextlib.suppress(OSError, sqlite3.Error):
+                self.export()
+        with self.state.transaction():
+            run, members = self.state.get_meta("run"), len(self.state.ledger)
+            grown = {"members_start": self._members, "members_end": members}
+            self.state.set_meta("runs", self.state.get_meta("runs", {}) | {str(run): grown})
+        self.export()
+        self._publisher.stop.clear()
+        counts = self.state.counters(run)
+        edits, words = counts.get("edits", 0), ("dropped", "flagged", "kept")
+        said = ", ".join(f"{counts.get(word, 0):,} {word}" for word in words)
+        return f"{edits:,} edits, {said}; blacklist {self._members:,} → {members:,}"
+
+    def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
+        drained: Future[None] | None = None
+        logged = time.monotonic()
+        while drained is None or not drained.done():
+            if self._broker is not None:
+                self._broker.ensure_running()
+            if not query.isActive:
+                raise query.exception() or OnlineError(
+                    "The query must run until it is stopped. It has ended."
+                )
+            if drained is None and published.done():
+                published.result()
+                drained = self._threads.submit(query.processAllAvailable)
+            wait([drained or published], timeout=0.2)
+            if log and time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                print(f"{self.state.counters(self.state.get_meta('run')).get('edits', 0):,} edits are judged")
+        drained.result()
+
+    def _explain(self, error: BaseException) -> OnlineError:
+        """Return an error in one sentence with the way out."""
+        if isinstance(error, OnlineError):
+            return error
+        if isinstance(error, InfraError):
+            return OnlineError(str(error))
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if (isinstance(error, OSError) and error.errno in _DISK_ERRORS) or (
+            isinstance(error, sqlite3.Error) and ("full" in line or "readonly" in line)
+        ):
+            return OnlineError(
+                f"OUT_DIR must have room and be writable. Got {paths.show(self.out_dir)} ({line}). "
+                "What was judged is kept; make room and go on with RESUME=True."
+            )
+        if isinstance(error, Py4JError | ConnectionRefusedError):
+            return OnlineError(
+                f"Spark must live as long as the run. Its JVM has ended ({line}). What was judged is kept; go on with "
+                f"RESUME=True. If {paths.show(spark.log_file('04_online'))} says OutOfMemoryError, events are very "
+                "large: set max.poll.records=100 in KAFKA_PROPERTIES, too."
+            )
+        return OnlineError(
+            f"The run must end with its stream. Got: {line} What was judged is kept (RESUME=True)."
+        )
+
+    # --- files ---
+
+    def export(self) -> None:
+        """Write what is derived from the state: the filter, the dead letters and the metrics."""
+        self.bloom.save(self.out_dir / "blacklist.bloom")
+        letters = (artifacts.dead_letter(raw, reason) for raw, reason in self.state.dead_letters())
+        artifacts.atomic_write(self.out_dir / artifacts.DEAD_LETTERS, letters)
+        artifacts.write_json(self.out_dir / "metrics.json", self.metrics())
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``."""
+        store, totals = self.state, self.state.counters()
+        seconds, latency = store.get_meta("seconds", 0.0), store.get_meta("latency", [0])
+        named = ("events", "edits", "invalid", "duplicates", *VERDICTS)
+        counted = metrics.compute(self.out_dir)
+        runs = []
+        for run in range(1, store.get_meta("run", 0) + 1):
+            counts = store.counters(run)
+            grown = store.get_meta("runs", {}).get(str(run), {})  # nothing of a run that was killed
+            runs.append({"run": run, **{name: counts.get(name, 0) for name in named}, **grown})
+        return {
+            **{name: totals.get(name, 0) for name in named},
+            "duplicates": totals.get("duplicates", 0) + store.get_meta("stream_duplicates", 0),
+            **{name: value for name, value in counted.items() if name not in named},
+            "blacklist_members_start": store.get_meta("members_start"),
+            "blacklist_members_end": len(store.ledger),
+            "hash_collisions": store.collisions(),
+            "events_per_second": totals.get("read", 0) / seconds if seconds else 0.0,
+            "seconds": seconds,
+            "latency_seconds": {"p50": quantile(latency, 0.5), "p99": quantile(latency, 0.99)},
+            **{name: totals.get(name, 0) for name in ("canaries", "without_user", "shadow_scored")},
+            "runs": runs,
+            "model": self.model.version,
+            "threshold": self.model.threshold,
+            "topics": self.topics,
+        }
+
+    def edit_texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
+        """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
+        topic = self.topics["events"]
+        return self._consume(lambda consumer: find_texts(_last_messages(consumer, topic), ids))
+
+    # --- opening ---
+
+    def _check_model(self) -> None:
+        """Remove the states that another model made: its features cannot be added to this one's. The ledger stays."""
+        with self.state.transaction():
+            if self.state.get_meta("model") != self.model.version:
+                print(f"The model is another one ({self.model.version}): users' states start empty.")
+                self.state.evict()
+                self.state.set_meta("model", self.model.version)
+            newest = self.state.max_event_time()
+            if newest is not None:
+                self.state.evict(newest - INACTIVE_DAYS * 86_400_000)
+
+    def _make_topics(self) -> None:
+        topic = self.topics["events"]
+        if self.state.offsets() and topic not in self._consume(lambda consumer: consumer.topics()):
+            raise OnlineError(
+                f"RESUME=True continues with the topic {topic}. Got {self.bootstrap}, which has none. "
+                "Give the same KAFKA as before, or start again with RESUME=False."
+            )
+        partitions = self.state.get_meta("partitions")
+        kafka.make_topics(self.bootstrap, list(self.topics.values()), partitions, self.properties)
+
+    def _consume(self, function: Any) -> Any:
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, **kafka.for_python(self.properties))
+        try:
+            return function(consumer)
+        finally:
+            consumer.close()
+
+
+def prepare(out_dir: Path, model_dir: Path, model: BotClassifier, partitions: int) -> None:
+    """Remove what an earlier run left, and make a state that starts with the ledger of stage 3.
+
+    The state appears at the end and whole: a run that is killed in here has left nothing to continue with.
+    """
+    for name in OUTPUT_FILES:
+        path = out_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        for file in (path, path.with_name(f"{name}-wal"), path.with_name(f"{name}-shm")):
+            file.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out_dir) as name:
+        beside = Path(name)
+        with Ledger.open(model_dir / state.NAME, read_only=True) as ledger:
+            ledger.copy_to(beside / state.NAME)
+        run = secrets.token_hex(4)
+        with StateStore(beside) as new:
+            with new.transaction():
+                new.set_meta("topics", {kind: f"wikisieve-{run}-{kind}" for kind in ("events", "verdicts")})
+                new.set_meta("partitions", partitions)
+                new.set_meta("members_start", len(new.ledger))
+                new.set_meta("model", model.version)
+            new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        os.replace(beside / state.NAME, out_dir / state.NAME)
+
+
+def quantile(counts: list[int], share: float) -> float:
+    """Return a quantile of latencies in seconds: the upper edge of its bin, at most 5 % too much; 0 without any."""
+    total = sum(counts)
+    if not total:
+        return 0.0
+    place = int(np.searchsorted(np.cumsum(counts), share * total))
+    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)
+
+
+def split_runs(source: Source, settings: Any) -> list[int]:
+    """Return how many events each run takes, 0 for no limit.
+
+    A recording is cut into :data:`RUNS` runs of equal size; a stream, or what is resumed, is judged in one.
+    """
+    if source.recording is None or settings.resume or settings.max_seconds:
+        return [settings.max_events]
+    n = sum(1 for _ in wanted_events(source))
+    n = min(n, settings.max_events) if settings.max_events else n
+    each = -(-n // RUNS)
+    last = max(n - each * (RUNS - 1), 1) if settings.max_events else 0
+    return [each] * (RUNS - 1) + [last] if each else [settings.max_events]
+
+
+def wanted_events(source: Source) -> Iterator[events.Event]:
+    """Yield the events of a recording that are asked for."""
+    for event in _decoded(source):
+        is_after = source.since is None or event.time_ms >= source.since
+        is_before = source.until is None or event.time_ms < source.until
+        if is_after and is_before and (not source.wikis or event.wiki in source.wikis):
+            yield event
+
+
+def known_before(settings: Any) -> tuple[list[str], frozenset[str] | None]:
+    """Return who was known to be a bot when this stage began.
+
+    Parameters
+    ----------
+    settings : namespace
+        What `lib.params.check` returned for 04_online.
+
+    Returns
+    -------
+    listed : list of str
+        The blacklist of stage 3.
+    bots : frozenset of str or None
+        All bots of a recording before SINCE, by the flag: what a perfect list would know; None if there is none.
+    """
+    with Ledger.open(settings.model_dir / state.NAME, read_only=True) as ledger:
+        listed = ledger.members()
+    source = Source.from_settings(settings, after_cut=True)
+    if source.recording is None or source.since is None:
+        return listed, None
+    balance: dict[str, int] = {}
+    for event in _decoded(source):
+        if event.is_edit and event.user is not None and event.time_ms < source.since:
+            balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
+    return listed, frozenset(user for user, more in balance.items() if more > 0) or None
+
+
+def _decoded(source: Source) -> Iterator[events.Event]:
+    assert source.recording is not None
+    for raw in recording.lines(source.recording):
+        with contextlib.suppress(events.InvalidEvent):
+            event = events.decode(raw)
+            if not event.is_canary:
+                yield event
+
+
+def _last_messages(consumer: KafkaConsumer, topic: str) -> Iterator[bytes]:
+    places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    consumer.assign(places)
+    first, last = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    for place in places:
+        consumer.seek(place, max(first[place], last[place] - MAX_MESSAGES))
+    while any(consumer.position(place) < last[place] for place in places):
+        for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
+            yield from (record.value or b"" for record in records)
+
+
+def find_texts(messages: Iterable[bytes], ids: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """Return title, comment and change of size of the edits among messages that have one of the ids."""
+    found: dict[str, dict[str, Any]] = {}
+    for raw in messages:
+        with contextlib.suppress(events.InvalidEvent):
+            event = events.decode(raw)
+            if (name := events.event_key(raw, event)) in ids:
+                texts = {"title": event.title, "comment": event.comment}
+                found[name] = texts | {"delta": events.delta(event)}
+    return found

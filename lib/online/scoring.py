@@ -1,0 +1,217 @@
+"""What Spark's executors do with Kafka's messages: decode them, ask the filter, compute the edits' features.
+
+Works on one Arrow batch at a time and needs no memory of what came before. Every message becomes one row of
+:data:`SCORED`, in the order of its partition; the driver turns the rows into verdicts (:mod:`lib.online.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib import events
+from lib.blacklist.bloom import BlacklistFilter
+from lib.model import edit_features, kernels
+from lib.model.classifier import BotClassifier
+from lib.model.edit_features import EDIT_FEATURES, Weights
+
+#: One row per Kafka message: where it is, its kind (``edit``, ``event``, ``canary`` or ``invalid``), and the hash of
+#: its id, null if it has none. Edits have the columns of ``events.ARROW_SCHEMA``, whether the filter takes their
+#: user for a member, whether they are in the shadow sample, and their features, null where nobody needs them.
+#: Invalid messages have their text and the reason.
+SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("kafka_ms", pa.int64()),
+        ("kind", pa.string()),
+        ("id", pa.int64()),
+        *events.ARROW_SCHEMA,
+        ("filter_hit", pa.bool_()),
+        ("sampled", pa.bool_()),
+        ("features", pa.list_(pa.float64())),
+        ("raw", pa.binary()),
+        ("reason", pa.string()),
+    ]
+)
+_SPARK_TYPES = {
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.string(): "string",
+    pa.bool_(): "boolean",
+    pa.binary(): "binary",
+    pa.list_(pa.float64()): "array<double>",
+}
+#: The same, as ``DataFrame.mapInArrow`` wants it.
+SCORED = ", ".join(f"{field.name} {_SPARK_TYPES[field.type]}" for field in SCHEMA)
+MAX_TEXT_CHARACTERS = 2_000  # of a title or comment; MediaWiki takes 500
+SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
+ID_HEADER, REASON_HEADER = "id", "reason"  # see lib.online.producer
+
+_SHIFT = np.uint64(32)
+_SEED = np.uint64(0x2545F4914F6CDD1D)
+_FACTOR = np.uint64(0x9FB21C651E98DF25)
+_BYTE = np.uint64(8)
+
+
+@kernels.njit_cached
+def _hash64(offsets: np.ndarray, data: np.ndarray, out: np.ndarray) -> None:
+    for row in range(len(out)):
+        start, stop = offsets[row], offsets[row + 1]
+        value = _SEED ^ np.uint64(stop - start)
+        place = start
+        while place < stop:
+            word = np.uint64(0)
+            for byte in range(place, min(place + 8, stop)):
+                word = (word << _BYTE) | np.uint64(data[byte])
+            value = (value ^ word) * _FACTOR
+            value ^= value >> _SHIFT
+            place += 8
+        out[row] = kernels.mix64(value)
+
+
+def hash64(texts: pa.Array) -> np.ndarray:
+    """Return a hash of 64 bits of each text.
+
+    Parameters
+    ----------
+    texts : pyarrow.Array of string
+        A null counts as an empty text.
+
+    Returns
+    -------
+    ndarray of uint64, shape (n,)
+
+    Examples
+    --------
+    >>> one, other, again = hash64(pa.array(["a", "b", "a"]))
+    >>> one == again, one == other
+    (np.True_, np.False_)
+    """
+    offsets, data = kernels.buffers(texts)
+    out = np.empty(len(texts), np.uint64)
+    _hash64(offsets, data, out)
+    return out
+
+
+def hash_sample(hashes: np.ndarray, share: float) -> np.ndarray:
+    """Return which hashes (uint64, shape (n,)) are in a sample of a share from 0 to 1: always the same ones."""
+    return (hashes >> _SHIFT) < np.uint64(round(share * 2**32))
+
+
+def score_batch(
+    model: BotClassifier, bloom: BlacklistFilter, shadow_share: float = SHADOW_SHARE
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Return the function for ``DataFrame.mapInArrow``: Kafka's messages in, rows of :data:`SCORED` out.
+
+    Parameters
+    ----------
+    model : BotClassifier
+        Its weights for the texts travel to the executors.
+    bloom : BlacklistFilter
+        Of the users on the blacklist. An edit whose user it takes for a member needs no features: the driver asks the
+        ledger, and computes them if it was a collision.
+    shadow_share : float
+        Share of the edits of listed users that get features all the same.
+    """
+    weights, members = model.weights, bloom.to_bytes()
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        bloom = BlacklistFilter.from_bytes(members)
+        for batch in batches:
+            yield score(batch, weights, bloom, shadow_share)
+
+    return run
+
+
+def score(
+    messages: pa.RecordBatch, weights: Weights, bloom: BlacklistFilter, shadow_share: float = SHADOW_SHARE
+) -> pa.RecordBatch:
+    """Return one row of :data:`SCORED` for each message.
+
+    Parameters
+    ----------
+    messages : pyarrow.RecordBatch
+        Columns ``value``, ``partition``, ``offset``, ``timestamp`` and ``headers`` of Spark's Kafka source. A message
+        without a value is as invalid as an empty text.
+    weights, bloom, shadow_share
+        See :func:`score_batch`.
+    """
+    raws = [raw or b"" for raw in messages.column("value").to_pylist()]
+    headers = [_headers(pairs) for pairs in messages.column("headers").to_pylist()]
+    decoded = events.decode_all(raws)
+    kinds = [_kind(event, header) for event, header in zip(decoded, headers, strict=True)]
+    is_edit = np.array([kind == "edit" for kind in kinds], bool)
+    rows = np.flatnonzero(is_edit).tolist()
+    edits = _edits([decoded[row] for row in rows], [raws[row] for row in rows])
+    edits["filter_hit"] = pa.array(bloom.contains(edits["user"]))
+    edits["sampled"] = pa.array(hash_sample(hash64(edits["meta_id"]), shadow_share))
+    edits["features"] = _features(edits, weights)
+    columns = {
+        "partition": messages.column("partition"),
+        "offset": messages.column("offset"),
+        "kafka_ms": messages.column("timestamp").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()),
+        "kind": pa.array(kinds),
+        "id": _ids(decoded, headers),
+        **{name: _spread(column, is_edit) for name, column in edits.items()},
+        "raw": pa.array([raw if kind == "invalid" else None for raw, kind in zip(raws, kinds, strict=True)]),
+        "reason": pa.array([_reason(*row) for row in zip(decoded, headers, strict=True)], pa.string()),
+    }
+    return pa.RecordBatch.from_arrays(
+        [columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA
+    )
+
+
+def _spread(values: pa.Array, where: np.ndarray) -> pa.Array:
+    """Return the values, in order, in the rows that are true, and nulls in the others."""
+    return values.take(pa.array(np.cumsum(where) - 1, mask=~where))
+
+
+def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
+    """Return the features of the edits whose user the filter takes for none, and of the shadow sample."""
+    hit, sampled = (edits[name].to_numpy(zero_copy_only=False) for name in ("filter_hit", "sampled"))
+    needed = edits["user"].is_valid().to_numpy(zero_copy_only=False) & (~hit | sampled)
+    found = edit_features.compute(pa.table(edits).filter(pa.array(needed)), weights)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), len(EDIT_FEATURES))
+    return _spread(lists.cast(pa.list_(pa.float64())), needed)
+
+
+def _headers(pairs: list[dict[str, Any]] | None) -> dict[str, str]:
+    return {pair["key"]: (pair["value"] or b"").decode(errors="replace") for pair in pairs or []}
+
+
+def _kind(event: events.Event | events.InvalidEvent, header: dict[str, str]) -> str:
+    if isinstance(event, events.InvalidEvent) or REASON_HEADER in header:
+        return "invalid"
+    if event.is_canary:
+        return "canary"
+    return "edit" if event.is_edit else "event"
+
+
+def _reason(event: events.Event | events.InvalidEvent, header: dict[str, str]) -> str | None:
+    return header.get(REASON_HEADER) or (str(event) if isinstance(event, events.InvalidEvent) else None)
+
+
+def _ids(decoded: list[events.Event | events.InvalidEvent], headers: list[dict[str, str]]) -> pa.Array:
+    """Return the hashes of the messages' ids: ``meta.id``, or the producer's header where the text has none."""
+    named = [
+        header.get(ID_HEADER) or (event.meta.id if isinstance(event, events.Event) else None) or None
+        for event, header in zip(decoded, headers, strict=True)
+    ]
+    ids = pa.array(named, pa.string())
+    return pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False))
+
+
+def _edits(edits: list[Any], raws: list[bytes]) -> dict[str, pa.Array]:
+    """Return the edits' columns, each edit with an id, and no text longer than any wiki takes."""
+    table = events.table(edits)
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    ids = [events.event_key(raw, event) for raw, event in zip(raws, edits, strict=True)]
+    columns["meta_id"] = pa.array(ids, pa.string())
+    for name in ("title", "comment"):
+        columns[name] = pc.utf8_slice_codeunits(columns[name], 0, MAX_TEXT_CHARACTERS)
+    return columns
