@@ -70,7 +70,7 @@ reproduce: setup ## Execute notebooks 03 and 04 as other processors, threads, lo
 	@$(PY) -m tests.reproduce
 
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
-	@$(PY) -m lib.model.experiments $(CAPTURES)
+	@$(PY) -m experiments $(CAPTURES)
 
 lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
 	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }

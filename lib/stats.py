@@ -1,5 +1,7 @@
 """Intervals of shares: exact for independent trials, by bootstrap over users for edits."""
 
+from typing import Any
+
 import numpy as np
 from scipy.stats import beta
 
@@ -115,3 +117,19 @@ def _lower(part: int, whole: int, tail: float) -> float:
 
 def _upper(part: int, whole: int, tail: float) -> float:
     return float(beta.ppf(1 - tail, part + 1, whole - part)) if part < whole else 1.0
+
+
+def is_bot(flagged_edits: Any, edits: Any) -> Any:
+    """Return whether a user is a bot: more than half of their edits carry the flag; the project's one definition.
+
+    Parameters
+    ----------
+    flagged_edits, edits : int, or array or Series of int
+        Edits with the flag, and all edits, of each user.
+
+    Examples
+    --------
+    >>> is_bot(np.array([1, 2, 0]), np.array([2, 3, 0])).tolist()
+    [False, True, False]
+    """
+    return 2 * flagged_edits > edits

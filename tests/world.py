@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from lib import events
 from lib.infra import kafka
 from lib.model import build_blacklist
-from lib.model.classifier import BotClassifier, cross_validate
+from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset
 from lib.online import scoring, sinks
 from lib.online.run import OnlineJob
@@ -32,7 +32,7 @@ JUNK = [
 def train(folder: Path) -> Path:
     """Leave in a folder what stage 3 leaves."""
     people = EditDataset.from_table(made_up.sample())
-    cross = cross_validate(people, 0)
+    cross = CrossFit(people)
     judge = BotClassifier.fit(people, 0, 0.05, cross=cross)
     folder.mkdir(parents=True, exist_ok=True)
     judge.save(folder / "model.skops")

@@ -1,17 +1,16 @@
-"""How a model is learnt: two levels, and users kept apart.
+"""Train the bot classifier on two levels, cross-fit it with a grouped split, and choose its threshold.
 
-Below, a linear model says what the text of one edit is worth as evidence (hashed pieces, logistic regression). Above, a
-classifier judges the features of a user's summary after 1, 2, 3, 5, 8 … edits. The upper level must see below what it
-will see later: the evidence of users that the lower level has not learnt from. So the users are dealt into folds, and
-the evidence of each fold comes from a lower model trained without it; to judge the whole by cross-validation, pairs of
-folds are left out together (:class:`Stack`).
+The *text model* (linear, on hashed n-grams) turns the texts of one edit into log-odds. The *user model* scores the
+features of a user's state after 1, 2, 3, 5, 8 … edits, of which those log-odds are a part. The user model must be
+trained on what it will see later: log-odds of users that the text model was not trained on. So users are assigned to
+folds, and the log-odds of each fold come from a text model trained without it; to score users by cross-validation,
+pairs of folds are left out together (:class:`CrossFit`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -22,29 +21,50 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
-import sklearn
-import skops
 import skops.io
+from scipy.special import expit, logit
 from scipy.stats import binom
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lib import artifacts, paths
-from lib.model import edit_features, kernels, user_features
+from lib.model import edit_features, user_features
 from lib.model.dataset import EditDataset
-from lib.model.edit_features import Weights
 from lib.stats import CONFIDENCE
 
 FOLDS = 5
-FEWEST_FOLDS = 3  # one tested, one for the evidence of the lower level, one learnt from
-DEALS = 3  # how often people are dealt into folds for the threshold
-TEXT_C, JUDGE_C = 30.0, 0.02
-# Without the name only extremes would be left to tell some bots by, and people with tools have them too: what is
-# further out than a few standard deviations says no more. With the name that would spare bots that edit very much.
-BLIND_C, BLIND_END = 0.1, 5.0
-TOLERANCE = 1e-8  # Newton's method takes two steps more than by default; then kernels agree to 14 decimals
+MIN_FOLDS = 3  # one tested, one for the text model's log-odds, one to train on
+REPEATS = 3  # assignments to folds that the threshold is chosen by
+MAX_HUMAN_FPR = 0.01
+FORMAT = "wikisieve-model 2"
+#: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
+TRUSTED_TYPES = ["numpy.clip"]
+
+#: The estimators that 03_eda_train shows, for those who ask for no others.
+TEXT_MODEL = LogisticRegression(C=30, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=0)
+USER_MODEL = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, solver="newton-cholesky", tol=1e-8))
+# Without the name only extremes are left to find some bots by, and people with tools have them, too: what is further
+# out than five standard deviations counts no more. With the name that would spare bots that edit very much.
+USER_MODEL_WITHOUT_NAME = make_pipeline(
+    StandardScaler(),
+    FunctionTransformer(np.clip, kw_args={"a_min": -5.0, "a_max": 5.0}),
+    LogisticRegression(C=0.1, solver="newton-cholesky", tol=1e-8),
+)
+
+
+class ModelError(ValueError):
+    """There is too little to train on, or a model's file is missing, damaged or of another program."""
+
+
+class ThresholdNotAttainable(ModelError):
+    """No threshold can guarantee the requested share of flagged humans with so few humans to choose it by."""
+
+
+# --- the same figures on every machine --------------------------------------------------------------------------------
 
 #: Every fitted number and every score is rounded to so many decimals, so that figures are the same on every machine.
 #: What BLAS kernels, threads and SIMD change in a solver that has converged is the 14th decimal of a coefficient, and
@@ -53,21 +73,12 @@ TOLERANCE = 1e-8  # Newton's method takes two steps more than by default; then k
 DECIMALS = 6
 
 
-class ModelError(ValueError):
-    """There is nothing to learn from, or a model's file is missing, damaged or foreign; the message says which."""
-
-
-# --- the same figures on every machine --------------------------------------------------------------------------------
-
-
 def round_fitted(model: Any) -> Any:
     """Round the fitted numbers of a linear model, or of a pipeline's steps, to :data:`DECIMALS`; return the model."""
     for estimator in [step for _, step in model.steps] if isinstance(model, Pipeline) else [model]:
         for name in ("mean_", "var_", "scale_", "coef_", "intercept_"):
-            if hasattr(estimator, name):
-                setattr(
-                    estimator, name, np.round(getattr(estimator, name), DECIMALS) + 0.0
-                )  # -0.0 is 0.0, too
+            if hasattr(estimator, name):  # adding 0.0 makes 0.0 of -0.0, which would be hashed differently
+                setattr(estimator, name, np.round(getattr(estimator, name), DECIMALS) + 0.0)
     return model
 
 
@@ -84,306 +95,252 @@ def probabilities(model: Any, x: np.ndarray | sp.spmatrix) -> np.ndarray:
 # --- the two levels ---------------------------------------------------------------------------------------------------
 
 
-def fit_texts(people: EditDataset, users: np.ndarray, seed: int = 0) -> LogisticRegression:
-    """Train the model of texts on some users: on the columns that occur; the weight of all others is zero.
+def _fit(model: Any, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndarray) -> Any:
+    """Train a copy of an estimator, with weights if it takes any."""
+    last, prefix = (model[-1], f"{model.steps[-1][0]}__") if isinstance(model, Pipeline) else (model, "")
+    weights = {f"{prefix}sample_weight": weight} if has_fit_parameter(last, "sample_weight") else {}
+    with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
+        return round_fitted(clone(model).fit(x, y, **weights))
+
+
+def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TEXT_MODEL) -> Any:
+    """Train the text model on the edits of some users; each user has the same weight.
 
     Parameters
     ----------
-    people : EditDataset
+    dataset : EditDataset
     users : ndarray of bool, shape (users,)
-        Who is learnt from. Each user weighs the same, however many edits they made.
-    seed : int, default 0
+        Whose edits are trained on.
+    text_model : estimator
+        Any that takes sparse input. A linear one is trained on the columns that occur; the others weigh 0.
 
     Returns
     -------
-    LogisticRegression
-        Its decision on a row of :attr:`EditDataset.texts` is what that edit's texts are worth.
+    estimator
+        Fitted on rows of :attr:`EditDataset.text_matrix`.
     """
-    rows = people.sample[users[people.user[people.sample]]]
-    owner = people.user[rows]
-    weight = 1.0 / np.bincount(owner, minlength=len(people))[owner]
-    matrix = people.texts[rows]
+    rows = dataset.capped_edits[users[dataset.user[dataset.capped_edits]]]
+    owner = dataset.user[rows]
+    weight = 1.0 / np.bincount(owner, minlength=len(dataset))[owner]
+    matrix = dataset.text_matrix[rows]
     used = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
-    model = LogisticRegression(
-        C=TEXT_C, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed
-    )
-    model.fit(matrix[:, used], people.taught[owner], sample_weight=weight)
-    round_fitted(
-        model
-    )  # the dual solver calls no BLAS: its coefficients are the same on every kernel before that
-    spread = np.zeros((1, matrix.shape[1]))
-    spread[0, used] = model.coef_[0].astype(np.float32)
-    model.coef_, model.n_features_in_ = spread, matrix.shape[1]
-    return model
+    fitted = _fit(text_model, matrix[:, used], dataset.train_label[owner], weight)
+    if not hasattr(fitted, "coef_"):
+        return _fit(text_model, matrix, dataset.train_label[owner], weight)
+    coef = np.zeros((1, matrix.shape[1]))
+    coef[0, used] = fitted.coef_[0].astype(np.float32)
+    fitted.coef_, fitted.n_features_in_ = coef, matrix.shape[1]
+    return fitted
 
 
-def new_judge(with_name: bool) -> Pipeline:
-    """Make the untrained classifier of users."""
-    linear = LogisticRegression(C=JUDGE_C if with_name else BLIND_C, solver="newton-cholesky", tol=TOLERANCE)
-    if with_name:
-        return make_pipeline(StandardScaler(), linear)
-    ends = FunctionTransformer(np.clip, kw_args={"a_min": -BLIND_END, "a_max": BLIND_END})
-    return make_pipeline(StandardScaler(), ends, linear)
+def log_odds(text_model: Any, matrix: sp.csr_matrix) -> np.ndarray:
+    """Return what a text model makes of edits: its decision function, or the log-odds of its probabilities."""
+    if hasattr(text_model, "decision_function"):
+        return text_model.decision_function(matrix)
+    return logit(np.clip(probabilities(text_model, matrix), 1e-6, 1 - 1e-6))
 
 
-def visible(x: np.ndarray, with_name: bool) -> np.ndarray:
-    """Give the features a classifier may see: all, or those that say nothing of the name."""
+def select_features(x: np.ndarray, with_name: bool) -> np.ndarray:
+    """Return all features, or those that do not come from the user's name."""
     return x if with_name else x[:, ~user_features.OF_THE_NAME]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Users at their checkpoints and at their last edit: what the upper level learns from and is judged on."""
+class CheckpointRows:
+    """Users at their checkpoints, in order of time, then every user after all edits."""
 
     user: np.ndarray  #: shape (rows,), as the next three
-    edits: np.ndarray  #: edits seen so far
-    last: np.ndarray  #: True for the row of all edits
+    edits: np.ndarray  #: edits so far
+    last: np.ndarray  #: True for the row after all edits
     edit: np.ndarray  #: the edit that made the row
-    x: np.ndarray  #: shape (rows, len(FEATURES))
+    x: np.ndarray  #: features, shape (rows, len(FEATURES))
 
-    def of(self, users: np.ndarray) -> Rows:
-        """Keep the rows of some users (a mask)."""
+    def of(self, users: np.ndarray) -> CheckpointRows:
+        """Return the rows of some users (a mask)."""
         keep = users[self.user]
-        return Rows(*(getattr(self, name)[keep] for name in ("user", "edits", "last", "edit", "x")))
+        return CheckpointRows(
+            self.user[keep], self.edits[keep], self.last[keep], self.edit[keep], self.x[keep]
+        )
 
 
-def summarise(people: EditDataset, of_texts: np.ndarray) -> Rows:
-    """Fold all edits and give every checkpoint, and every user's last state.
-
-    Parameters
-    ----------
-    people : EditDataset
-    of_texts : ndarray of float, shape (edits,)
-        What the texts are worth as evidence.
-
-    Returns
-    -------
-    Rows
-        The checkpoints in order of time, then a row per user.
-    """
-    seen = people.bare.copy()
-    seen[:, edit_features.TEXT_COLUMN] = of_texts
-    state, edit, x = user_features.update_states(
-        user_features.new_states(len(people)), people.user, people.times, seen
-    )
-    last_edit = np.zeros(len(people), np.int64)
-    last_edit[people.user] = np.arange(len(people.user))
-    user = np.concatenate((people.user[edit], np.arange(len(people))))
-    return Rows(
+def build_rows(dataset: EditDataset, text_log_odds: np.ndarray) -> CheckpointRows:
+    """Return the rows of all users from the text model's log-odds of every edit."""
+    features = dataset.features_without_text.copy()
+    features[:, edit_features.TEXT_COLUMN] = text_log_odds
+    states = user_features.new_states(len(dataset))
+    states, edit, x = user_features.update_states(states, dataset.user, dataset.times, features)
+    last_edit = np.zeros(len(dataset), np.int64)
+    last_edit[dataset.user] = np.arange(len(dataset.user))
+    user = np.concatenate((dataset.user[edit], np.arange(len(dataset))))
+    return CheckpointRows(
         user,
-        np.concatenate((people.place[edit] + 1, people.edits)),
+        np.concatenate((dataset.edit_index[edit] + 1, dataset.edits_per_user)),
         np.arange(len(user)) >= len(edit),
         np.concatenate((edit, last_edit)),
-        np.concatenate((x, user_features.to_features(state))),
+        np.concatenate((x, user_features.to_features(states))),
     )
 
 
-def fit_judge(people: EditDataset, rows: Rows, with_name: bool) -> Pipeline:
-    """Train the upper level; the rows of a user weigh one together.
-
-    Parameters
-    ----------
-    people : EditDataset
-    rows : Rows
-        What is learnt from.
-    with_name : bool
-        Whether the name may speak.
-
-    Returns
-    -------
-    Pipeline
-        Judges rows of :func:`visible` features.
-    """
-    weight = 1.0 / np.bincount(rows.user, minlength=len(people))[rows.user]
-    judge = new_judge(with_name)
-    with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
-        judge.fit(
-            visible(rows.x, with_name),
-            people.taught[rows.user],
-            **{f"{judge.steps[-1][0]}__sample_weight": weight},
-        )
-    return round_fitted(judge)
+def fit_user_model(
+    dataset: EditDataset, rows: CheckpointRows, with_name: bool = True, user_model: Any = None
+) -> Any:
+    """Train the user model on rows; the rows of one user weigh 1 together."""
+    if user_model is None:
+        user_model = USER_MODEL if with_name else USER_MODEL_WITHOUT_NAME
+    if not isinstance(user_model, Pipeline):
+        user_model = make_pipeline(FunctionTransformer(), user_model)
+    weight = 1.0 / np.bincount(rows.user, minlength=len(dataset))[rows.user]
+    return _fit(user_model, select_features(rows.x, with_name), dataset.train_label[rows.user], weight)
 
 
-# --- users kept apart -------------------------------------------------------------------------------------------------
+# --- cross-fitting ----------------------------------------------------------------------------------------------------
 
 
-def assign_folds(people: EditDataset, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Deal users into folds, bots and people each evenly.
+def assign_folds(dataset: EditDataset, folds: int, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Assign users to folds, bots and humans each evenly: a grouped and stratified split.
 
     Returns
     -------
     ndarray of int, shape (users,)
-        Fold of each user. No user is in two.
+        Fold of each user, so that no user is on both sides.
     """
-    fold = np.empty(len(people), np.int64)
+    fold = np.empty(len(dataset), np.int64)
     random = np.random.default_rng(seed)
-    for group in (people.bots, ~people.bots):
+    for group in (dataset.is_bot, ~dataset.is_bot):
         members = random.permutation(np.flatnonzero(group))
         fold[members] = (np.arange(len(members)) + random.integers(folds)) % folds
     return fold
 
 
-class Stack:
-    """Both levels, trained with any folds of the users left out; what was trained once is kept.
+class NestedFit:
+    """Both levels, trained with any folds left out; what was trained once is kept.
 
-    Whoever is left out is unknown to everything that comes of it. ``judge(left_out)`` learns from the users of the
-    other folds, and sees each fold `j` of them through a lower level trained without `left_out` and `j`.
-
-    Parameters
-    ----------
-    people : EditDataset
-    fold : ndarray of int, shape (users,)
-        Fold of each user (:func:`deal`).
-    seed : int, default 0
+    ``rows(left_out)`` has the users of the other folds, each fold `j` of them with log-odds by a text model trained
+    without `left_out` and `j`.
     """
 
-    def __init__(self, people: EditDataset, fold: np.ndarray, seed: int = 0) -> None:
-        self.people, self.fold, self.seed = people, fold, seed
+    def __init__(self, dataset: EditDataset, fold: np.ndarray, text_model: Any = TEXT_MODEL) -> None:
+        self.dataset, self.fold, self.text_model = dataset, fold, text_model
         self.folds = range(int(fold.max()) + 1)
-        self._evidence: dict[frozenset[int], np.ndarray] = {}
-        self._rows: dict[frozenset[int], Rows] = {}
+        self._log_odds: dict[frozenset[int], np.ndarray] = {}
+        self._rows: dict[frozenset[int], CheckpointRows] = {}
 
-    def evidence(self, left_out: frozenset[int]) -> np.ndarray:
-        """Say what all texts are worth by a lower level that learnt from the users of the other folds."""
-        if left_out not in self._evidence:
-            texts = fit_texts(self.people, ~np.isin(self.fold, list(left_out)), self.seed)
-            self._evidence[left_out] = texts.decision_function(self.people.texts)
-        return self._evidence[left_out]
+    def log_odds(self, left_out: frozenset[int]) -> np.ndarray:
+        """Return the log-odds of all edits by a text model trained on the users of the other folds."""
+        if left_out not in self._log_odds:
+            users = ~np.isin(self.fold, list(left_out))
+            fitted = fit_text_model(self.dataset, users, self.text_model)
+            self._log_odds[left_out] = log_odds(fitted, self.dataset.text_matrix)
+        return self._log_odds[left_out]
 
-    def rows(self, left_out: frozenset[int]) -> Rows:
-        """Give the rows of all users outside `left_out`, each fold seen by a lower level that does not know it."""
+    def rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
+        """Return the rows of the users outside `left_out`."""
         if left_out not in self._rows:
-            of_texts = np.zeros(len(self.people.user))
-            for k in self.folds:
-                if k not in left_out:
-                    edits_of_k = self.fold[self.people.user] == k
-                    of_texts[edits_of_k] = self.evidence(left_out | {k})[edits_of_k]
-            rows = summarise(self.people, of_texts)
+            fold_of_edit = self.fold[self.dataset.user]
+            text_log_odds = np.zeros(len(fold_of_edit))
+            for k in set(self.folds) - left_out:
+                text_log_odds[fold_of_edit == k] = self.log_odds(left_out | {k})[fold_of_edit == k]
+            rows = build_rows(self.dataset, text_log_odds)
             self._rows[left_out] = rows.of(~np.isin(self.fold, list(left_out)))
         return self._rows[left_out]
 
-    def judge(self, left_out: frozenset[int], with_name: bool = True) -> Pipeline:
-        """Train the upper level on the users of the other folds."""
-        return fit_judge(self.people, self.rows(left_out), with_name)
-
-    def scores(self, with_name: bool = True) -> np.ndarray:
-        """Score the rows of everybody, every user by a judge that does not know the user's fold."""
-        rows = self.rows(frozenset())
+    def scores(self, with_name: bool, user_model: Any = None) -> np.ndarray:
+        """Return the scores of all rows, each by models trained without the user's fold."""
+        rows = self.rows()
         out = np.zeros(len(rows.user))
         for k in self.folds:
             test = self.fold[rows.user] == k
             if test.any():
-                x = visible(rows.x[test], with_name)
-                out[test] = probabilities(self.judge(frozenset({k}), with_name), x)
+                fitted = fit_user_model(self.dataset, self.rows(frozenset({k})), with_name, user_model)
+                out[test] = probabilities(fitted, select_features(rows.x[test], with_name))
         return out
 
 
-@dataclass(frozen=True)
 class CrossFit:
-    """Scores of users by models that have learnt from other users only.
-
-    `rows` holds every user's checkpoints and last state; `with_name` and `without_name` are the scores of those rows.
-    Both come of one deal of the users into folds; ``again`` has others of the same people.
-    """
-
-    people: EditDataset
-    fold: np.ndarray
-    rows: Rows
-    with_name: np.ndarray
-    without_name: np.ndarray
-    again: tuple[CrossFit, ...] = ()
-
-    def scores(self, with_name: bool = True) -> np.ndarray:
-        """Score of every row."""
-        return self.with_name if with_name else self.without_name
-
-    def final(self, with_name: bool = True) -> np.ndarray:
-        """Score of every user judged from all their edits."""
-        out = np.empty(len(self.people))
-        out[self.rows.user[self.rows.last]] = self.scores(with_name)[self.rows.last]
-        return out
-
-    def highest(self, with_name: bool = True) -> np.ndarray:
-        """Highest score of every user over their checkpoints: what a threshold is compared with in the stream."""
-        out, seen = np.zeros(len(self.people)), ~self.rows.last
-        np.maximum.at(out, self.rows.user[seen], self.scores(with_name)[seen])
-        return out
-
-    def highest_of_all_deals(self, with_name: bool = True) -> np.ndarray:
-        """Highest score of every user over their checkpoints and over all deals: what the threshold is chosen by."""
-        return np.max([deal.highest(with_name) for deal in (self, *self.again)], axis=0)
-
-
-def cross_validate(people: EditDataset, seed: int = 0, folds: int = FOLDS) -> CrossFit:
-    """Judge every user by a whole model (both levels) trained on the users of the other folds.
+    """Scores of users by models (both levels) that were trained on the users of other folds.
 
     Parameters
     ----------
-    people : EditDataset
-    seed : int, default 0
+    dataset : EditDataset
+    text_model, user_model, user_model_without_name : estimator
+        Not trained yet; copies are. The text model takes sparse input; the last one sees no feature of the name.
     folds : int, default 5
-
-    Returns
-    -------
-    CrossFit
-        The users are dealt into folds :data:`DEALS` times. The first deal is the one that is reported; the threshold is
-        chosen by all.
+    repeats : int, default 3
+        Assignments to folds. The first is the one that is reported; a threshold is chosen by the highest of all.
+    seed : int, default 0
 
     Raises
     ------
     ModelError
-        When there are fewer bots or people than folds.
+        Fewer bots or humans than folds.
     """
-    check(people, folds)
-    first, *others = (_one_deal(people, folds, seed, number) for number in range(DEALS))
-    return dataclasses.replace(first, again=tuple(others))
+
+    def __init__(
+        self,
+        dataset: EditDataset,
+        text_model: Any = TEXT_MODEL,
+        user_model: Any = USER_MODEL,
+        user_model_without_name: Any = USER_MODEL_WITHOUT_NAME,
+        *,
+        folds: int = FOLDS,
+        repeats: int = REPEATS,
+        seed: int = 0,
+    ) -> None:
+        check_size(dataset, folds)
+        self.dataset, self.seed = dataset, seed
+        self.text_model, self.user_models = text_model, {True: user_model, False: user_model_without_name}
+        self.fits: list[tuple[np.ndarray, CheckpointRows, dict[bool, np.ndarray]]] = []
+        for number in range(repeats):
+            nested = NestedFit(dataset, assign_folds(dataset, folds, (seed, number)), text_model)
+            scores = {
+                with_name: nested.scores(with_name, self.user_models[with_name])
+                for with_name in (True, False)
+            }
+            self.fits.append((nested.fold, nested.rows(), scores))
+        self.fold, self.rows, self._scores = self.fits[0]
+
+    def row_scores(self, with_name: bool = True) -> np.ndarray:
+        """Return the score of every row."""
+        return self._scores[with_name]
+
+    def scores(self, with_name: bool = True) -> np.ndarray:
+        """Return the score of every user after all edits."""
+        out = np.empty(len(self.dataset))
+        out[self.rows.user[self.rows.last]] = self._scores[with_name][self.rows.last]
+        return out
+
+    def max_scores(self, with_name: bool = True, repeats: int | None = None) -> np.ndarray:
+        """Return the highest score of every user over their checkpoints and the first `repeats` repeats (all)."""
+        out = np.zeros(len(self.dataset))
+        for _, rows, scores in self.fits[:repeats]:
+            np.maximum.at(out, rows.user[~rows.last], scores[with_name][~rows.last])
+        return out
 
 
-def _one_deal(people: EditDataset, folds: int, seed: int, number: int) -> CrossFit:
-    """Deal the users anew and judge them."""
-    nested = Stack(people, assign_folds(people, folds, (seed, number)), seed)
-    return CrossFit(
-        people,
-        nested.fold,
-        nested.rows(frozenset()),
-        nested.scores(with_name=True),
-        nested.scores(with_name=False),
-    )
-
-
-def check(people: EditDataset, folds: int = FOLDS) -> None:
-    """Refuse a population in which some fold would have no bot or no person."""
-    bots = int(people.bots.sum())
-    if min(bots, len(people) - bots) < folds:
+def check_size(dataset: EditDataset, folds: int = FOLDS) -> None:
+    """Raise :class:`ModelError` where some fold would have no bot or no human."""
+    bots = int(dataset.is_bot.sum())
+    if min(bots, len(dataset) - bots) < folds:
         raise ModelError(
-            f"To learn and to judge with {folds} folds there must be at least {folds} bots and {folds} people. "
-            f"Got {bots} bots and {len(people) - bots} people. "
+            f"For {folds} folds there must be at least {folds} bots and {folds} humans. "
+            f"Got {bots} bots and {len(dataset) - bots} humans. "
             "Read more of the stream in 01_stream, or raise PERCENT in 02_sample."
         )
 
 
-MAX_HUMAN_FPR = 0.01
-
-
-class ThresholdNotAttainable(ValueError):
-    """No threshold can promise the wanted share of wrongly flagged people with so few people to learn from."""
-
-
 def choose_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR) -> float:
-    """Choose the lowest threshold that promises that few people are flagged, with 95 % confidence.
+    """Return the lowest threshold that guarantees with 95 % confidence that few humans are flagged.
 
     The order-statistic rule of Neyman-Pearson classification: with the threshold at the k-th smallest of n scores of
-    people who were not learnt from, the true share of people above it is more than `max_human_fpr` with a probability
-    of at most ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - CONFIDENCE``
-    is taken.
+    humans, the true share of humans above it is more than `max_human_fpr` with a probability of at most
+    ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - CONFIDENCE`` is taken.
 
     Parameters
     ----------
     human_scores : ndarray of float, shape (n,)
-        One score per person, by models that have not learnt from them: for judging in the stream, their highest.
+        One score per human, by models that were not trained on them: for the stream, their highest.
     max_human_fpr : float, default 0.01
-        Largest share of people that may be flagged.
+        Largest share of humans that may be flagged.
 
     Returns
     -------
@@ -393,7 +350,7 @@ def choose_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_
     Raises
     ------
     ThresholdNotAttainable
-        When even a threshold above all scores would not be proof enough.
+        Even a threshold above all scores would not be proof enough.
 
     References
     ----------
@@ -403,129 +360,110 @@ def choose_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_
     Examples
     --------
     >>> scores = np.arange(1000) / 1000
-    >>> threshold = choose_threshold(scores, 0.01)
-    >>> int((scores >= threshold).sum())
+    >>> int((scores >= choose_threshold(scores, 0.01)).sum())
     4
     >>> choose_threshold(scores, 0.0001)
     Traceback (most recent call last):
-    lib.model.classifier.ThresholdNotAttainable: MAX_HUMAN_FPR must be at least 0.00299 to be promised with 95 % \
-confidence from 1000 people. Got 0.0001, which needs 29956 people. Raise MAX_HUMAN_FPR, or sample more people \
+    lib.model.classifier.ThresholdNotAttainable: MAX_HUMAN_FPR must be at least 0.00299 to be guaranteed with 95 % \
+confidence from 1000 humans. Got 0.0001, which takes 29956 humans. Raise MAX_HUMAN_FPR, or sample more users \
 (PERCENT in 02_sample).
     """
-    scores = np.sort(np.asarray(human_scores, float))
+    scores, alpha = np.sort(np.asarray(human_scores, float)), 1 - CONFIDENCE
     n = len(scores)
-    above = np.arange(n)  # how many people stay above the threshold
-    honest = np.flatnonzero(binom.cdf(above, n, max_human_fpr) <= 1 - CONFIDENCE) if n else np.empty(0, int)
-    if len(honest) == 0:
-        raise ThresholdNotAttainable(_no_threshold(n, max_human_fpr))
-    return float(np.nextafter(scores[n - 1 - honest[-1]], np.inf))
+    above = np.flatnonzero(binom.cdf(np.arange(n), n, max_human_fpr) <= alpha)  # humans above the threshold
+    if not len(above):
+        floor = 1 - alpha ** (1 / max(n, 1)) if n else 1.0
+        takes = np.ceil(np.log(alpha) / np.log1p(-max_human_fpr)) if 0 < max_human_fpr < 1 else np.inf
+        raise ThresholdNotAttainable(
+            f"MAX_HUMAN_FPR must be at least {floor:.3g} to be guaranteed with {100 * CONFIDENCE:g} % confidence from "
+            f"{n} humans. Got {max_human_fpr:g}, which takes {takes:.0f} humans. "
+            "Raise MAX_HUMAN_FPR, or sample more users (PERCENT in 02_sample)."
+        )
+    return float(np.nextafter(scores[n - 1 - above[-1]], np.inf))
 
 
-def _no_threshold(n: int, max_human_fpr: float) -> str:
-    floor = 1 - (1 - CONFIDENCE) ** (1 / n) if n else 1.0
-    needed = (
-        int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-max_human_fpr))) if 0 < max_human_fpr < 1 else None
-    )
-    needs = f"which needs {needed} people" if needed else "which no number of people can prove"
-    return (
-        f"MAX_HUMAN_FPR must be at least {floor:.3g} to be promised with {100 * CONFIDENCE:g} % confidence from "
-        f"{n} people. Got {max_human_fpr:g}, {needs}. "
-        "Raise MAX_HUMAN_FPR, or sample more people (PERCENT in 02_sample)."
-    )
-
-
-FORMAT = "wikisieve-model 2"
-_DIGEST_BYTES = 64
-_SEAL = f"{FORMAT} sha256=".encode()
-#: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
-TRUSTED: tuple[str, ...] = ("numpy.clip",)
-
-
-@kernels.njit_cached
-def _probabilities(
-    x: np.ndarray, mean: np.ndarray, scale: np.ndarray, weight: np.ndarray, constant: float, end: float
-) -> np.ndarray:
-    out = np.empty(len(x))
-    for i in range(len(x)):
-        odds = constant
-        for j in range(len(mean)):
-            odds += min(max((x[i, j] - mean[j]) / scale[j], -end), end) * weight[j]
-        out[i] = 1.0 / (1.0 + np.exp(-odds))
-    return out
+# --- the classifier ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class BotClassifier:
-    """A trained model with its threshold.
+    """Both levels trained on all users, with the threshold.
 
-    The threshold was chosen on scores of cross-validation, by models that learnt from four fifths of the users, and
-    holds for this one under the assumption that a model of all users gives unseen people no higher scores than the
-    highest of theirs. The forward test of stage 3 checks that on later edits.
+    The threshold was chosen on scores of cross-validation, by models of four fifths of the users, and holds for this
+    one under the assumption that a model of all users scores unseen humans no higher than the highest of theirs. The
+    forward test of stage 3 checks that on later edits.
     """
 
-    text_model: LogisticRegression
-    user_model: Pipeline
+    text_model: Any
+    user_model: Any
     threshold: float
     with_name: bool = True
-    facts: dict[str, Any] = field(default_factory=dict)  #: what it was trained on and what it promises
-    version: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)  #: what it was trained on
+    version: str = ""  #: short hash of everything that it decides by
 
     @classmethod
     def fit(
         cls,
-        people: EditDataset | pa.Table,
+        dataset: EditDataset,
         seed: int = 0,
         max_human_fpr: float = MAX_HUMAN_FPR,
         with_name: bool = True,
         cross: CrossFit | None = None,
+        threshold: float | None = None,
     ) -> BotClassifier:
-        """Train both levels on all users and choose the threshold.
+        """Train both levels on all users.
 
         Parameters
         ----------
-        people : EditDataset or pyarrow.Table
-            Edits with the columns of stage 2.
+        dataset : EditDataset
         seed : int, default 0
         max_human_fpr : float, default 0.01
-            Share of people that may be flagged, promised with 95 % confidence.
+            Share of humans that may be flagged, guaranteed with 95 % confidence.
         with_name : bool, default True
-            Whether the name may speak.
+            Whether features of the name are used.
         cross : CrossFit, optional
-            Of the same people, when there is one already.
+            Of the same dataset; its estimators are trained.
+        threshold : float, optional
+            By default :func:`choose_threshold` of the humans' highest scores.
 
         Raises
         ------
         ModelError
-            When there are too few bots or people.
-        ThresholdNotAttainable
-            When the promise cannot be made.
+            Too few bots or humans; a text model that is not linear; or (ThresholdNotAttainable) no threshold can
+            guarantee `max_human_fpr`.
         """
-        people = people if isinstance(people, EditDataset) else EditDataset.from_table(people)
-        cross = cross or cross_validate(people, seed)
-        threshold = choose_threshold(cross.highest_of_all_deals(with_name)[~people.bots], max_human_fpr)
-        judge = fit_judge(people, cross.rows, with_name)
-        texts = fit_texts(people, np.ones(len(people), bool), seed)
+        cross = cross or CrossFit(dataset, seed=seed)
+        if threshold is None:
+            threshold = choose_threshold(cross.max_scores(with_name)[~dataset.is_bot], max_human_fpr)
+        user_model = fit_user_model(dataset, cross.rows, with_name, cross.user_models[with_name])
+        text_model = fit_text_model(dataset, np.ones(len(dataset), bool), cross.text_model)
+        if not hasattr(text_model, "coef_"):
+            raise ModelError(
+                f"The text model must be linear (have coef_): stage 4 sums its coefficients on the executors. "
+                f"Got {type(text_model).__name__}. Cross-validation works with any; choose a linear one to go on."
+            )
         facts = {
-            "edits": len(people.user),
-            "users": len(people),
-            "bots": int(people.bots.sum()),
+            "edits": len(dataset.user),
+            "users": len(dataset),
+            "bots": int(dataset.is_bot.sum()),
             "seed": seed,
             "max_human_fpr": max_human_fpr,
             "confidence": CONFIDENCE,
         }
-        return cls(texts, judge, threshold, with_name, facts)._named()
-
-    def edit_features(self, table: pa.Table) -> np.ndarray:
-        """Say what each edit shows by itself, shape (n, len(EDIT_FEATURES)); see :func:`lib.model.edit_features.of`."""
-        return edit_features.compute(table, self.weights)
+        return cls(text_model, user_model, threshold, with_name, facts)._with_version()
 
     @cached_property
-    def weights(self) -> Weights:
-        """The model of texts as plain numbers for the compiled loop."""
-        return Weights(self.text_model.coef_[0].astype(np.float32), float(self.text_model.intercept_[0]))
+    def weights(self) -> edit_features.Weights:
+        """The text model's coefficients, for the compiled loop."""
+        coef = self.text_model.coef_[0].astype(np.float32)
+        return edit_features.Weights(coef, float(self.text_model.intercept_[0]))
+
+    def edit_features(self, table: pa.Table) -> np.ndarray:
+        """Return what each edit shows by itself, shape (n, len(EDIT_FEATURES))."""
+        return edit_features.compute(table, self.weights)
 
     def score(self, x: np.ndarray) -> np.ndarray:
-        """Score the features of users (:func:`lib.model.user_features.update_states`).
+        """Return the probability of a bot, rounded, from features of users.
 
         Parameters
         ----------
@@ -534,163 +472,81 @@ class BotClassifier:
         Returns
         -------
         ndarray of float, shape (m,)
-            The probability of a bot, rounded: the judge's, but added up row by row in one fixed order. A product of
-            matrices may differ in the last bit with the number of rows, and a verdict must not depend on how edits were
-            cut.
+            Of a linear model, each row is added up by itself: a product of matrices may differ in the last bit with
+            the number of rows, and a verdict must not depend on how edits were cut into batches.
         """
-        x = np.array(visible(x, self.with_name), np.float64, order="C")
-        return round_scores(_probabilities(x, *self._plain))
+        x = select_features(np.asarray(x, np.float64), self.with_name)
+        if not len(x):
+            return np.zeros(0)
+        if not hasattr(self.user_model[-1], "coef_"):
+            return probabilities(self.user_model, x)
+        return round_scores(expit(self._contributions(x).sum(axis=1) + self.user_model[-1].intercept_[0]))
 
-    @cached_property
-    def _plain(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-        """The judge as plain numbers: mean, standard deviation, weight, constant, and where features end."""
-        scaler, linear = self.user_model.steps[0][1], self.user_model.steps[-1][1]
-        end = np.inf if self.with_name else BLIND_END
-        return (
-            scaler.mean_.copy(),
-            scaler.scale_.copy(),
-            linear.coef_[0].copy(),
-            float(linear.intercept_[0]),
-            end,
-        )
+    def _contributions(self, x: np.ndarray) -> np.ndarray:
+        """Return each feature's part of the log-odds, against the average training user."""
+        return self.user_model[:-1].transform(x) * self.user_model[-1].coef_[0]
 
     def explain(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
-        """Say what made the scores of users.
+        """Return what made the scores of users.
 
         Parameters
         ----------
-        states : ndarray of float, shape (n, STATE)
-            Their summaries.
+        states : ndarray of float, shape (n, STATE_SIZE)
 
         Returns
         -------
         list of list of (str, float)
-            For each user, features in words with their share of the score's log-odds against the average training user,
-            largest first.
+            For each user, features with their part of the score's log-odds, largest first; empty where the user model
+            is not linear.
         """
-        if not len(states):
-            return []
-        x = visible(user_features.to_features(states), self.with_name)
-        mean, scale, weight, _, end = self._plain
-        shares = round_scores(np.clip((x - mean) / scale, -end, end) * weight)
-        names = np.array(user_features.FEATURES, object)
-        names = names if self.with_name else names[~user_features.OF_THE_NAME]
+        if not len(states) or not hasattr(self.user_model[-1], "coef_"):
+            return [[] for _ in states]
+        shares = round_scores(
+            self._contributions(select_features(user_features.to_features(states), self.with_name))
+        )
+        names = select_features(np.array([user_features.FEATURES], object), self.with_name)[0]
         orders = np.argsort(-np.abs(shares), axis=1, kind="stable")
         return [
             [(name, share) for name, share in zip(names[order], row[order].tolist(), strict=True) if share]
             for order, row in zip(orders, shares, strict=True)
         ]
 
-    # --- file ---------------------------------------------------------------------------------------------------------
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "texts": self.text_model,
-            "judge": self.user_model,
-            "threshold": float(self.threshold),
-            "with_name": bool(self.with_name),
-            "facts": json.dumps(self.facts, sort_keys=True),
-            "features": list(user_features.FEATURES),
-        }
-
-    def _named(self) -> BotClassifier:
-        """Give the model its name: a short hash of everything that it decides by."""
-        digest = hashlib.sha256()
-        for part in _numbers_of(self):
-            digest.update(part)
+    def _with_version(self) -> BotClassifier:
+        parts = [FORMAT, repr((self.threshold, self.with_name)), "\n".join(user_features.FEATURES)]
+        digest = hashlib.sha256("".join(parts).encode())
+        for estimator in (self.text_model, *(step for _, step in self.user_model.steps)):
+            for name, value in sorted(vars(estimator).items()):
+                if name.endswith("_") and isinstance(value, np.ndarray | float | int):
+                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
         return dataclasses.replace(self, version=digest.hexdigest()[:12])
 
     def save(self, path: str | Path) -> None:
-        """Write the model with skops; the archive's comment ends in the SHA-256 of all that is before it."""
-        content = {**self._content(), "version": self.version, "made_with": _libraries()}
-        buffer = io.BytesIO()
-        skops.io.dump(content, buffer, compression=zipfile.ZIP_DEFLATED)
-        with zipfile.ZipFile(buffer, "a") as archive:
-            archive.comment = _SEAL + b"0" * _DIGEST_BYTES
-        body = buffer.getvalue()[:-_DIGEST_BYTES]
-        artifacts.atomic_write(Path(path), body + hashlib.sha256(body).hexdigest().encode())
+        """Write the model with skops: no pickle, and no code is run on loading it."""
+        content = {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "format": FORMAT}
+        content |= {"features": list(user_features.FEATURES), "facts": json.dumps(self.facts, sort_keys=True)}
+        artifacts.atomic_write(Path(path), skops.io.dumps(content, compression=zipfile.ZIP_DEFLATED))
 
     @classmethod
     def load(cls, path: str | Path) -> BotClassifier:
-        """Read a model.
-
-        Parameters
-        ----------
-        path : str or Path
-            What :meth:`save` wrote.
-
-        Returns
-        -------
-        Model
+        """Return the model of a file.
 
         Raises
         ------
         ModelError
-            When the file is missing, was changed, is of another format or version, or holds other types than ours.
+            The file is missing, damaged, or not of this version of wikisieve.
         """
         path = Path(path)
-        data = _unsealed(path)
         try:
-            content = skops.io.loads(data, trusted=list(TRUSTED))
-        except _UNREADABLE as error:
-            raise ModelError(f"{_whose(path)} Got {type(error).__name__}: {error}. {_WAY_OUT}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ModelError(f"{_whose(path)} Got another content. {_WAY_OUT}")
-        if content.get("features") != list(user_features.FEATURES):
-            raise ModelError(f"{_whose(path)} Got one of another version: its features differ. {_WAY_OUT}")
-        facts = json.loads(content["facts"])
-        model = cls(
-            content["texts"], content["judge"], content["threshold"], content["with_name"], facts
-        )._named()
-        if model.version != content["version"]:
+            content = skops.io.loads(path.read_bytes(), trusted=TRUSTED_TYPES)
+            if (content.pop("format"), content.pop("features")) != (FORMAT, list(user_features.FEATURES)):
+                raise ValueError("its format or its features differ")
+            model = cls(**{**content, "facts": json.loads(content["facts"])})
+            if model._with_version().version != model.version:
+                raise ValueError("its numbers are not those of its version")
+        except Exception as error:
+            # skops, zipfile and json raise whatever a damaged or hostile file leads them to
             raise ModelError(
-                f"{_whose(path)} Got version {model.version}, it says {content['version']}. {_WAY_OUT}"
-            )
+                f"{paths.show(path)} must be a model that this version of wikisieve wrote. "
+                f"Got {type(error).__name__}: {error}. Run 03_eda_train again."
+            ) from error
         return model
-
-
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, zipfile.BadZipFile)
-_WAY_OUT = "Run 03_eda_train again to make it."
-
-
-def _whose(path: Path) -> str:
-    return f"{paths.show(path)} must be a model that this version of wikisieve wrote ({FORMAT})."
-
-
-def _unsealed(path: Path) -> bytes:
-    """Read a model's file and check its seal."""
-    if not path.is_file():
-        raise ModelError(f"There must be a model at {paths.show(path)}. Got no file. {_WAY_OUT}")
-    data = path.read_bytes()
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if not body.endswith(_SEAL):
-        raise ModelError(
-            f"{_whose(path)} Got a file without its seal: cut, or made by something else. {_WAY_OUT}"
-        )
-    actual = hashlib.sha256(body).hexdigest()
-    if actual.encode() != digest:
-        raise ModelError(
-            f"{_whose(path)} Got a changed file: its SHA-256 begins with {actual[:12]}. {_WAY_OUT}"
-        )
-    return data
-
-
-def _libraries() -> str:
-    return f"scikit-learn {sklearn.__version__}, skops {skops.__version__}, numpy {np.__version__}"
-
-
-def _numbers_of(model: BotClassifier) -> list[bytes]:
-    """Everything that decides, as bytes, for the version."""
-    parts = [
-        FORMAT.encode(),
-        repr((model.threshold, model.with_name)).encode(),
-        "\n".join(user_features.FEATURES).encode(),
-    ]
-    for estimator in (model.text_model, *(step for _, step in model.user_model.steps)):
-        for name in sorted(vars(estimator)):
-            if name.endswith("_") and not name.startswith("__"):
-                value = vars(estimator)[name]
-                if isinstance(value, np.ndarray | float | int):
-                    parts.append(name.encode() + np.ascontiguousarray(value).tobytes())
-    return parts

@@ -7,6 +7,8 @@ on, made by the same loops. None of them sees the ``bot`` flag.
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +19,9 @@ import scipy.sparse as sp
 from lib.model import kernels
 from lib.model.kernels import KeywordMatcher, njit_cached, njit_inline
 
-#: Digest of text.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date, so
-#: the line must change with text.py (a test tells when).
-TEXT_SOURCE = "4e873e71df87"
+#: Digest of kernels.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date,
+#: so the line must change with kernels.py (a test checks it).
+KERNELS_SOURCE = "c9971bc5ef2b"
 
 #: Columns of an edit that are looked at.
 INPUT_COLUMNS = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
@@ -68,46 +70,9 @@ NAME_FLAGS = (
     "name of a temporary account",
 )
 
-COMMENT_WORDS = KeywordMatcher(
-    {
-        "bot": [
-            " bot ", " bots ", "robot", " bot0", "robô", "roboti", "бот ", "бот:", "бота ", "ботом",
-            "робот", "ボット", "로봇", "봇 ", "봇:", "机器人", "機器人", "機械人", "روبوت", "ربات", "بوت ",
-            "בוט", "रोबोट", "बॉट", "บอต", "ρομπότ", "बोट", "ռոբոտ", "ბოტ", "robotti", "botti ", " bott ",
-            "botas ", " pywikibot", "wikibot",
-        ],
-        "automation": [
-            "automat", "autom. ", " auto ", " script", "скрипт", "автомат", "自动", "自動", "자동",
-            "خودکار", "अपने आप", "pywiki", " cron ", " api ", "scheduled", "updating stat", "wikidata list",
-        ],
-        "tool": [
-            "autowikibrowser", " awb ", "hotcat", "twinkle", "huggle", "stiki", "cat a lot", "wpcleaner",
-            "jwb ", "popups", "reflinks", "using ", "igloo", "page curation", "afch", " ves ", "dispenser",
-            "refill", "wikiplus", "livrc", "rtrc", "wikiloop", "redwarn", "ultraviolet", "shortdesc helper",
-            "proveit",
-        ],
-        "revert": [
-            "revert", " undid", " undo", " rv ", " rvv", "rückgängig", "zurückgesetzt", "annul", "deshecha",
-            "revoc", "отмена", "откат", "отклонен", "скасовано", "ongedaan", "teruggedraaid", "wycofano",
-            "anulowano", "desfeita", "取り消し", "撤销", "撤銷", "回退", "되돌", "خنثی", "återställ",
-            "tilbakestill", "visszavon",
-        ],
-    }
-)  # fmt: skip
-
-NAME_WORDS = KeywordMatcher(
-    {
-        "bot": [
-            "бот", "ボット", "봇", "机器人", "機器人", "روبوت", "ربات", "بوت", "בוט", "रोबोट", "बॉट",
-            "ρομπότ", "ბოტ", "robot",
-        ],
-        "automation": [
-            "script", "скрипт", "service", "automat", " auto", "crawler", "daemon", "mediawiki",
-            "message delivery", "delinker", "abuse filter", "babel auto", "translator", "machine", "awb",
-            "конверт",
-        ],
-    }
-)  # fmt: skip
+_KEYWORDS = tomllib.loads(Path(__file__).with_name("keywords.toml").read_text(encoding="utf-8"))
+COMMENT_WORDS = KeywordMatcher(_KEYWORDS["comment"])
+NAME_WORDS = KeywordMatcher(_KEYWORDS["name"])
 
 _CONTEXT = 4  # columns for wiki, namespace, type with minor, and their combination
 _TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment says more than the page does
@@ -199,205 +164,70 @@ def _total(weights: np.ndarray, pieces: np.ndarray, start: int, stop: int) -> fl
 
 
 @njit_inline
-def _is_digit(byte: int) -> bool:
-    return 48 <= byte <= 57
-
-
-@njit_inline
-def _is_capital(byte: int) -> bool:
-    return 65 <= byte <= 90
-
-
-@njit_inline
-def _address(data: np.ndarray, start: int, stop: int) -> bool:
-    """Tell an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
-    dots, colons = 0, 0
-    if stop - start < 3 or stop - start > 45:
-        return False
-    for i in range(start, stop):
-        byte = data[i]
-        if byte == 46:
-            dots += 1
-        elif byte == 58:
-            colons += 1
-        elif _is_digit(byte):
-            continue
-        elif dots > 0 or not (97 <= byte <= 102 or 65 <= byte <= 70):
-            return False
-    return dots == 3 and colons == 0 or colons >= 2
-
-
-@njit_inline
-def _temporary(data: np.ndarray, start: int, stop: int) -> bool:
-    """Tell a temporary account: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
-    if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
-        return False
-    for i in range(start + 1, stop):
-        if not (_is_digit(data[i]) or data[i] == 45):
-            return False
-    return True
-
-
-@njit_inline
-def _hints(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
-    """Look at a user name: the bits of :data:`NAME_FLAGS`."""
+def _flags(c: Columns, i: int, seen: int, seen_title: int, words: int, url: bool) -> int:
+    """Return the bits of :data:`FLAGS` of edit `i`, the first in the lowest bit."""
+    namespace, delta = c.namespace[i], c.delta[i]
+    flags = (
+        c.minor[i] != 0,
+        c.new[i] != 0,
+        seen & kernels.SAW_SECTION != 0,
+        seen & kernels.SAW_LINK != 0,
+        seen & kernels.SAW_BRACES != 0,
+        url,
+        c.comment[i + 1] == c.comment[i],
+        words & 1 != 0,
+        words & 2 != 0,
+        words & 4 != 0,
+        words & 8 != 0,
+        seen & kernels.SAW_NAME != 0,
+        seen_title & kernels.SAW_NAME != 0,
+        namespace == 0,
+        namespace > 0 and namespace % 2 == 1,
+        namespace == 2,
+        namespace > 2 and namespace % 2 == 0,
+        delta == 0.0,
+        delta < 0.0,
+        np.isnan(delta),
+        kernels.starts_upper(c.comment_data, c.comment[i], c.comment[i + 1]),
+        kernels.has_slash(c.title_data, c.title[i], c.title[i + 1]),
+    )
     bits = 0
-    for i in range(start, stop - 2):
-        if (data[i] | 32) != 98 or (data[i + 1] | 32) != 111 or (data[i + 2] | 32) != 116:
-            continue
-        bits |= 1
-        rest = i + 3
-        while rest < stop and (not kernels.is_letter(data[rest]) or _is_digit(data[rest])):
-            rest += 1
-        tail = rest
-        while tail < stop and (data[tail] == 73 or data[tail] == 86 or data[tail] == 88):  # BotII, Bot IV
-            tail += 1
-        ends = rest == stop or (tail == stop and (data[i] == 66 or rest > i + 3))
-        if ends:
-            bits |= 2
-        before = i == start or not kernels.is_letter(data[i - 1]) or _is_digit(data[i - 1])
-        camel = data[i] == 66 and (before or not _is_capital(data[i - 1]))
-        after = i + 3 == stop or not (97 <= data[i + 3] <= 122)
-        if (camel or before) and (after or ends):
-            bits |= 4
-        if i == start:
-            bits |= 8
-    words = kernels.match_keywords(data, start, stop, steps, found)
-    if words & 1:
-        bits |= 16
-    if words & 2:
-        bits |= 32
-    if _address(data, start, stop):
-        bits |= 64
-    if _temporary(data, start, stop):
-        bits |= 128
-    return bits
-
-
-@njit_inline
-def _has_address(masked: np.ndarray, length: int) -> bool:
-    """Find `://` in a text."""
-    for i in range(length - 2):
-        if masked[i] == 58 and masked[i + 1] == 47 and masked[i + 2] == 47:
-            return True
-    return False
-
-
-@njit_inline
-def _begins_large(data: np.ndarray, start: int, stop: int) -> bool:
-    """Tell whether a comment, behind its section, begins with a capital of ASCII."""
-    i = start
-    if stop - start > 3 and data[i] == 47 and data[i + 1] == 42:  # /* section */
-        i += 2
-        while i + 1 < stop and not (data[i] == 42 and data[i + 1] == 47):
-            i += 1
-        i += 2
-    while i < stop and data[i] == 32:
-        i += 1
-    return i < stop and _is_capital(data[i])
-
-
-@njit_inline
-def _has_slash(data: np.ndarray, start: int, stop: int) -> bool:
-    """Find `/` in a title."""
-    for i in range(start, stop):
-        if data[i] == 47:
-            return True
-    return False
-
-
-@njit_inline
-def _flags(
-    seen: int,
-    seen_title: int,
-    words: int,
-    empty: bool,
-    address: bool,
-    large: bool,
-    subpage: bool,
-    minor: int,
-    new: int,
-    namespace: int,
-    delta: float,
-) -> int:
-    """Pack what was seen of an edit into the bits of :data:`FLAGS`."""
-    bits = 0
-    bits |= (minor != 0) << 0
-    bits |= (new != 0) << 1
-    bits |= (seen & kernels.SAW_SECTION != 0) << 2
-    bits |= (seen & kernels.SAW_LINK != 0) << 3
-    bits |= (seen & kernels.SAW_BRACES != 0) << 4
-    bits |= address << 5
-    bits |= empty << 6
-    bits |= (words & 1 != 0) << 7
-    bits |= (words & 2 != 0) << 8
-    bits |= (words & 4 != 0) << 9
-    bits |= (words & 8 != 0) << 10
-    bits |= (seen & kernels.SAW_NAME != 0) << 11
-    bits |= (seen_title & kernels.SAW_NAME != 0) << 12
-    bits |= (namespace == 0) << 13
-    bits |= (namespace > 0 and namespace % 2 == 1) << 14
-    bits |= (namespace == 2) << 15
-    bits |= (namespace > 2 and namespace % 2 == 0) << 16
-    bits |= (delta == 0.0) << 17
-    bits |= (delta < 0.0) << 18
-    bits |= np.isnan(delta) << 19
-    bits |= large << 20
-    bits |= subpage << 21
+    for place in range(len(flags)):
+        bits |= flags[place] << place
     return bits
 
 
 @njit_cached
-def _evidence(
+def _edit_features(
     c: Columns,
-    text_weights: np.ndarray,
-    text_bias: float,
-    steps: np.ndarray,
-    found: np.ndarray,
-    name_steps: np.ndarray,
-    name_found: np.ndarray,
+    weights: np.ndarray,
+    bias: float,
+    words: tuple[np.ndarray, ...],
+    name_words: tuple[np.ndarray, ...],
 ) -> np.ndarray:
-    n = len(c.namespace)
-    out = np.empty((n, len(EDIT_FEATURES)))
-    masked = np.empty(kernels.MAX_TEXT_BYTES + 64, np.uint8)
-    pieces = np.empty(_SCRATCH, np.int64)
-    for i in range(n):
+    out = np.empty((len(c.namespace), len(EDIT_FEATURES)))
+    text = np.empty(kernels.MAX_TEXT_BYTES + 64, np.uint8)
+    tokens = np.empty(_SCRATCH, np.int64)
+    for i in range(len(out)):
         u, v = c.user[i], c.user[i + 1]
         wiki = kernels.hash52(c.wiki_data, c.wiki[i], c.wiki[i + 1])
-        length, seen = kernels.normalize(
-            c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, masked
-        )
-        k = kernels.hash_ngrams(masked, length, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, pieces, 0)
-        k = kernels.hash_words(masked, length, _SALT_COMMENT, pieces, k)
-        logit = text_bias + _total(text_weights, pieces, 0, k)
-        template = kernels.hash52(masked, 0, length)
-        words = kernels.match_keywords(masked, 0, length, steps, found)
-        address = _has_address(masked, length)
-        length, seen_title = kernels.normalize(
-            c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, masked
-        )
-        k = kernels.hash_ngrams(masked, length, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, pieces, 0)
-        logit += _total(text_weights, pieces, 0, k) * _TITLE_WEIGHT
-        k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], pieces, 0)
+        n, seen = kernels.normalize(c.comment_data, c.comment[i], c.comment[i + 1], c.user_data, u, v, text)
+        k = kernels.hash_ngrams(text, n, TEXT_SIZES[0], TEXT_SIZES[1], _SALT_COMMENT, tokens, 0)
+        k = kernels.hash_words(text, n, _SALT_COMMENT, tokens, k)
+        log_odds = bias + _total(weights, tokens, 0, k)
+        out[i, TEMPLATE_COLUMN] = kernels.hash52(text, 0, n)
+        found = kernels.match_keywords(text, 0, n, words[0], words[1])
+        url = kernels.has_url(text, n)
+        n, seen_title = kernels.normalize(c.title_data, c.title[i], c.title[i + 1], c.user_data, u, v, text)
+        k = kernels.hash_ngrams(text, n, TITLE_SIZES[0], TITLE_SIZES[1], _SALT_TITLE, tokens, 0)
+        log_odds += _total(weights, tokens, 0, k) * _TITLE_WEIGHT
+        k = _context_pieces(wiki, c.namespace[i], c.new[i], c.minor[i], tokens, 0)
         for j in range(k):
-            logit += text_weights[pieces[j]] * _CONTEXT_WEIGHT
-        out[i, TEXT_COLUMN] = logit
-        out[i, NAME_COLUMN] = _hints(c.user_data, u, v, name_steps, name_found)
-        out[i, FLAGS_COLUMN] = _flags(
-            seen,
-            seen_title,
-            words,
-            c.comment[i + 1] == c.comment[i],
-            address,
-            _begins_large(c.comment_data, c.comment[i], c.comment[i + 1]),
-            _has_slash(c.title_data, c.title[i], c.title[i + 1]),
-            c.minor[i],
-            c.new[i],
-            c.namespace[i],
-            c.delta[i],
-        )
+            log_odds += weights[tokens[j]] * _CONTEXT_WEIGHT
+        out[i, TEXT_COLUMN] = log_odds
+        out[i, NAME_COLUMN] = kernels.name_flags(c.user_data, u, v, name_words[0], name_words[1])
+        out[i, FLAGS_COLUMN] = _flags(c, i, seen, seen_title, found, url)
         out[i, DELTA_COLUMN] = c.delta[i]
-        out[i, TEMPLATE_COLUMN] = template
         out[i, TITLE_COLUMN] = kernels.hash52(c.title_data, c.title[i], c.title[i + 1])
         out[i, WIKI_COLUMN] = wiki
     return out
@@ -411,7 +241,7 @@ class Weights(NamedTuple):
 
 
 def compute(table: pa.Table, weights: Weights) -> np.ndarray:
-    """Say what each edit shows by itself.
+    """Return what each edit shows by itself.
 
     Parameters
     ----------
@@ -425,15 +255,9 @@ def compute(table: pa.Table, weights: Weights) -> np.ndarray:
     ndarray of float, shape (n, len(EDIT_FEATURES))
         A row depends on its own edit alone.
     """
-    return _evidence(
-        columns(table),
-        weights.text,
-        weights.bias,
-        COMMENT_WORDS.steps,
-        COMMENT_WORDS.found,
-        NAME_WORDS.steps,
-        NAME_WORDS.found,
-    )
+    words = (COMMENT_WORDS.steps, COMMENT_WORDS.found)
+    name_words = (NAME_WORDS.steps, NAME_WORDS.found)
+    return _edit_features(columns(table), weights.text, weights.bias, words, name_words)
 
 
 # --- the matrix behind the linear model -------------------------------------------------------------------------------
@@ -470,7 +294,7 @@ def _text_rows(c: Columns, starts: np.ndarray, index: np.ndarray, values: np.nda
 
 
 def text_matrix(table: pa.Table) -> sp.csr_matrix:
-    """Give the matrix whose product with the text weights is the text's evidence.
+    """Return the matrix whose product with the text weights is the text model's log-odds.
 
     Returns
     -------

@@ -1,13 +1,12 @@
-"""How good the model is: users kept apart, forward in time, with an interval on every share.
+"""How good the model is: grouped by user, forward in time, with an interval on every share.
 
-Everything here is judged on users that the model in question has not learnt from. A user is a *bot* when more than half
-of their edits carry the flag, else *human*. The flag is the only truth there is, and it has noise: :func:`label_noise`
+All figures are about users that the model in question was not trained on. A user is a *bot* when more than half of
+their edits carry the flag, else *human*. The flag is the only truth there is, and it has noise: :func:`label_noise`
 lists where.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,532 +17,25 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_curve
 from sklearn.pipeline import make_pipeline
 
 from lib.model import classifier, user_features
-from lib.model.classifier import MAX_HUMAN_FPR, BotClassifier, CrossFit, ThresholdNotAttainable
+from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset
 from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, upper_bound
 
+RESAMPLES = 1000
 FORWARD_AT = 0.6
 DECISION = 0.5  # of a score that is a probability
-
-
-# --- baselines --------------------------------------------------------------------------------------------------------
-
-
-def by_words(learnt: EditDataset, judged: EditDataset) -> np.ndarray:
-    """Score edits as the re-implemented system does: by the words of the comment, learnt from other edits.
-
-    Returns
-    -------
-    ndarray of float, shape (edits of `judged`,)
-        Probability of the flag. Where no comment that is learnt from has a word, that is the share of flagged edits.
-    """
-    said, asked = (part.table.column("comment").fill_null("").to_pylist() for part in (learnt, judged))
-    if not any(comment.split() for comment in said):
-        return np.full(len(asked), learnt.flagged.mean() if len(said) else 0.0)
-    bag = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-    linear = LogisticRegression(
-        solver="liblinear", dual=True, max_iter=10_000, random_state=0
-    )  # calls no BLAS
-    return classifier.probabilities(make_pipeline(bag, linear).fit(said, learnt.flagged), asked)
-
-
-def comment_model(people: EditDataset, fold: np.ndarray) -> np.ndarray:
-    """Score users by the words of their comments (:func:`by_words`, the mean over their edits), users kept apart.
-
-    Returns
-    -------
-    ndarray of float, shape (users,)
-    """
-    scores = np.zeros(len(people.user))
-    for k in range(int(fold.max()) + 1):
-        test = fold[people.user] == k
-        scores[test] = by_words(people.subset(~test), people.subset(test))
-    return classifier.round_scores(np.bincount(people.user, scores, len(people)) / people.edits)
-
-
-# --- in the stream ----------------------------------------------------------------------------------------------------
-
 KEPT, FLAGGED, DROPPED = 0, 1, 2
 
 
-def simulate(user: np.ndarray, rows: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Judge edits in order as stage 4 does: a user whose score reaches the threshold is flagged, later edits dropped.
-
-    Parameters
-    ----------
-    user : ndarray of int, shape (n,)
-    rows, scores : ndarray of shape (m,)
-        Edits at which a user was judged (:func:`lib.model.user_features.update_states`), and the scores.
-    threshold : float
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        KEPT, FLAGGED or DROPPED.
-    """
-    n = len(user)
-    falls = np.full(int(user.max(initial=-1)) + 1, n)
-    reached = rows[scores >= threshold]
-    np.minimum.at(falls, user[reached], reached)
-    place = np.arange(n)
-    return np.where(place > falls[user], DROPPED, np.where(place == falls[user], FLAGGED, KEPT))
-
-
-def stopped(people: EditDataset, verdicts: np.ndarray) -> dict[str, Any]:
-    """Count what verdicts did: bot edits stopped, also in the last quarter, and humans flagged, with bounds.
-
-    The interval of the share of bot edits is over users.
-    """
-    stop = verdicts != KEPT
-    bot_edits = people.flagged
-    last = np.arange(len(stop)) >= len(stop) * 3 // 4
-    humans = int((~people.bots).sum())
-    hit = np.zeros(len(people), bool)
-    hit[people.user[stop]] = True
-    wrong = int((hit & ~people.bots).sum())
-    return {
-        "edits": len(stop),
-        "bot_edits": int(bot_edits.sum()),
-        "bot_edits_stopped": _share(stop & bot_edits, bot_edits),
-        "bot_edits_stopped_interval": bootstrap_ci(
-            _of_each(people, stop & bot_edits), _of_each(people, bot_edits)
-        ),
-        "bot_edits_stopped_last_quarter": _share(stop & bot_edits & last, bot_edits & last),
-        "humans": humans,
-        "humans_flagged": wrong,
-        "human_user_fpr": wrong / humans if humans else 0.0,
-        "human_user_fpr_upper95": upper_bound(wrong, humans),
-    }
-
-
-def _of_each(people: EditDataset, edits: np.ndarray) -> np.ndarray:
-    """Count each user's edits that are marked."""
-    return np.bincount(people.user[edits], minlength=len(people))
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> float:
-    return float(part.sum() / whole.sum()) if whole.any() else 0.0
-
-
-def replay(judge: BotClassifier, people: EditDataset) -> np.ndarray:
-    """Judge a population's edits in order with a model that knows nobody yet; give a verdict per edit."""
-    seen = judge.edit_features(people.table)
-    _, rows, x = user_features.update_states(
-        user_features.new_states(len(people)), people.user, people.times, seen
-    )
-    return simulate(people.user, rows, judge.score(x), judge.threshold)
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A test forward in time with users kept apart: what came later, judged by what was learnt before from others."""
-
-    later: EditDataset
-    verdicts: np.ndarray
-    at_ms: int
-    facts: dict[str, Any]
-
-
-def forward(
-    people: EditDataset,
-    seed: int = 0,
-    max_human_fpr: float = MAX_HUMAN_FPR,
-    at: float = FORWARD_AT,
-) -> Forward:
-    """Learn from the edits before a moment, judge those after it, by models that have not learnt from the user.
-
-    The users are dealt into folds, fewer where there are fewer bots. For each fold, the whole model with its threshold
-    is learnt from the earlier edits of the others; then the later edits of the fold's users are judged one by one,
-    beginning with nothing known of anybody. Where too few humans came before to promise `max_human_fpr`, the threshold
-    lies above all of their scores.
-
-    Parameters
-    ----------
-    people : EditDataset
-    seed : int, default 0
-    max_human_fpr : float, default 0.01
-    at : float, default 0.6
-        The moment, as a share of the time between first and last edit.
-
-    Returns
-    -------
-    Forward
-        ``facts`` has ``bot_edits_stopped``, ``human_user_fpr`` and its 95 % upper bound, and the counts behind them.
-    """
-    first, last = int(people.times[0]), int(people.times[-1])
-    moment = first + int(at * (last - first))
-    before, later = people.subset(people.times < moment), people.subset(people.times >= moment)
-    folds = min(classifier.FOLDS, max(classifier.FEWEST_FOLDS + 1, int(before.bots.sum())))
-    classifier.check(before, folds)
-    fold = classifier.assign_folds(before, folds, seed)
-    fold_of = dict(zip(before.names, fold, strict=True))
-    random = np.random.default_rng(seed)
-    fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
-    verdicts = np.zeros(len(later.user), int)
-    for k in range(folds):
-        judge = _learnt(before.subset((fold != k)[before.user]), seed, max_human_fpr)
-        mine = fold_later[later.user] == k
-        verdicts[mine] = replay(judge, later.subset(mine))
-    return Forward(later, verdicts, moment, stopped(later, verdicts))
-
-
-def _learnt(people: EditDataset, seed: int, max_human_fpr: float) -> BotClassifier:
-    """Learn a model; where too few humans are there to promise anything, flag nobody below the highest of them."""
-    cross = classifier.cross_validate(people, seed, min(classifier.FOLDS, int(people.bots.sum())))
-    try:
-        return BotClassifier.fit(people, seed, max_human_fpr, cross=cross)
-    except ThresholdNotAttainable:
-        highest = float(cross.highest_of_all_deals()[~people.bots].max())
-        sure = BotClassifier.fit(people, seed, 1.0, cross=cross)
-        return dataclasses.replace(sure, threshold=float(np.nextafter(highest, np.inf)))
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def report(
-    people: EditDataset,
-    seed: int = 0,
-    max_human_fpr: float = MAX_HUMAN_FPR,
-    cross: CrossFit | None = None,
-    ahead: Forward | None = None,
-) -> dict[str, Any]:
-    """Give the parts `users`, `edits` and `forward` of stage 3's metrics.
-
-    Parameters
-    ----------
-    people : EditDataset
-    seed : int, default 0
-    max_human_fpr : float, default 0.01
-    cross, ahead
-        Results of :func:`lib.model.classifier.cross_validate` and :func:`forward` of the same people, if any.
-
-    Returns
-    -------
-    dict
-        As in the contract. The edits' F1 says "bot" where the edit's user, judged from all their edits by a model that
-        has not learnt from them, scores at least 0.5; the truth is the edit's own flag.
-    """
-    cross = cross or classifier.cross_validate(people, seed)
-    ahead = ahead or forward(people, seed, max_human_fpr)
-    bots = people.bots
-    rule = name_contains_bot(people.names)
-    return {
-        "users": {
-            "n": len(people),
-            "bots": int(bots.sum()),
-            "with_name": measure(bots, cross.final(True), seed),
-            "without_name": measure(bots, cross.final(False), seed),
-            "name_rule": {
-                "average_precision": average_precision(bots, rule.astype(float)),
-                **{key: rates(bots, rule)[key] for key in ("precision", "recall")},
-            },
-        },
-        "edits": {
-            "with_name": {"f1": edit_f1(people, cross.final(True))},
-            "without_name": {"f1": edit_f1(people, cross.final(False))},
-        },
-        "forward": {
-            key: ahead.facts[key] for key in ("bot_edits_stopped", "human_user_fpr", "human_user_fpr_upper95")
-        },
-    }
-
-
-def edit_f1(people: EditDataset, user_scores: np.ndarray) -> float:
-    """F1 over edits when every edit is called what its user is called."""
-    return rates(people.flagged, (user_scores >= DECISION)[people.user])["f1"]
-
-
-# --- looks at the result, one table each ------------------------------------------------------------------------------
-
-
-def recall_by_edits(cross: CrossFit, threshold: float, with_name: bool = True) -> pd.DataFrame:
-    """How many bots have been found after so many edits, of those that made as many; with exact 95 % intervals.
-
-    Found means that one of the user's scores so far reached the threshold.
-    """
-    rows, scores = cross.rows, cross.scores(with_name)
-    first = np.full(len(cross.people), np.iinfo(np.int64).max)
-    reached = (scores >= threshold) & ~rows.last
-    np.minimum.at(first, rows.user[reached], rows.edits[reached])
-    bots, edits = cross.people.bots, cross.people.edits
-    table = []
-    for n in user_features.CHECKPOINTS:
-        there, people_there = bots & (edits >= n), ~bots & (edits >= n)
-        if not there.any():
-            break
-        found, wrong = int((there & (first <= n)).sum()), int((people_there & (first <= n)).sum())
-        low, high = clopper_pearson(found, int(there.sum()))
-        table.append(
-            (n, int(there.sum()), found, found / int(there.sum()), low, high, int(people_there.sum()), wrong)
-        )
-    return pd.DataFrame(
-        table, columns=["edits seen", "bots", "found", "recall", "low", "high", "humans", "humans flagged"]
-    )
-
-
-def main_wiki(people: EditDataset) -> np.ndarray:
-    """Give the wiki of each user's first edit."""
-    wikis = np.array(people.table.column("wiki").fill_null("unknown").to_pylist(), object)
-    out = np.empty(len(people), object)
-    out[people.user[::-1]] = wikis[::-1]
-    return out
-
-
-def baselines(cross: CrossFit, seed: int = 0) -> pd.DataFrame:
-    """Compare the model with what is simpler: users, users kept apart, average precision with its interval.
-
-    The list of known bots knows none of the users that it is asked about, as these are kept apart: it is worth the
-    majority here, and something only forward in time.
-    """
-    people = cross.people
-    bots = people.bots
-    candidates = {
-        "model, with the name": cross.final(True),
-        "model, without the name": cross.final(False),
-        "name rule: “bot” in the name": name_contains_bot(people.names).astype(float),
-        "words of the comment (the re-implemented system)": comment_model(people, cross.fold),
-        "list of known bots, majority": np.zeros(len(people)),
-    }
-    table = []
-    for name, scores in candidates.items():
-        precision, interval = (
-            average_precision(bots, scores),
-            bootstrap_interval(bots, scores, seed=seed),
-        )
-        recall = recall_at_fpr(bots, scores)
-        table.append((name, precision, *interval, recall, edit_f1(people, scores)))
-    return pd.DataFrame(
-        table,
-        columns=[
-            "who says it",
-            "average precision",
-            "low",
-            "high",
-            "recall at 0.5 % humans flagged",
-            "F1 of edits",
-        ],
-    )
-
-
-@dataclass(frozen=True)
-class LabelNoise:
-    """Where the flag is doubtful."""
-
-    both: pd.DataFrame  #: accounts with flagged and unflagged edits
-    named: pd.DataFrame  #: never flagged, but the name ends in "bot"
-    likely: pd.DataFrame  #: the most bot-like unflagged users, with reasons
-
-
-def label_noise(cross: CrossFit, judge: BotClassifier) -> LabelNoise:
-    """Audit the labels: accounts with both flags, unflagged names in "bot", the most bot-like unflagged users.
-
-    Parameters
-    ----------
-    cross : CrossFit
-        Its scores come from models that have not learnt from the user.
-    judge : BotClassifier
-        Words the reasons.
-    """
-    people = cross.people
-    flagged = np.bincount(people.user, people.flagged, len(people)).astype(int)
-    frame = pd.DataFrame(
-        {"user": people.names, "edits": people.edits, "flagged edits": flagged, "score": cross.final(True)}
-    )
-    both = frame[(flagged > 0) & (flagged < people.edits)].sort_values(
-        ["edits", "user"], ascending=[False, True]
-    )
-    ends = np.array([name.lower().rstrip("0123456789 ").endswith("bot") for name in people.names], bool)
-    named = frame[(flagged == 0) & ends].sort_values(["edits", "user"], ascending=[False, True])
-    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(20)
-    seen = judge.edit_features(people.table)
-    state, _, _ = user_features.update_states(
-        user_features.new_states(len(people)), people.user, people.times, seen
-    )
-    reasons = [
-        "; ".join(word for word, share in told if share > 0)[:200]
-        for told in judge.explain(state[likely.index])
-    ]
-    return LabelNoise(
-        both.reset_index(drop=True),
-        named.reset_index(drop=True),
-        likely.assign(reasons=reasons).reset_index(drop=True),
-    )
-
-
-RESAMPLES = 1000
-FPR_OF_RECALL = 0.005
-_CHUNK = 50
-
-
-def _counts(bots: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count the bots found and the humans flagged at each different score, from the highest down.
-
-    `weights` says how often each user counts in each resample, shape (resamples, n); one row of it gives one of each.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    found, wrong = (
-        np.cumsum(np.add.reduceat((weights * who)[:, order], starts, axis=1), axis=1) for who in (bots, ~bots)
-    )
-    return found, wrong
-
-
-def _average_precisions(bots: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    found, wrong = _counts(bots, scores, weights)
-    steps = np.diff(found, axis=1, prepend=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(found + wrong > 0, found / (found + wrong), 0.0)
-        return (steps * precision).sum(axis=1) / found[:, -1]
-
-
-def average_precision(bots: np.ndarray, scores: np.ndarray) -> float:
-    """Average precision.
-
-    Parameters
-    ----------
-    bots : ndarray of bool, shape (n,)
-    scores : ndarray of float, shape (n,)
-
-    Returns
-    -------
-    float
-        ``sum over thresholds of (step in recall) * precision``, equal scores taken together, as scikit-learn does it;
-        NaN where there is no bot.
-
-    Examples
-    --------
-    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1]))
-    0.8333333333333333
-    """
-    return float(_average_precisions(bots, scores, np.ones((1, len(bots))))[0])
-
-
-def bootstrap_interval(
-    bots: np.ndarray, scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Give the 95 % interval of the average precision by resampling users (percentile bootstrap).
-
-    Parameters
-    ----------
-    bots, scores : ndarray of shape (n,)
-    resamples : int, default 1000
-    seed : int, default 0
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end.
-
-    References
-    ----------
-    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
-    """
-    random = np.random.default_rng(seed)
-    n, values = len(bots), []
-    for start in range(0, resamples, _CHUNK):
-        picks = random.integers(n, size=(min(_CHUNK, resamples - start), n))
-        weights = np.stack([np.bincount(pick, minlength=n) for pick in picks]).astype(float)
-        values.append(_average_precisions(bots, scores, weights))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(np.concatenate(values), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def recall_at_fpr(bots: np.ndarray, scores: np.ndarray, fpr: float = FPR_OF_RECALL) -> float:
-    """Give the highest recall of a threshold at which at most a share `fpr` of the humans is flagged.
-
-    Examples
-    --------
-    >>> recall_at_fpr(np.array([True, True, False, False]), np.array([0.9, 0.4, 0.5, 0.1]), fpr=0.0)
-    0.5
-    """
-    (found,), (wrong,) = _counts(bots, scores, np.ones((1, len(bots))))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float((found * (wrong <= fpr * wrong[-1])).max() / found[-1])
-
-
-def measure(bots: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Give the two measures of user scores that the contract asks for, the first with its interval."""
-    return {
-        "average_precision": average_precision(bots, scores),
-        "interval": list(bootstrap_interval(bots, scores, seed=seed)),
-        "recall_at_half_percent_fpr": recall_at_fpr(bots, scores),
-    }
-
-
-def rates(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 of a yes-or-no answer; each 0 where it has no meaning."""
-    hit, told, there = int((truth & said).sum()), int(said.sum()), int(truth.sum())
-    return {
-        "precision": hit / told if told else 0.0,
-        "recall": hit / there if there else 0.0,
-        "f1": 2 * hit / (told + there) if told + there else 0.0,
-    }
-
-
-def precision_recall(bots: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """Precision and recall at every threshold, from the highest down: columns threshold, precision, recall, flagged."""
-    (found,), (wrong,) = _counts(bots, scores, np.ones((1, len(bots)), int))
-    flagged = found + wrong
-    return pd.DataFrame(
-        {
-            "threshold": np.unique(scores)[::-1],
-            "precision": found / flagged,
-            "recall": found / max(int(bots.sum()), 1),
-            "flagged": flagged,
-        }
-    )
-
-
-def confusion(bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Count users by what they are (rows) and what they are called (columns)."""
-    said = scores >= threshold
-    cells = [[int((~truth & ~said).sum()), int((~truth & said).sum())] for truth in (bots, ~bots)]
-    return pd.DataFrame(cells, ["human", "bot"], ["kept", "flagged"])
-
-
-def calibration(bots: np.ndarray, scores: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare scores with how often they came true, in bins of equal width, with exact 95 % intervals."""
-    bin_ = np.minimum((scores * bins).astype(int), bins - 1)
-    rows = []
-    for b in range(bins):
-        inside = bin_ == b
-        n, true = int(inside.sum()), int(bots[inside].sum())
-        if n:
-            low, high = clopper_pearson(true, n)
-            rows.append((b / bins, (b + 1) / bins, n, float(scores[inside].mean()), true / n, low, high))
-    return pd.DataFrame(rows, columns=["from", "to", "users", "score", "share of bots", "low", "high"])
-
-
-def errors_by(group: np.ndarray, bots: np.ndarray, scores: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Count users and errors in each group, the largest first, with exact 95 % intervals of the humans flagged.
-
-    Parameters
-    ----------
-    group : ndarray of str, shape (users,)
-        For example from :func:`lib.model.names.account_type`.
-    """
-    said = scores >= threshold
-    table = []
-    for name in pd.unique(group):
-        inside = group == name
-        humans, there = int((inside & ~bots).sum()), int((inside & bots).sum())
-        wrong, missed = int((inside & ~bots & said).sum()), int((inside & bots & ~said).sum())
-        low, high = clopper_pearson(wrong, humans)
-        table.append((name, humans, wrong, wrong / humans if humans else 0.0, low, high, there, missed))
-    frame = pd.DataFrame(
-        table, columns=["group", "humans", "humans flagged", "share", "low", "high", "bots", "bots missed"]
-    )
-    return frame.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def name_contains_bot(names: Collection[str]) -> np.ndarray:
-    """The name rule: "bot" somewhere in the name, capitals or not.
+    """Return which names contain "bot", upper case or lower case: the name rule.
 
     Examples
     --------
@@ -554,17 +46,17 @@ def name_contains_bot(names: Collection[str]) -> np.ndarray:
 
 
 def account_type(names: Collection[str]) -> np.ndarray:
-    """Tell registered users, IP addresses and temporary accounts by their names.
+    """Return "registered", "IP" or "temporary account" for each name.
 
     Examples
     --------
     >>> account_type(["Ada", "60.225.66.142", "2001:db8::1", "~2026-12345-67"]).tolist()
     ['registered', 'IP', 'IP', 'temporary account']
     """
-    return np.array([_account(name) for name in names], str)
+    return np.array([_account_type(name) for name in names], str)
 
 
-def _account(name: str) -> str:
+def _account_type(name: str) -> str:
     if re.fullmatch(r"~\d{4}-[\d-]+", name):
         return "temporary account"
     try:
@@ -572,3 +64,335 @@ def _account(name: str) -> str:
     except ValueError:
         return "registered"
     return "IP"
+
+
+# --- measures of users' scores ----------------------------------------------------------------------------------------
+
+
+def bootstrap_interval(
+    is_bot: np.ndarray, scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of the average precision by resampling users (percentile bootstrap).
+
+    References
+    ----------
+    B. Efron, R. J. Tibshirani: An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    random, n = np.random.default_rng(seed), len(is_bot)
+    levels, level = np.unique(-scores, return_inverse=True)  # equal scores are one step of the curve
+    values = []
+    for _ in range(resamples):
+        users = random.integers(n, size=n)
+        flagged = np.cumsum(np.bincount(level[users], minlength=len(levels)))
+        found = np.cumsum(np.bincount(level[users], is_bot[users], len(levels)))
+        if found[-1]:
+            values.append((np.diff(found, prepend=0) * found / np.maximum(flagged, 1)).sum() / found[-1])
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail]) if values else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def recall_at_fpr(is_bot: np.ndarray, scores: np.ndarray, max_fpr: float = 0.005) -> float:
+    """Return the highest recall of a threshold at which at most a share `max_fpr` of the humans is flagged.
+
+    Examples
+    --------
+    >>> recall_at_fpr(np.array([True, True, False, False]), np.array([0.9, 0.4, 0.5, 0.1]), max_fpr=0.0)
+    0.5
+    """
+    fpr, recall, _ = roc_curve(is_bot, scores, drop_intermediate=False)
+    return float(recall[fpr <= max_fpr].max())
+
+
+def user_metrics(is_bot: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Return the two measures of users' scores that the contract asks for, the first with its interval."""
+    return {
+        "average_precision": float(average_precision_score(is_bot, scores)),
+        "interval": list(bootstrap_interval(is_bot, scores, seed=seed)),
+        "recall_at_half_percent_fpr": recall_at_fpr(is_bot, scores),
+    }
+
+
+def edit_f1(dataset: EditDataset, user_scores: np.ndarray) -> float:
+    """Return F1 over edits when every edit is called what its user is called."""
+    return float(f1_score(dataset.flagged, (user_scores >= DECISION)[dataset.user], zero_division=0))
+
+
+def errors_by(group: np.ndarray, is_bot: np.ndarray, flagged: np.ndarray) -> pd.DataFrame:
+    """Count users and errors in each group of users, the largest first, with exact 95 % intervals."""
+    frame = pd.DataFrame({"group": group, "bot": is_bot, "flagged": flagged})
+    rows = []
+    for name, users in frame.groupby("group"):
+        humans, bots = users[~users["bot"]], users[users["bot"]]
+        wrong, n = int(humans["flagged"].sum()), len(humans)
+        interval = clopper_pearson(wrong, n)
+        rows.append((name, n, wrong, wrong / max(n, 1), *interval, len(bots), int((~bots["flagged"]).sum())))
+    columns = ["group", "humans", "humans flagged", "share", "low", "high", "bots", "bots missed"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
+
+
+def first_wiki(dataset: EditDataset) -> np.ndarray:
+    """Return the wiki of each user's first edit."""
+    wikis = dataset.table.column("wiki").fill_null("unknown").to_pandas()
+    return wikis.groupby(dataset.user).first().to_numpy(object)
+
+
+# --- what is simpler --------------------------------------------------------------------------------------------------
+
+
+def comment_baseline(train: EditDataset, test: EditDataset) -> np.ndarray:
+    """Score edits as the re-implemented system does: by the words of the comment.
+
+    Returns
+    -------
+    ndarray of float, shape (edits of `test`,)
+        Probability of the flag. Where no comment that is trained on has a word, that is the share of flagged edits.
+    """
+    known, asked = (part.table.column("comment").fill_null("").to_pylist() for part in (train, test))
+    if not any(comment.split() for comment in known):
+        return np.full(len(asked), train.flagged.mean() if len(known) else 0.0)
+    words = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
+    linear = LogisticRegression(
+        solver="liblinear", dual=True, max_iter=10_000, random_state=0
+    )  # calls no BLAS
+    return classifier.probabilities(make_pipeline(words, linear).fit(known, train.flagged), asked)
+
+
+def comment_scores(dataset: EditDataset, fold: np.ndarray) -> np.ndarray:
+    """Score users by :func:`comment_baseline`, the mean over their edits, each trained on the users of other folds."""
+    scores = np.zeros(len(dataset.user))
+    for k in range(int(fold.max()) + 1):
+        test = fold[dataset.user] == k
+        scores[test] = comment_baseline(dataset.subset(~test), dataset.subset(test))
+    return classifier.round_scores(np.bincount(dataset.user, scores, len(dataset)) / dataset.edits_per_user)
+
+
+def compare(cross: CrossFit) -> dict[str, np.ndarray]:
+    """Return the scores of all users by the model and by what is simpler.
+
+    A list of known bots knows none of the users that it is asked about, as the split is grouped by user: it is worth
+    the majority here, and something only forward in time.
+    """
+    return {
+        "model, with the name": cross.scores(True),
+        "model, without the name": cross.scores(False),
+        "name rule: “bot” in the name": name_contains_bot(cross.dataset.names).astype(float),
+        "words of the comment": comment_scores(cross.dataset, cross.fold),
+        "list of known bots, majority": np.zeros(len(cross.dataset)),
+    }
+
+
+# --- in the stream ----------------------------------------------------------------------------------------------------
+
+
+def simulate_online(user: np.ndarray, rows: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return a verdict per edit, in order, as stage 4 does: a user whose score reaches the threshold is flagged.
+
+    Parameters
+    ----------
+    user : ndarray of int, shape (n,)
+    rows, scores : ndarray of shape (m,)
+        Edits at which a user was scored (:func:`lib.model.user_features.update_states`), and the scores.
+    threshold : float
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        KEPT, FLAGGED, or DROPPED for later edits of a flagged user.
+    """
+    n = len(user)
+    flagged_at = np.full(int(user.max(initial=-1)) + 1, n)
+    reached = rows[scores >= threshold]
+    np.minimum.at(flagged_at, user[reached], reached)
+    edit, at = np.arange(n), flagged_at[user]
+    return np.where(edit > at, DROPPED, np.where(edit == at, FLAGGED, KEPT))
+
+
+def apply_model(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
+    """Return a verdict per edit of a dataset by a model that starts with no states."""
+    states = user_features.new_states(len(dataset))
+    features = model.edit_features(dataset.table)
+    _, rows, x = user_features.update_states(states, dataset.user, dataset.times, features)
+    return simulate_online(dataset.user, rows, model.score(x), model.threshold)
+
+
+def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:
+    """Count what was stopped (a mask of edits): bot edits, with an interval over users, and humans, with a bound."""
+    bot_edits = dataset.flagged
+    caught = np.bincount(dataset.user[stopped & bot_edits], minlength=len(dataset))
+    humans = int((~dataset.is_bot).sum())
+    wrong = int((~dataset.is_bot[np.unique(dataset.user[stopped])]).sum())
+    return {
+        "edits": len(stopped),
+        "bot_edits": int(bot_edits.sum()),
+        "bot_edits_caught": int(caught.sum()),
+        "bot_edits_stopped": float(caught.sum() / max(bot_edits.sum(), 1)),
+        "bot_edits_stopped_interval": bootstrap_ci(caught, dataset.flagged_per_user),
+        "humans": humans,
+        "humans_flagged": wrong,
+        "human_user_fpr": wrong / max(humans, 1),
+        "human_user_fpr_upper95": upper_bound(wrong, humans),
+    }
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A test forward in time, grouped by user."""
+
+    earlier: EditDataset
+    later: EditDataset
+    verdicts: np.ndarray  #: of the later edits
+    rates: dict[str, Any]  #: :func:`stop_rates` of the verdicts
+
+
+def forward_test(cross: CrossFit, max_human_fpr: float, at: float = FORWARD_AT) -> Forward:
+    """Train on the edits before a moment, score those after it, by models that were not trained on the user.
+
+    For each fold (fewer where there are fewer bots), the whole model with its threshold is trained on the earlier edits
+    of the others; then the later edits of the fold's users are scored one by one, starting with no states. Where too
+    few humans came before to guarantee `max_human_fpr`, the threshold lies above all of their scores.
+
+    Parameters
+    ----------
+    cross : CrossFit
+        Its dataset, its estimators and its seed are used.
+    max_human_fpr : float
+    at : float, default 0.6
+        The moment, as a share of the time between first and last edit.
+    """
+    dataset, seed = cross.dataset, cross.seed
+    first, last = int(dataset.times[0]), int(dataset.times[-1])
+    moment = first + int(at * (last - first))
+    earlier, later = dataset.subset(dataset.times < moment), dataset.subset(dataset.times >= moment)
+    folds = min(classifier.FOLDS, max(classifier.MIN_FOLDS + 1, int(earlier.is_bot.sum())))
+    classifier.check_size(earlier, folds)
+    fold = classifier.assign_folds(earlier, folds, seed)
+    fold_of = dict(zip(earlier.names, fold, strict=True))
+    random = np.random.default_rng(seed)
+    fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
+    verdicts = np.zeros(len(later.user), int)
+    for k in range(folds):
+        model = _fit_or_conservative(earlier.subset((fold != k)[earlier.user]), cross, max_human_fpr)
+        test = fold_later[later.user] == k
+        verdicts[test] = apply_model(model, later.subset(test))
+    return Forward(earlier, later, verdicts, stop_rates(later, verdicts != KEPT))
+
+
+def _fit_or_conservative(dataset: EditDataset, cross: CrossFit, max_human_fpr: float) -> BotClassifier:
+    """Train a model; where the bound cannot be guaranteed, flag nobody below the highest human score."""
+    models = cross.text_model, cross.user_models[True], cross.user_models[False]
+    folds = min(classifier.FOLDS, int(dataset.is_bot.sum()))
+    again = CrossFit(dataset, *models, folds=folds, repeats=len(cross.fits), seed=cross.seed)
+    humans = again.max_scores()[~dataset.is_bot]
+    try:
+        threshold = classifier.choose_threshold(humans, max_human_fpr)
+    except ThresholdNotAttainable:
+        threshold = float(np.nextafter(humans.max(), np.inf))
+    return BotClassifier.fit(dataset, cross.seed, max_human_fpr, cross=again, threshold=threshold)
+
+
+def forward_answers(forward: Forward) -> dict[str, np.ndarray]:
+    """Return which later edits are stopped by the model and by what is simpler.
+
+    Only the model is not trained on the users that it scores; the lists and the words may have seen them before.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (later edits,)
+    """
+    earlier, later = forward.earlier, forward.later
+    known = np.isin(later.names, earlier.names[earlier.is_bot])[later.user]
+    stopped = forward.verdicts != KEPT
+    return {
+        "model": stopped,
+        "name rule: “bot” in the name": name_contains_bot(later.names)[later.user],
+        "list of the earlier bots": known,
+        "model and list": stopped | known,
+        "words of the comment": comment_baseline(earlier, later) >= DECISION,
+        "majority: nobody is a bot": np.zeros(len(later.user), bool),
+    }
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def report(cross: CrossFit, forward: Forward) -> dict[str, Any]:
+    """Return the sections `users`, `edits` and `forward` of stage 3's metrics.
+
+    The edits' F1 calls an edit "bot" where its user, scored from all their edits by a model that was not trained on
+    them, reaches 0.5; the truth is the edit's own flag.
+    """
+    dataset, is_bot = cross.dataset, cross.dataset.is_bot
+    rule = name_contains_bot(dataset.names)
+    variants = {"with_name": cross.scores(True), "without_name": cross.scores(False)}
+    return {
+        "users": {
+            "n": len(dataset),
+            "bots": int(is_bot.sum()),
+            **{name: user_metrics(is_bot, scores, cross.seed) for name, scores in variants.items()},
+            "name_rule": {
+                "average_precision": float(average_precision_score(is_bot, rule)),
+                "precision": float(precision_score(is_bot, rule, zero_division=0)),
+                "recall": float(recall_score(is_bot, rule, zero_division=0)),
+            },
+        },
+        "edits": {name: {"f1": edit_f1(dataset, scores)} for name, scores in variants.items()},
+        "forward": {
+            key: forward.rates[key]
+            for key in ("bot_edits_stopped", "human_user_fpr", "human_user_fpr_upper95")
+        },
+    }
+
+
+def recall_by_edits(cross: CrossFit, threshold: float, with_name: bool = True) -> pd.DataFrame:
+    """Return how many bots were found after so many edits, of those that made as many; with exact 95 % intervals.
+
+    Found means that one of the user's scores so far reached the threshold.
+    """
+    rows, dataset = cross.rows, cross.dataset
+    first = np.full(len(dataset), np.iinfo(np.int64).max)
+    reached = (cross.row_scores(with_name) >= threshold) & ~rows.last
+    np.minimum.at(first, rows.user[reached], rows.edits[reached])
+    table = []
+    for n in user_features.CHECKPOINTS:
+        bots = dataset.is_bot & (dataset.edits_per_user >= n)
+        if not bots.any():
+            break
+        found = int((bots & (first <= n)).sum())
+        humans_by_then = float((first[~dataset.is_bot] <= n).mean())
+        interval = clopper_pearson(found, int(bots.sum()))
+        table.append((n, int(bots.sum()), found, found / bots.sum(), *interval, humans_by_then))
+    return pd.DataFrame(table, columns=["edits", "bots", "found", "recall", "low", "high", "humans flagged"])
+
+
+def label_noise(cross: CrossFit, model: BotClassifier) -> dict[str, pd.DataFrame]:
+    """Return where the flag is doubtful, three tables by caption; the reasons are those of `model`."""
+    dataset, flagged = cross.dataset, cross.dataset.flagged_per_user
+    frame = pd.DataFrame(
+        {
+            "user": dataset.names,
+            "edits": dataset.edits_per_user,
+            "flagged edits": flagged,
+            "score": cross.scores(),
+        }
+    )
+    both = frame[(flagged > 0) & (flagged < frame["edits"])]
+    ends = frame["user"].str.lower().str.rstrip("0123456789 ").str.endswith("bot")
+    named = frame[(flagged == 0) & ends]
+    both, named = (part.sort_values(["edits", "user"], ascending=[False, True]) for part in (both, named))
+    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(20)
+    states = user_features.new_states(len(dataset))
+    features = model.edit_features(dataset.table)
+    states, _, _ = user_features.update_states(states, dataset.user, dataset.times, features)
+    reasons = [
+        "; ".join([name for name, share in shares if share > 0][:4])
+        for shares in model.explain(states[likely.index])
+    ]
+    return {
+        f"Accounts that edit with and without the flag ({len(both):,})": both.head(10).reset_index(drop=True),
+        f"Never flagged, but the name ends in “bot” ({len(named):,})": named.head(10).reset_index(drop=True),
+        "The most bot-like users without a flag, and why": likely.assign(reasons=reasons).reset_index(
+            drop=True
+        ),
+    }

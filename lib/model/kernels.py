@@ -22,7 +22,7 @@ BUCKETS = 1 << BUCKET_BITS
 MAX_TEXT_BYTES = 1024  # bytes of a text that are looked at: MediaWiki's comments end at 500 characters
 
 MARK_USER, MARK_LINK, MARK_SECTION, MARK_START, MARK_END = 1, 2, 3, 4, 5
-SHORTEST_NAME = 3  # a name of one or two bytes is not masked: it would be found inside every word
+MIN_NAME_BYTES = 3  # a name of one or two bytes is not masked: it would be found inside every word
 
 #: What a mask found on its way, as bits.
 SAW_SECTION, SAW_LINK, SAW_BRACES, SAW_NAME = 1, 2, 4, 8
@@ -56,7 +56,7 @@ def njit_cached(function: Callable) -> Any:
 
 
 def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the offsets and bytes behind a column of texts, without copying the texts.
+    """Return the offsets and bytes behind a column of texts, without copying the texts.
 
     Parameters
     ----------
@@ -136,6 +136,30 @@ def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int,
 
 
 @njit_inline
+def _find_mark(
+    data: np.ndarray, i: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
+) -> tuple[int, int, int]:
+    """Return the mark in place of what begins at byte `i` (0: none), where it ends, and its ``SAW_…`` bit."""
+    if name_stop - name_start >= MIN_NAME_BYTES and _is_here(data, i, stop, name, name_start, name_stop):
+        return MARK_USER, i + name_stop - name_start, SAW_NAME
+    if i + 1 >= stop:
+        return 0, i, 0
+    if data[i] == 47 and data[i + 1] == 42:  # /* section */
+        end = i + 2
+        while end + 1 < stop and not (data[end] == 42 and data[end + 1] == 47):
+            end += 1
+        return MARK_SECTION, end + 2, SAW_SECTION
+    if data[i] == 91 and data[i + 1] == 91:  # [[link]]: its words are the page's, not the user's
+        end, colon = _find_pair(data, i + 2, stop, 93)
+        if end >= 0 and not colon:
+            return MARK_LINK, end + 2, SAW_LINK
+        return 0, i, SAW_LINK
+    if data[i] == 123 and data[i + 1] == 123:
+        return 0, i, SAW_BRACES
+    return 0, i, 0
+
+
+@njit_inline
 def normalize(
     data: np.ndarray,
     start: int,
@@ -145,68 +169,36 @@ def normalize(
     name_stop: int,
     out: np.ndarray,
 ) -> tuple[int, int]:
-    """Mask a text: see the head of this file.
+    """Write a text with marks for names, links and sections, ``0`` for numbers, and in lower case.
 
     Parameters
     ----------
     data, start, stop
-        The text's bytes and its place in them.
+        The bytes, and where in them the text is.
     name, name_start, name_stop
         The user's name, likewise.
     out : ndarray of uint8, shape (at least MAX_TEXT_BYTES + 64,)
-        Gets the masked text.
+        Receives the normalized text.
 
     Returns
     -------
     tuple of int
-        Bytes of the masked text, and what was seen on the way (``SAW_…`` bits).
+        Bytes of the normalized text, and what was found on the way (``SAW_…`` bits).
     """
     stop = min(stop, start + MAX_TEXT_BYTES)
-    masks_name = name_stop - name_start >= SHORTEST_NAME
-    first = to_lower(name[name_start]) if masks_name else 0
-    n, seen, i = 0, 0, start
-    out[n] = MARK_START
-    n += 1
+    n, seen, i = 1, 0, start
+    out[0] = MARK_START
     while i < stop:
-        byte = data[i]
-        small = to_lower(byte)
-        if masks_name and small == first and _is_here(data, i, stop, name, name_start, name_stop):
-            out[n] = MARK_USER
+        mark, end, found = _find_mark(data, i, stop, name, name_start, name_stop)
+        seen |= found
+        byte = to_lower(data[i])
+        if mark:
+            byte, i = mark, end
+        else:
+            byte, i = 48 if 48 <= byte <= 57 else byte, i + 1
+        if (byte != 48 and byte != 32) or out[n - 1] != byte:
+            out[n] = byte
             n += 1
-            i += name_stop - name_start
-            seen |= SAW_NAME
-            continue
-        if byte == 47 and i + 1 < stop and data[i + 1] == 42:  # /* section */
-            seen |= SAW_SECTION
-            end = i + 2
-            while end + 1 < stop and not (data[end] == 42 and data[end + 1] == 47):
-                end += 1
-            out[n] = MARK_SECTION
-            n += 1
-            i = end + 2
-            continue
-        if (
-            byte == 91 and i + 1 < stop and data[i + 1] == 91
-        ):  # [[link]]: its words are the page's, not the user's
-            seen |= SAW_LINK
-            end, colon = _find_pair(data, i + 2, stop, 93)
-            if end >= 0 and not colon:
-                out[n] = MARK_LINK
-                n += 1
-                i = end + 2
-                continue
-        if byte == 123 and i + 1 < stop and data[i + 1] == 123:
-            seen |= SAW_BRACES
-        if 48 <= byte <= 57:
-            if out[n - 1] != 48:
-                out[n] = 48
-                n += 1
-            i += 1
-            continue
-        if small != 32 or out[n - 1] != 32:
-            out[n] = small
-            n += 1
-        i += 1
     out[n] = MARK_END
     return n + 1, seen
 
@@ -237,7 +229,7 @@ def bucket(value: np.uint64) -> np.int64:
 def hash_ngrams(
     text: np.ndarray, length: int, shortest: int, longest: int, salt: np.uint64, out: np.ndarray, n: int
 ) -> int:
-    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; give the end."""
+    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; return the end."""
     for size in range(shortest, longest + 1):
         kept = (_ONE << np.uint64(8 * size)) - _ONE
         mark = (np.uint64(size) << np.uint64(56)) + salt
@@ -259,7 +251,7 @@ def is_letter(byte: int) -> bool:
 
 @njit_inline
 def hash_words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
-    """Append the bucket of every word and of every pair of neighbours; give the new end."""
+    """Append the bucket of every word and of every pair of neighbours; return the new end."""
     value, before, inside = _FNV_START, np.uint64(0), False
     for i in range(length):
         if is_letter(text[i]):
@@ -329,7 +321,7 @@ class KeywordMatcher:
 
 @njit_inline
 def match_keywords(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
-    """Give the groups of the lexicon that the text has a word of, as bits."""
+    """Return the groups of keywords that the text has a word of, as bits."""
     state = np.int64(steps[0, 32])
     bits = found[state]
     for i in range(start, stop):
@@ -339,3 +331,113 @@ def match_keywords(data: np.ndarray, start: int, stop: int, steps: np.ndarray, f
         state = np.int64(steps[state, byte])
         bits |= found[state]
     return bits | found[np.int64(steps[state, 32])]
+
+
+@njit_inline
+def is_digit(byte: int) -> bool:
+    """Return whether a byte is a digit of ASCII."""
+    return 48 <= byte <= 57
+
+
+@njit_inline
+def is_upper(byte: int) -> bool:
+    """Return whether a byte is an upper-case letter of ASCII."""
+    return 65 <= byte <= 90
+
+
+@njit_inline
+def is_ip_address(data: np.ndarray, start: int, stop: int) -> bool:
+    """Return whether a name is an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
+    dots, colons = 0, 0
+    if stop - start < 3 or stop - start > 45:
+        return False
+    for i in range(start, stop):
+        byte = data[i]
+        if byte == 46:
+            dots += 1
+        elif byte == 58:
+            colons += 1
+        elif is_digit(byte):
+            continue
+        elif dots > 0 or not (97 <= byte <= 102 or 65 <= byte <= 70):
+            return False
+    return dots == 3 and colons == 0 or colons >= 2
+
+
+@njit_inline
+def is_temporary_account(data: np.ndarray, start: int, stop: int) -> bool:
+    """Return whether a name is a temporary account's: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
+    if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
+        return False
+    for i in range(start + 1, stop):
+        if not (is_digit(data[i]) or data[i] == 45):
+            return False
+    return True
+
+
+@njit_inline
+def name_flags(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
+    """Return the bits of ``edit_features.NAME_FLAGS`` of a user name."""
+    bits = 0
+    for i in range(start, stop - 2):
+        if (data[i] | 32) != 98 or (data[i + 1] | 32) != 111 or (data[i + 2] | 32) != 116:
+            continue
+        bits |= 1
+        rest = i + 3
+        while rest < stop and (not is_letter(data[rest]) or is_digit(data[rest])):
+            rest += 1
+        tail = rest
+        while tail < stop and (data[tail] == 73 or data[tail] == 86 or data[tail] == 88):  # BotII, Bot IV
+            tail += 1
+        ends = rest == stop or (tail == stop and (data[i] == 66 or rest > i + 3))
+        if ends:
+            bits |= 2
+        before = i == start or not is_letter(data[i - 1]) or is_digit(data[i - 1])
+        camel = data[i] == 66 and (before or not is_upper(data[i - 1]))
+        after = i + 3 == stop or not (97 <= data[i + 3] <= 122)
+        if (camel or before) and (after or ends):
+            bits |= 4
+        if i == start:
+            bits |= 8
+    words = match_keywords(data, start, stop, steps, found)
+    if words & 1:
+        bits |= 16
+    if words & 2:
+        bits |= 32
+    if is_ip_address(data, start, stop):
+        bits |= 64
+    if is_temporary_account(data, start, stop):
+        bits |= 128
+    return bits
+
+
+@njit_inline
+def has_url(masked: np.ndarray, length: int) -> bool:
+    """Find `://` in a text."""
+    for i in range(length - 2):
+        if masked[i] == 58 and masked[i + 1] == 47 and masked[i + 2] == 47:
+            return True
+    return False
+
+
+@njit_inline
+def starts_upper(data: np.ndarray, start: int, stop: int) -> bool:
+    """Return whether a comment, behind its section, begins with an upper-case letter of ASCII."""
+    i = start
+    if stop - start > 3 and data[i] == 47 and data[i + 1] == 42:  # /* section */
+        i += 2
+        while i + 1 < stop and not (data[i] == 42 and data[i + 1] == 47):
+            i += 1
+        i += 2
+    while i < stop and data[i] == 32:
+        i += 1
+    return i < stop and is_upper(data[i])
+
+
+@njit_inline
+def has_slash(data: np.ndarray, start: int, stop: int) -> bool:
+    """Find `/` in a title."""
+    for i in range(start, stop):
+        if data[i] == 47:
+            return True
+    return False

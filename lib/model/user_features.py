@@ -22,8 +22,8 @@ from lib.model.edit_features import (
 )
 from lib.model.kernels import njit_cached, njit_inline
 
-#: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.TEXT_SOURCE``).
-EVIDENCE_SOURCE = "1d387d6c1a35"
+#: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
+EDIT_FEATURES_SOURCE = "2999e9ff9b41"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)
@@ -48,7 +48,7 @@ _SKETCH = 48
 
 @njit_inline
 def is_scoring_point(n: float) -> bool:
-    """Tell whether a user is judged after `n` edits."""
+    """Return whether a user is scored after `n` edits."""
     for checkpoint in CHECKPOINTS:
         if n == checkpoint:
             return True
@@ -146,7 +146,7 @@ FEATURES = (
 _N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(FLAGS[0])
 _NAME_FEATURES = FEATURES.index(NAME_FLAGS[0])
-#: Which features say something of the user's name.
+#: Which features come from the user's name.
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
 
@@ -222,7 +222,7 @@ def _is_over(last: float, n: float, time: float) -> bool:
 
 @njit_inline
 def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -> int:
-    """Count the rows that :func:`update_states` will give, so that it can ask for no more memory than that."""
+    """Count the rows that :func:`update_states` will return, so that it can ask for no more memory than that."""
     n, last = state[:, _N].copy(), state[:, _LAST].copy()
     rows = 0
     for i in range(len(user)):
@@ -261,7 +261,7 @@ def update_states(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add edits to the summaries of their users, one after the other.
 
-    However a sequence of edits is cut, folding its pieces gives the same summaries, to the last bit.
+    However a sequence of edits is cut, its pieces make the same states, to the last bit.
 
     Parameters
     ----------

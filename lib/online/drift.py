@@ -72,7 +72,7 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
     return {
         "model": model.version,
         "users": n,
-        "bots": int(dataset.bots.sum()),
+        "bots": int(dataset.is_bot.sum()),
         "edits_judged": int(judged.sum()),
         "flagged": int((flagged_at < len(dataset.user)).sum()),
         "features": dict(zip(COMPARED, quantiles.T.tolist(), strict=True)),

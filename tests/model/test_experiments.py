@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lib.model import experiments, user_features
-from lib.model.classifier import FOLDS, Stack, assign_folds
+from experiments import __main__ as experiments
+from lib.model import user_features
+from lib.model.classifier import FOLDS, NestedFit, assign_folds
 from lib.model.dataset import EditDataset
 from lib.sample import csv_files
 from tests import made_up
@@ -26,11 +27,11 @@ def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, cap
 
 def test_the_attempt_that_is_kept_is_the_model():
     people = EditDataset.from_table(made_up.sample(200, 10))
-    stack = Stack(people, assign_folds(people, FOLDS, 0), 0)
-    rows = stack.rows(frozenset())
+    nested = NestedFit(people, assign_folds(people, FOLDS, 0))
+    rows = nested.rows()
     final = np.zeros(len(people))
-    final[rows.user[rows.last]] = stack.scores()[rows.last]
-    np.testing.assert_allclose(experiments.judge(experiments.KEPT, stack, with_name=True), final, rtol=1e-9)
+    final[rows.user[rows.last]] = nested.scores(with_name=True)[rows.last]
+    np.testing.assert_allclose(experiments.judge(experiments.KEPT, nested, with_name=True), final, rtol=1e-9)
 
 
 @pytest.mark.parametrize("family", experiments.FAMILIES)
@@ -53,7 +54,7 @@ def test_the_labels_limit_even_a_perfect_model():
 
 def test_the_simple_regression_sees_the_name_only_when_it_may():
     people = EditDataset.from_table(made_up.sample(200, 10))
-    stack = Stack(people, assign_folds(people, FOLDS, 0), 0)
-    seeing, blind = experiments.simple(stack)
+    nested = NestedFit(people, assign_folds(people, FOLDS, 0))
+    seeing, blind = experiments.simple(nested)
     assert (seeing != blind).any()
-    assert blind[people.bots].min() > np.median(blind[~people.bots])
+    assert blind[people.is_bot].min() > np.median(blind[~people.is_bot])

@@ -19,7 +19,7 @@ def test_the_promise_is_kept_as_often_as_said():
 def test_299_people_are_the_fewest_for_one_percent():
     scores = np.linspace(0, 0.5, 299)
     assert choose_threshold(scores, 0.01) > scores.max()
-    with pytest.raises(ThresholdNotAttainable, match="which needs 299 people"):
+    with pytest.raises(ThresholdNotAttainable, match="which takes 299 humans"):
         choose_threshold(scores[1:], 0.01)
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lib.model import classifier, user_features
-from lib.model.classifier import BotClassifier, ModelError
+from lib.model.classifier import CrossFit, ModelError
 from lib.model.dataset import EditDataset
 from tests import made_up
 
@@ -19,7 +19,7 @@ def test_users_are_dealt_evenly_and_by_seed(people):
     fold = classifier.assign_folds(people, 5, seed=3)
     np.testing.assert_array_equal(fold, classifier.assign_folds(people, 5, seed=3))
     assert (fold != classifier.assign_folds(people, 5, seed=4)).any()
-    for group in (people.bots, ~people.bots):
+    for group in (people.is_bot, ~people.is_bot):
         count = np.bincount(fold[group], minlength=5)
         assert count.max() - count.min() <= 1
 
@@ -34,27 +34,27 @@ def test_the_flags_of_a_fold_cannot_change_its_own_scores(people):
         pa.array(np.where(mine, ~people.flagged, people.flagged)),
     )
     before, after = (
-        classifier.Stack(p, fold).scores(with_name=True) for p in (people, EditDataset.from_table(turned))
+        classifier.NestedFit(p, fold).scores(with_name=True) for p in (people, EditDataset.from_table(turned))
     )
-    test = fold[classifier.Stack(people, fold).rows(frozenset()).user] == 2
+    test = fold[classifier.NestedFit(people, fold).rows().user] == 2
     np.testing.assert_array_equal(before[test], after[test])
     assert (before[~test] != after[~test]).any()
 
 
 def test_rows_of_a_user_weigh_one_together_and_end_with_all_edits(people):
-    rows = classifier.Stack(people, classifier.assign_folds(people, 5, 0)).rows(frozenset())
+    rows = classifier.NestedFit(people, classifier.assign_folds(people, 5, 0)).rows()
     assert rows.last.sum() == len(people)
-    np.testing.assert_array_equal(rows.edits[rows.last], people.edits[rows.user[rows.last]])
+    np.testing.assert_array_equal(rows.edits[rows.last], people.edits_per_user[rows.user[rows.last]])
     assert set(rows.edits[~rows.last].tolist()) <= set(user_features.CHECKPOINTS)
 
 
 def test_a_bot_is_told_from_a_person(people):
-    cross = classifier.cross_validate(people)
-    assert (cross.final()[people.bots].min() > np.quantile(cross.final()[~people.bots], 0.99)).all()
+    cross = CrossFit(people)
+    assert (cross.scores()[people.is_bot].min() > np.quantile(cross.scores()[~people.is_bot], 0.99)).all()
 
 
 @pytest.mark.parametrize("humans_bots", [(40, 2), (2, 40)])
 def test_too_few_to_learn_from_is_said(humans_bots):
     few = made_up.sample(*humans_bots)
-    with pytest.raises(ModelError, match=r"at least 5 bots and 5 people. Got \d+ bots and \d+ people"):
-        BotClassifier.fit(few)
+    with pytest.raises(ModelError, match=r"at least 5 bots and 5 humans. Got \d+ bots and \d+ humans"):
+        CrossFit(EditDataset.from_table(few))

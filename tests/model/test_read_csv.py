@@ -170,8 +170,8 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
     sample = dataset.read_csv(tmp_path)
     assert sample.edits["meta_id"].to_pylist() == ["a"]
     assert sample.warnings == [
-        "1 edits have no time and are left out.",
-        "1 edits repeat a meta_id and are left out.",
+        "1 edits have no time and are skipped.",
+        "1 edits repeat a meta_id and are skipped.",
     ]
 
 
@@ -185,7 +185,7 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
             "must be ISO 8601 or milliseconds .* Got: 1442018818, which looks like seconds",
         ),
         ({"timestamp": "1442018818771000000"}, "after the year 9999"),
-        ({"delta": "x"}, "column delta of .* must be whole numbers"),
+        ({"delta": "x"}, "column delta of .* must be integers"),
     ],
 )
 def test_cell_that_cannot_be_read_is_named(tmp_path, cells, message):

@@ -1,59 +1,4 @@
-"""Attempts at a better model, in one table: ``python -m lib.model.experiments [CAPTURE …]``.
-
-Each attempt is judged as the model is: users kept apart over five folds on both levels, average precision over users
-judged from all their edits, with and without the name. What is kept is the simplest attempt within the noise (the
-interval over users) of the best. The default day is always among the captures; others are named as arguments: a folder
-or file of CSV with the columns of stage 2, or JSON lines of events, also compressed.
-
-Every choice was made looking at all three captures, the days of 2015 and 2024 and a slice of 2021: the label to learn
-from (any flagged edit), where the features end, the weights of title and context, the two newest flags ("begins
-with a capital", "on a subpage"). The numbers of these captures are therefore a little too good, and there is no fourth.
-
-Tried outside this table, and less thoroughly:
-
-- Texts learnt from the mean of a user's edits (AP of the texts' mean evidence alone .631, .707 and .339 in 2015, 2024
-  and 2021, against .664, .754 and .365), inverse document frequencies, other C of the texts: two deals of folds each.
-- 25 more features of a user, such as minutes and hours of the clock, pauses of equal length, namespaces, roots of page
-  names, the operator's name in a text (a bot's name without "bot"); and other upper levels. They were tried with the
-  evidence as it was before the choices above, and mostly on rows of all edits alone. All 25 together gave +.018, +.009
-  and +.004 AP without the name (2015, 2024, 2021) and +.001, -.008 and -.002 with it. The operator's name alone gave
-  +.016, +.009 and +.014, but it lets a model that must not see the name see whether it ends in "bot". Two were taken,
-  as flags of edits; the others were left out because they brought little. What they would bring now was not measured.
-- Pauses of whole quarter hours (within 15 s, from 450 s on), as a program on a timer makes them: more often than chance
-  by five standard deviations for 13 of 69 bots and 2 of 623 people of 2015 with four such pauses, for 10 of 41 and 4 of
-  848 of 2024 (two of the 4 are bots by their names). Counted where the name does not say "bot", this finds one more of
-  2015's 180 bots (recall .976 to .982) and leaves 2024's .989 and all AP as they are; counted for everybody, AP with
-  the name is .924 and .902 instead of .919 and .914, as such bots are often without the flag. One bot is noise.
-- Features of single edits (the flags) at a fraction of their weight, with the name: none at all gives .933 / .911 /
-  .938, a third .929 / .911 / .940; recall .980 / .989 / .692 and .978 / .989 / .725.
-
-Dropped, one family after the other, as the rest is as good without them (AP with and without the name over three deals,
-2015 / 2024 / 2021; each difference is far smaller than the interval over users):
-
-- 67 features, with pauses, rhythm, sizes, pages and n-grams of the name: .919 / .917 / .948 with the name,
-  .808 / .818 / .771 without; without all those: .919 / .914 / .942 and .793 / .815 / .752.
-- What the stream stops is what decided. The threshold set in hindsight so that .5 % of the later people are flagged,
-  learnt from ten samples of the day's morning, four of 2024's first 60 % and two deals of its users: bot edits stopped
-  .989, .993 and .995 / .982 with all features; .991, .993 and .998 / .989 without those families. Of the timing, the
-  longest burst alone must stay: without it .978, .970 and .996 / .929.
-
-Where features end (in standard deviations). Without the name, C = .1: AP .800 / .812 / .781 without end, .803 / .834 /
-.807 at five, .806 / .842 / .816 at three; but on samples of 20 % of the users (the mean over 12 of the day, 6 of 2024)
-.761 / .769 without end, .760 / .769 at five, .753 / .758 at three. Five was taken. With the name the stream decides:
-with ends at three it stops .865 of the bot edits of the day and .964 of those of 2024, at eight .956 and .964, since
-the bots that edit most are told by how much they do. So features have no end there. Ends for all but the three numbers
-(series, changes of one size, burst) and the name gave .926 / .914 / .948: no more than noise.
-
-The threshold was a floor of .04 once, tuned on these captures. Sixteen samples of the day's morning showed no need: the
-order-statistic rule alone let .57 % of strangers through on average (.54 % is what it should), more than 1 % for one of
-the sixteen, as a promise with 95 % confidence may. Morning and evening did not differ. Three deals instead of one make
-it .46 % and nobody above 1 %; forward on 2024 .62 % of the people (upper bound .84 %) with .998 of the bot edits
-stopped, where one deal gives .86 % (1.11 %) and .998, and the floor gave .27 % (.41 %) and .982.
-
-Below each table stands how far the labels allow to go. Bots without the flag count as people; where an account's name
-says that it is one, it can be counted. Two lines leave such accounts out, or suppose a model that tells bots from
-people without a mistake but cannot know which bots have the flag.
-"""
+"""Attempts at a better model, in one table: ``python -m experiments [CAPTURE …]``; README.md has the diary."""
 
 from __future__ import annotations
 
@@ -69,18 +14,27 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.special import expit, logit
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from lib import events, paths
-from lib.model import dataset, edit_features, evaluation, user_features
-from lib.model.classifier import FOLDS, CrossFit, Rows, Stack, assign_folds, new_judge, probabilities
-from lib.model.dataset import EditDataset
+from lib.model import edit_features, evaluation, user_features
+from lib.model.classifier import (
+    FOLDS,
+    USER_MODEL,
+    USER_MODEL_WITHOUT_NAME,
+    CheckpointRows,
+    NestedFit,
+    assign_folds,
+    probabilities,
+)
+from lib.model.dataset import EditDataset, read_csv
 from lib.model.evaluation import name_contains_bot
 from lib.stream import sample_day
 
@@ -106,7 +60,7 @@ class Attempt:
 
 def kept(seed: int, with_name: bool) -> Any:
     """What the model is made of."""
-    return new_judge(with_name)
+    return clone(USER_MODEL if with_name else USER_MODEL_WITHOUT_NAME)
 
 
 def linear(c: float, furthest: float = np.inf) -> Callable[[int, bool], Any]:
@@ -222,10 +176,10 @@ def _matrix(attempt: Attempt, x: np.ndarray, with_name: bool) -> np.ndarray:
     return np.hstack([seen, seen * x[:, hints].max(axis=1, keepdims=True)])
 
 
-def _train(attempt: Attempt, people: EditDataset, rows: Rows, with_name: bool, seed: int) -> Any:
+def _train(attempt: Attempt, people: EditDataset, rows: CheckpointRows, with_name: bool, seed: int) -> Any:
     keep = rows.last if attempt.whole == 1.0 else np.ones(len(rows.user), bool)
     user, x = rows.user[keep], _matrix(attempt, rows.x[keep], with_name)
-    y = (people.bots if attempt.label == "most" else people.taught)[user]
+    y = (people.is_bot if attempt.label == "most" else people.train_label)[user]
     even = 1.0 / np.bincount(user, minlength=len(people))[user]
     weight = attempt.whole * rows.last[keep] + (1 - attempt.whole) * even
     trained = _fit(attempt.make(seed, with_name), x, y, weight)
@@ -238,13 +192,13 @@ def _train(attempt: Attempt, people: EditDataset, rows: Rows, with_name: bool, s
     return trained
 
 
-def judge(attempt: Attempt, stack: Stack, with_name: bool) -> np.ndarray:
+def judge(attempt: Attempt, nested: NestedFit, with_name: bool, seed: int = 0) -> np.ndarray:
     """Score every user from all their edits, by an attempt that has not learnt from the user's fold."""
-    rows = stack.rows(frozenset())
-    scores = np.zeros(len(stack.people))
-    for k in stack.folds:
-        trained = _train(attempt, stack.people, stack.rows(frozenset({k})), with_name, stack.seed)
-        test = rows.of(stack.fold == k)
+    rows = nested.rows()
+    scores = np.zeros(len(nested.dataset))
+    for k in nested.folds:
+        trained = _train(attempt, nested.dataset, nested.rows(frozenset({k})), with_name, seed)
+        test = rows.of(nested.fold == k)
         scores[test.user[test.last]] = probabilities(trained, _matrix(attempt, test.x[test.last], with_name))
     return scores
 
@@ -267,8 +221,10 @@ def _ten(people: EditDataset) -> np.ndarray:
     by_user = edit.groupby("user")
     means = by_user[["minor", "size", "amount", "length", "pause"]].mean()
     spreads = by_user[["size", "length"]].std(ddof=0)
-    different = by_user[["comment", "page"]].nunique().div(people.edits, axis=0)
-    return np.nan_to_num(np.column_stack([np.log(people.edits), means, spreads, different]).astype(float))
+    different = by_user[["comment", "page"]].nunique().div(people.edits_per_user, axis=0)
+    return np.nan_to_num(
+        np.column_stack([np.log(people.edits_per_user), means, spreads, different]).astype(float)
+    )
 
 
 def _pieces(texts: list[str], known: np.ndarray) -> sp.csr_matrix:
@@ -278,24 +234,24 @@ def _pieces(texts: list[str], known: np.ndarray) -> sp.csr_matrix:
     return bag.transform(texts)
 
 
-def simple(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+def simple(nested: NestedFit) -> tuple[np.ndarray, np.ndarray]:
     """One regression on the words of a user's comments as one document, ten numbers and, for the first, the name."""
-    people = stack.people
+    people = nested.dataset
     comments: list[list[str]] = [[] for _ in range(len(people))]
     texts = people.table.column("comment").fill_null("").to_pylist()
-    for edit in people.sample:
+    for edit in people.capped_edits:
         comments[people.user[edit]].append(texts[edit])
     documents = ["\n".join(comment) for comment in comments]
     numbers = _ten(people)
     scores = np.zeros(len(people)), np.zeros(len(people))
-    for k in stack.folds:
-        known = stack.fold != k
+    for k in nested.folds:
+        known = nested.fold != k
         scaled = sp.csr_matrix(0.3 * StandardScaler().fit(numbers[known]).transform(numbers))
         blind = sp.hstack([_pieces(documents, known), scaled]).tocsr()
         seeing = sp.hstack([blind, _pieces(list(people.names), known)]).tocsr()
         for score, x in zip(scores, (seeing, blind), strict=True):
             regression = LogisticRegression(C=10, solver="liblinear", dual=True, tol=0.01, random_state=0)
-            regression.fit(x[known], people.bots[known])
+            regression.fit(x[known], people.is_bot[known])
             score[~known] = probabilities(regression, x[~known])
     return scores
 
@@ -320,7 +276,7 @@ def noise(people: EditDataset, scores: np.ndarray) -> dict[str, float]:
         when they are left out; ``perfect`` and ``perfect_recall``, those of a model that puts all bots and these users
         above everybody else, in an order that knows nothing of flags (means over 200 draws).
     """
-    bots = people.bots
+    bots = people.is_bot
     named = ~bots & name_contains_bot(people.names)
     highest = np.flatnonzero(~bots)[np.argsort(-scores[~bots], kind="stable")[:20]]
     random = np.random.default_rng(0)
@@ -328,16 +284,16 @@ def noise(people: EditDataset, scores: np.ndarray) -> dict[str, float]:
     return {
         "named": int(named.sum()),
         "named_on_top": int(named[highest].sum()),
-        "without_them": evaluation.average_precision(bots[~named], scores[~named]),
+        "without_them": average_precision_score(bots[~named], scores[~named]),
         "recall_without_them": evaluation.recall_at_fpr(bots[~named], scores[~named]),
-        "perfect": float(np.mean([evaluation.average_precision(bots, order) for order in perfect])),
+        "perfect": float(np.mean([average_precision_score(bots, order) for order in perfect])),
         "perfect_recall": float(np.mean([evaluation.recall_at_fpr(bots, order) for order in perfect])),
     }
 
 
-def _noise_lines(stack: Stack) -> Iterator[str]:
+def _noise_lines(nested: NestedFit) -> Iterator[str]:
     for words, with_name in (("with the name", True), ("without the name", False)):
-        found = noise(stack.people, judge(KEPT, stack, with_name))
+        found = noise(nested.dataset, judge(KEPT, nested, with_name))
         yield (
             f"{words}: {found['named_on_top']} of the 20 highest-scored unflagged users have a name that says “bot”. "
             f"Without the {found['named']} such users: AP {found['without_them']:.3f}, "
@@ -352,7 +308,7 @@ def _noise_lines(stack: Stack) -> Iterator[str]:
 def read(path: Path) -> EditDataset:
     """Read a capture: CSV of stage 2, or JSON lines of events, also compressed."""
     if ".jsonl" not in path.name:
-        return EditDataset.from_table(dataset.read_csv(path).edits)
+        return EditDataset.from_table(read_csv(path).edits)
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         return EditDataset.from_table(events.parse(file).edits)
 
@@ -362,42 +318,46 @@ HEADER = f"{'attempt':52} {'AP with name':>22} {'AP without':>22} {'recall with'
 
 def lines(people: EditDataset, attempts: Iterable[Attempt], seeds: int) -> Iterator[str]:
     """Give the table of one capture, a line at a time: means over the seeds, the first seed's 95 % interval."""
-    stacks = [Stack(people, assign_folds(people, FOLDS, seed), seed) for seed in range(seeds)]
+    nested_fits = [NestedFit(people, assign_folds(people, FOLDS, seed)) for seed in range(seeds)]
     for attempt in attempts:
         begin = time.monotonic()
-        both = [[judge(attempt, stack, with_name) for stack in stacks] for with_name in (True, False)]
-        yield _line(attempt.name, people.bots, both, time.monotonic() - begin)
+        both = [
+            [judge(attempt, nested, with_name, seed) for seed, nested in enumerate(nested_fits)]
+            for with_name in (True, False)
+        ]
+        yield _line(attempt.name, people.is_bot, both, time.monotonic() - begin)
     begin = time.monotonic()
-    both = [list(scores) for scores in zip(*(simple(stack) for stack in stacks), strict=True)]
+    both = [list(scores) for scores in zip(*(simple(nested) for nested in nested_fits), strict=True)]
     yield _line(
-        "simple regression on a user's words and ten numbers", people.bots, both, time.monotonic() - begin
+        "simple regression on a user's words and ten numbers", people.is_bot, both, time.monotonic() - begin
     )
-    cross = CrossFit(people, stacks[0].fold, stacks[0].rows(frozenset()), *_none(stacks[0]))
-    for name, precision, low, high, recall, _ in evaluation.baselines(cross).iloc[2:].itertuples(index=False):
-        cell = f"{precision:.3f} [{low:.3f}, {high:.3f}]"
-        yield f"{name:52} {cell:>22} {'':>22} {recall:12.3f}"
-    yield from _noise_lines(stacks[0])
+    simpler = {
+        "name rule": evaluation.name_contains_bot(people.names).astype(float),
+        "words of the comment": evaluation.comment_scores(people, nested_fits[0].fold),
+        "list of known bots, majority": np.zeros(len(people)),
+    }
+    for name, scores in simpler.items():
+        metrics = evaluation.user_metrics(people.is_bot, scores)
+        low, high = metrics["interval"]
+        cell = f"{metrics['average_precision']:.3f} [{low:.3f}, {high:.3f}]"
+        yield f"{name:52} {cell:>22} {'':>22} {metrics['recall_at_half_percent_fpr']:12.3f}"
+    yield from _noise_lines(nested_fits[0])
 
 
 def _line(name: str, bots: np.ndarray, both: list[list[np.ndarray]], took: float) -> str:
     """Write a line of the table: `both` has the scores with and without the name, one array per seed."""
     cells, recalls = [], []
     for scores in both:
-        precision = np.mean([evaluation.average_precision(bots, s) for s in scores])
+        precision = np.mean([average_precision_score(bots, s) for s in scores])
         low, high = evaluation.bootstrap_interval(bots, scores[0])
         cells.append(f"{precision:.3f} [{low:.3f}, {high:.3f}]")
         recalls.append(np.mean([evaluation.recall_at_fpr(bots, s) for s in scores]))
     return f"{name:52} {cells[0]:>22} {cells[1]:>22} {recalls[0]:12.3f} {recalls[1]:8.3f} {took:5.0f}"
 
 
-def _none(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
-    nothing = np.zeros(len(stack.rows(frozenset()).user))
-    return nothing, nothing
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the table for the default day and every capture named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.model.experiments", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=main.__doc__)
     parser.add_argument(
         "captures", nargs="*", type=Path, help="CSV folder or file, or JSON lines, also compressed"
     )
@@ -413,7 +373,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         people = read(path)
         print(
-            f"\n{path.name}: {len(people.user)} edits, {len(people)} users, {people.bots.sum()} bots",
+            f"\n{path.name}: {len(people.user)} edits, {len(people)} users, {people.is_bot.sum()} bots",
             flush=True,
         )
         print(HEADER)

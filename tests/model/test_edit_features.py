@@ -67,7 +67,7 @@ def test_an_edits_evidence_depends_on_that_edit_alone(comments, data):
 
 @pytest.mark.parametrize(
     ("source", "user", "name"),
-    [(kernels, edit_features, "TEXT_SOURCE"), (edit_features, user_features, "EVIDENCE_SOURCE")],
+    [(kernels, edit_features, "KERNELS_SOURCE"), (edit_features, user_features, "EDIT_FEATURES_SOURCE")],
 )
 def test_machine_code_on_disk_is_renewed_when_what_is_compiled_into_it_changes(source, user, name):
     digest = hashlib.sha256(Path(source.__file__).read_bytes()).hexdigest()[:12]
@@ -85,7 +85,7 @@ def test_the_flag_changes_nothing():
 
 def test_every_shape_of_column_runs_the_same_machine_code():
     """Sliced, chunked, empty, with nulls, computed: one compilation serves all."""
-    compiled = edit_features._evidence
+    compiled = edit_features._edit_features
     edit = columns(user=["Ada", "Bo"], comment=["x", None], title=["y", "z"])
     edit_features.compute(edit, WEIGHTS)
     before = len(compiled.signatures)

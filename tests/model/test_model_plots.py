@@ -1,0 +1,74 @@
+"""Every picture of the model can be drawn, and the tables count what the evaluation counts."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from made_up import sample
+
+from lib import plots
+from lib.model import evaluation
+from lib.model import plots as model_plots
+from lib.model.classifier import BotClassifier, CrossFit
+from lib.model.dataset import EditDataset
+
+
+@pytest.fixture(autouse=True)
+def style_and_close():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def cross():
+    return CrossFit(EditDataset.from_table(sample(humans=600)))
+
+
+@pytest.fixture(scope="module")
+def model(cross):
+    return BotClassifier.fit(cross.dataset, 0, 0.02, cross=cross)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_picture_is_drawn(cross, model):
+    is_bot, scores = cross.dataset.is_bot, evaluation.compare(cross)
+    flagged = cross.max_scores(repeats=1) >= model.threshold
+    ahead = evaluation.forward_test(cross, 0.05)
+    kinds = evaluation.errors_by(evaluation.account_type(cross.dataset.names), is_bot, flagged)
+    blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
+    for figure in (
+        model_plots.precision_recall(is_bot, scores),
+        model_plots.confusion(is_bot, flagged),
+        model_plots.calibration(is_bot, {"model": cross.scores()}),
+        model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
+        model_plots.errors(kinds, 0.01),
+        model_plots.guarantee(cross, model.threshold, 0.02),
+        model_plots.forward(ahead, evaluation.forward_answers(ahead)),
+        model_plots.bloom_errors(blooms, 0.01),
+    ):
+        figure.canvas.draw()
+        assert figure.axes[0].get_title("left")
+    shown = model_plots.forward_table(ahead, evaluation.forward_answers(ahead)).set_index("stopped by")
+    assert shown.loc["majority: nobody is a bot", "bot edits"].startswith("0.0 %")
+
+
+def test_tables_count_what_the_evaluation_counts(cross, model):
+    is_bot = cross.dataset.is_bot
+    flagged = cross.max_scores() >= model.threshold
+    shown = model_plots.answers_table(is_bot, {"model": flagged})
+    assert f"({(flagged & is_bot).sum()} of {is_bot.sum()};" in shown.loc[0, "bots"]
+    weights = model_plots.weights_table(model)["weight"].abs()
+    assert weights.is_monotonic_decreasing
+    compared = model_plots.comparison_table(
+        cross, {"rule": evaluation.name_contains_bot(cross.dataset.names)}
+    )
+    assert " to " in compared.loc[0, "average precision"]
+
+
+def test_metrics_are_shown_one_by_one():
+    metrics = {"users": {"n": 1200, "with_name": {"interval": [0.5, 0.75]}}, "share": 0.123456}
+    assert model_plots.metrics_table(metrics).values.tolist() == [
+        ["share", "0.1235"],
+        ["users.n", "1,200"],
+        ["users.with_name.interval", "0.5 to 0.75"],
+    ]
