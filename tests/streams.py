@@ -73,7 +73,7 @@ def message(number, *, raw=None, id_=None):
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n:ok\n\n"
-END = b'event: end\ndata: "over"\n\n'
+END = b"event: end\ndata: over\n\n"
 
 
 def status(code, *headers, body=b""):

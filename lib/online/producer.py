@@ -57,7 +57,7 @@ class Publisher:
         self.stop = threading.Event()
         self._events: Iterator[StreamEvent | None] = iter(client)
         self._errors: list[BaseException] = []
-        self._unsaved: list[str] = []
+        self._unsaved = 0  # events since the position was saved
         self._duplicates = client.counts.duplicates
 
     def run(self, max_events: int = 0) -> None:
@@ -75,7 +75,7 @@ class Publisher:
             if event is not None:
                 self._send(event)
                 valid += event.event is not None
-            if len(self._unsaved) >= FLUSH_EVENTS or event is None:
+            if self._unsaved >= FLUSH_EVENTS or event is None:
                 self._save()
             if (max_events and valid >= max_events) or self.stop.is_set():
                 break
@@ -92,7 +92,7 @@ class Publisher:
             headers = [(ID_HEADER, event.id.encode()), (REASON_HEADER, reason.encode())]
         sent = self.producer.send(self.topic, value, key=key, headers=headers)
         sent.add_errback(self._errors.append)
-        self._unsaved.append(event.id)
+        self._unsaved += 1
 
     def _too_long(self, event: StreamEvent, key: bytes | None) -> str | None:
         if event.truncated:
@@ -115,10 +115,9 @@ class Publisher:
             )
         duplicates = self.client.counts.duplicates
         with self.state.transaction():
-            self.state.write_published(self._unsaved)
             self.state.set_meta("position", self.client.position)
             self.state.set_meta(
                 "stream_duplicates",
                 self.state.get_meta("stream_duplicates", 0) + duplicates - self._duplicates,
             )
-        self._unsaved, self._duplicates = [], duplicates
+        self._unsaved, self._duplicates = 0, duplicates

@@ -152,7 +152,7 @@ class OnlineJob:
     # --- a run: publish, then a query that calls commit_batch, then finish ---
 
     def position(self, source: Mapping[str, Any]) -> dict[str, Any]:
-        """Return where the client of a stream continues: its arguments ``position`` and ``seen``.
+        """Return where the client of a stream continues: its argument ``position``.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class OnlineJob:
         same = self.state.get_meta("source") == name
         with self.state.transaction():
             self.state.set_meta("source", name)
-        return {"position": self.state.get_meta("position"), "seen": self.state.published()} if same else {}
+        return {"position": self.state.get_meta("position")} if same else {}
 
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""

@@ -23,7 +23,6 @@ NAME = "ledger.sqlite"
 RECENT_EVENTS = (
     1_000_000  # so many ids of the last events are known, at least: a duplicate comes soon or never
 )
-PUBLISHED_EVENTS = 200_000  # so many ids of the last events in the topic are known to the client
 MIN_TIME = np.iinfo(np.int64).min
 _USERS_PER_QUERY = 10_000
 
@@ -43,7 +42,6 @@ _TABLES = (
         PRIMARY KEY (partition, offset)
     ) STRICT""",
     "CREATE TABLE IF NOT EXISTS recent_ids (part INTEGER PRIMARY KEY, n INTEGER NOT NULL, ids BLOB NOT NULL) STRICT",
-    "CREATE TABLE IF NOT EXISTS published_ids (part INTEGER PRIMARY KEY, n INTEGER NOT NULL, ids BLOB NOT NULL) STRICT",
 )
 
 
@@ -214,11 +212,6 @@ class StateStore:
         """Yield text and reason of every invalid event, in Kafka's order."""
         yield from self.connection.execute("SELECT raw, reason FROM dead_letters ORDER BY partition, offset")
 
-    def published(self) -> list[str]:
-        """Return the ids of the last events that the producer sent before its position was saved."""
-        rows = self.connection.execute("SELECT ids FROM published_ids ORDER BY part")
-        return [id_ for (ids,) in rows for id_ in json.loads(ids)]
-
     # --- writing, inside a transaction ---
 
     def set_meta(self, name: str, value: Any) -> None:
@@ -251,10 +244,6 @@ class StateStore:
         if len(self._recent) > 1.5 * RECENT_EVENTS:
             rows = execute("SELECT ids FROM recent_ids ORDER BY part")
             self._recent = np.sort(np.frombuffer(b"".join(ids for (ids,) in rows), np.int64))
-
-    def write_published(self, ids: Sequence[str]) -> None:
-        """Keep the ids of events that are in the topic now."""
-        self._append("published_ids", len(ids), json.dumps(ids).encode(), PUBLISHED_EVENTS)
 
     def evict(self, before_ms: float = math.inf) -> None:
         """Remove the states of users whose latest edit is older."""

@@ -12,35 +12,38 @@ from pathlib import Path
 from lib import paths
 from lib.replay import faults
 from lib.replay.server import CANARY_SECONDS, CUT_SECONDS, Server
-from lib.replay.timeline import Timeline
 from lib.stream import recording
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve a recording until interrupted."""
-    given = _parser().parse_args(arguments)
-    damage: list[str] = []
+    options = _parser().parse_args(arguments)
+    warnings: list[str] = []
     try:
         server = Server(
-            _readable(given.recording, damage),
-            faults.load(given.faults) if given.faults else None,
-            given.host,
-            given.port,
-            speed=given.speed,
-            cut_seconds=given.cut,
-            canary_seconds=given.canaries,
-            connections=given.connections,
+            _readable_lines(options.recording, warnings),
+            faults.load(options.faults) if options.faults else None,
+            options.host,
+            options.port,
+            speed=options.speed,
+            cut_seconds=options.cut,
+            canary_seconds=options.canaries,
+            connections=options.connections,
         )
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    warnings = [*damage, *_left_out(server.timeline)]
-    if warnings:
-        server.end["warning"] = " ".join(warnings)
-        print(*warnings, sep="\n", file=sys.stderr, flush=True)
+    if others := server.timeline.other_streams():
+        names = ", ".join(f"{stream}: {n:,}" for stream, n in sorted(others.items()))
+        warnings.append(
+            f"A recording must be of recent changes. Got {others.total():,} events of other streams ({names}), which "
+            "were left out. Their meta.stream shows it."
+        )
+    server.warning = " ".join(warnings)
+    print(server.warning, end="", file=sys.stderr, flush=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         print(server.url, flush=True)
-        if given.while_stdin:
+        if options.while_stdin:
             sys.stdin.read()
         else:
             threading.Event().wait()
@@ -68,28 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _left_out(timeline: Timeline) -> Iterator[str]:
-    """Say what of a recording is not in the stream of recent changes."""
-    if timeline.others:
-        names = ", ".join(f"{stream}: {n:,}" for stream, n in sorted(timeline.others.items()))
-        yield (
-            "A recording must be of recent changes. "
-            f"Got {timeline.others.total():,} events of other streams ({names}), which were left out. "
-            "Their meta.stream says so."
-        )
-
-
-def _readable(source: Path, damage: list[str]) -> Iterator[bytes]:
-    """Lines of a recording; of a damaged one those that can be read, and a word about the rest into `damage`."""
-    served = 0
+def _readable_lines(path: Path, warnings: list[str]) -> Iterator[bytes]:
+    """Yield the lines of a recording; of a damaged one those that can be read, with a warning."""
+    number = 0
     try:
-        for line in recording.lines(source):
-            served += 1
+        for number, line in enumerate(recording.lines(path), 1):
             yield line
     except recording.RecordingError as error:
-        if not served:
+        if not number:
             raise
-        damage.append(str(error))
+        warnings.append(str(error))
 
 
 if __name__ == "__main__":

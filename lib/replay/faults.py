@@ -1,8 +1,8 @@
-"""Fault plans: what goes wrong on a stream, written down in a small YAML file and repeatable by its seed.
+"""Fault plans: what goes wrong on a stream, in a small YAML file, repeatable by its seed.
 
-Two kinds of faults are told apart. Those of the *content* (canaries, malformed events, duplicates, a switch of
-data centre) become part of the stream, so who reads a stretch twice finds them twice, with the same ids. Those of
-the *transport* (cuts, gaps, stalls, errors) happen once, so who reconnects gets past them.
+There are two kinds of faults. Those of the *content* (canaries, malformed events, duplicates, a switch of
+data centre) are part of the stream: a client that reads a stretch twice gets them twice, with the same ids. Those of
+the *transport* (cuts, gaps, stalls, errors) happen once: a client that reconnects gets past them.
 
 ::
 
@@ -13,10 +13,10 @@ the *transport* (cuts, gaps, stalls, errors) happen once, so who reconnects gets
     duplicates: {at: [3, 900]}                  # the event is sent twice
     switch:     {at: [2000], to: codfw}         # the events from there on belong to the other data centre
     # the transport
-    cuts:       {every: 700, where: middle}     # hang up: `after` the event, or in the `middle` of it
-    gaps:       {at: [1500], events: 40}        # hang up, and 40 events pass before anybody can be back
+    cuts:       {every: 700, where: middle}     # close the connection: `after` the event, or in the `middle` of it
+    gaps:       {at: [1500], events: 40}        # close, and 40 events pass before anybody can be back
     stalls:     {at: [100], seconds: 2}         # silence
-    errors:     {at: [1200]}                    # `event: error`, then hang up
+    errors:     {at: [1200]}                    # `event: error`, then close
     comments:   {every: 50}                     # a comment line
     refuse:                                     # by the number of the connection, from 1
       - {connections: [2, 3], status: 429, retry_after: 1}
@@ -32,7 +32,7 @@ the *transport* (cuts, gaps, stalls, errors) happen once, so who reconnects gets
     multiline: true                             # the JSON is spread over several `data:` lines
     retry: 100                                  # a `retry:` field, milliseconds
 
-Places are given by ``at`` (a list), ``every`` (N, 2N …), ``share`` (of the events, drawn), or several of these.
+Where it happens is set by ``at`` (a list), ``every`` (N, 2N …), ``share`` (of the events, drawn), or several of these.
 """
 
 from __future__ import annotations
@@ -60,58 +60,34 @@ CONTENT = ("canaries", "malformed", "duplicates", "switch")
 TRANSPORT = ("cuts", "gaps", "stalls", "errors", "comments")
 
 
-class PlanError(ValueError):
-    """A fault plan breaks a rule; the message names it and what was received."""
-
-
-class Places(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Where something happens, in numbers of the recording's events."""
+class Fault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Where something happens, in numbers of the recording's events, and how."""
 
     at: list[int] = []
     every: int = 0
     share: float = 0.0
+    where: Literal["after", "middle"] = "after"  #: of cuts
+    events: int = 1  #: of gaps
+    seconds: float = 1.0  #: of stalls
+    to: Literal["eqiad", "codfw"] = "codfw"  #: of the switch
 
-    def marks(self, seed: str) -> Iterator[bool]:
-        """Whether it happens at event 0, 1, 2 … without end; the same for the same seed.
+    def schedule(self, seed: str) -> Iterator[bool]:
+        """Yield whether it happens at event 0, 1, 2 … without end; the same for the same seed.
 
         Examples
         --------
         >>> from itertools import islice
-        >>> [place for place, here in enumerate(islice(Places(at=[1], every=4).marks("any"), 10)) if here]
+        >>> [number for number, here in enumerate(islice(Fault(at=[1], every=4).schedule("any"), 10)) if here]
         [1, 4, 8]
         """
         chance, at = random.Random(seed), frozenset(self.at)
-        for place in itertools.count():
-            here = place in at or (self.every > 0 and place > 0 and place % self.every == 0)
+        for number in itertools.count():
+            here = number in at or (self.every > 0 and number > 0 and number % self.every == 0)
             drawn = self.share > 0 and chance.random() < self.share
             yield here or drawn
 
     def __bool__(self) -> bool:
         return bool(self.at or self.every or self.share)
-
-
-class Cuts(Places, frozen=True, kw_only=True):
-    """Where the server hangs up."""
-
-    where: Literal["after", "middle"] = "after"
-
-
-class Gaps(Places, frozen=True, kw_only=True):
-    """Where the server hangs up and the world moves on."""
-
-    events: int = 1
-
-
-class Stalls(Places, frozen=True, kw_only=True):
-    """Where nothing comes for a while."""
-
-    seconds: float = 1.0
-
-
-class Switch(Places, frozen=True, kw_only=True):
-    """Where another data centre takes over."""
-
-    to: Literal["eqiad", "codfw"] = "codfw"
 
 
 class Refusal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -123,18 +99,18 @@ class Refusal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 
 
 class Plan(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A whole fault plan; the empty one is a well-behaved server."""
+    """A whole fault plan; the empty one is a server without faults."""
 
     seed: int = 0
-    canaries: Places = Places()
-    malformed: Places = Places()
-    duplicates: Places = Places()
-    switch: Switch = Switch()
-    cuts: Cuts = Cuts()
-    gaps: Gaps = Gaps()
-    stalls: Stalls = Stalls()
-    errors: Places = Places()
-    comments: Places = Places()
+    canaries: Fault = Fault()
+    malformed: Fault = Fault()
+    duplicates: Fault = Fault()
+    switch: Fault = Fault()
+    cuts: Fault = Fault()
+    gaps: Fault = Fault()
+    stalls: Fault = Fault()
+    errors: Fault = Fault()
+    comments: Fault = Fault()
     refuse: list[Refusal] = []
     empty: list[int] = []
     hang_up: list[int] = []
@@ -146,30 +122,26 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     multiline: bool = False
     retry: int | None = None
 
-    def marks(self, names: Iterable[str]) -> Iterator[frozenset[str]]:
-        """Which of the faults called `names` happen at event 0, 1, 2 … without end."""
+    def schedule(self, names: Iterable[str]) -> Iterator[frozenset[str]]:
+        """Yield which of the faults called `names` happen at event 0, 1, 2 … without end."""
         chosen = [name for name in names if getattr(self, name)]
         if not chosen:
             return itertools.repeat(frozenset())
-        columns = [getattr(self, name).marks(f"{self.seed}:{name}") for name in chosen]
+        columns = [getattr(self, name).schedule(f"{self.seed}:{name}") for name in chosen]
         return (frozenset(itertools.compress(chosen, row)) for row in zip(*columns, strict=True))
-
-    def refusal(self, connection: int) -> Refusal | None:
-        """The error that a connection gets, if any."""
-        return next((refusal for refusal in self.refuse if connection in refusal.connections), None)
 
 
 def load(source: Path | str | dict[str, Any]) -> Plan:
-    """Read a fault plan.
+    """Return a fault plan.
 
     Parameters
     ----------
     source : Path, str or dict
-        A YAML file, YAML text, or what it stands for.
+        A YAML file, YAML text, or its content.
 
     Raises
     ------
-    PlanError
+    ValueError
         For YAML that cannot be read, an unknown name or a wrong type.
 
     Examples
@@ -178,14 +150,14 @@ def load(source: Path | str | dict[str, Any]) -> Plan:
     'middle'
     >>> load("cut: 3")
     Traceback (most recent call last):
-    lib.replay.faults.PlanError: A plan must follow lib/replay/faults.py. Got: Object contains unknown field `cut`.
+    ValueError: A plan must follow lib/replay/faults.py. Got: Object contains unknown field `cut`.
     """
     try:
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         content = yaml.safe_load(text) if isinstance(text, str) else text
         return msgspec.convert(content or {}, Plan)
-    except (yaml.YAMLError, msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"A plan must follow lib/replay/faults.py. Got: {error}.") from None
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ValueError(f"A plan must follow lib/replay/faults.py. Got: {error}.") from None
 
 
 class Record(NamedTuple):
@@ -206,91 +178,63 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def records(lines: Iterable[bytes]) -> Iterator[Record]:
-    """Give every line of a recording its time, topic and stream.
+    """Yield every line of a recording with its time, topic and stream.
 
-    What cannot be read is served as it is, with the time and the topic of the line before it, or, at the beginning,
-    of the first that can be read.
+    What cannot be decoded is served as it is, with the time and the topic of the line before it, or, at the beginning,
+    of the first that can be decoded.
     """
-    unplaced: list[Record] = []
+    early: list[bytes] = []
     last: Record | None = None
     for ordinal, raw in enumerate(lines):
-        meta = _meta(raw)
-        if meta is not None:
-            stream = stream_of(meta)
-            moment = events.Event(meta=meta).time_ms
-            last = Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
-            yield from (last._replace(raw=early.raw, ordinal=early.ordinal) for early in unplaced)
-            unplaced.clear()
-            yield last
-        elif last is not None:
-            yield last._replace(raw=raw, ordinal=ordinal)
-        else:
-            unplaced.append(Record(raw, 0, f"eqiad.{STREAM}", STREAM, ordinal))
-    yield from unplaced
+        record = _dated(raw, ordinal)
+        if record is None and last is None:
+            early.append(raw)
+            continue
+        if record is not None and last is None:
+            yield from (record._replace(raw=other, ordinal=number) for number, other in enumerate(early))
+        last = record or last
+        yield last._replace(raw=raw, ordinal=ordinal)  # type: ignore[union-attr]
+    if last is None:
+        yield from (Record(raw, 0, f"eqiad.{STREAM}", STREAM, number) for number, raw in enumerate(early))
 
 
-def stream_of(meta: events.Meta) -> str:
-    """Tell which stream an event belongs to: what does not name another one is a recent change.
-
-    Examples
-    --------
-    >>> from datetime import datetime
-    >>> dt = datetime(2015, 9, 12)
-    >>> stream_of(events.Meta(dt=dt, stream="page-create")), stream_of(events.Meta(dt=dt, stream="recentchange"))
-    ('mediawiki.page-create', 'mediawiki.recentchange')
-    """
-    named = f"mediawiki.{(meta.stream or '').removeprefix('mediawiki.')}"
-    return named if named in OTHER_STREAMS else STREAM
-
-
-def _meta(raw: bytes) -> events.Meta | None:
+def _dated(raw: bytes, ordinal: int) -> Record | None:
     try:
         meta = _envelope.decode(raw).meta
-        events.Event(meta=meta).time_ms  # noqa: B018 - a time that cannot be told in milliseconds is none
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        moment = events.Event(meta=meta).time_ms
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         return None
-    return meta
+    name = f"mediawiki.{(meta.stream or '').removeprefix('mediawiki.')}"
+    stream = name if name in OTHER_STREAMS else STREAM  # what does not name another one is a recent change
+    return Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
 
 
-def with_content_faults(plan: Plan, given: Iterable[Record]) -> Iterator[Record]:
-    """Put the plan's canaries, malformed events, duplicates and switches into a stream.
-
-    Parameters
-    ----------
-    plan : Plan
-        The fault plan.
-    given : iterable of Record
-        The recording.
-
-    Yields
-    ------
-    Record
-        Every record of the recording, in order, and those that the plan adds behind it.
-    """
+def with_content_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:
+    """Yield a recording's records, in order, each followed by the plan's canary, malformed event or duplicate."""
     chance = random.Random(f"{plan.seed}:damage")
     switched = False
-    for record, here in zip(given, plan.marks(CONTENT), strict=False):  # the marks have no end
+    for record, here in zip(recording, plan.schedule(CONTENT), strict=False):  # the schedule has no end
         switched = switched or "switch" in here
         if switched:
-            record = moved(record, plan.switch.to)
+            record = switch_datacenter(record, plan.switch.to)
         yield record
         if "duplicates" in here:
             yield record
         if "canaries" in here:
             yield canary(record)
         if "malformed" in here:
-            yield record._replace(raw=damage(record.raw, chance))
+            yield record._replace(raw=corrupt(record.raw, chance))
 
 
-def moved(record: Record, centre: str) -> Record:
-    """The record as another data centre would have sent it: its topic's first part is that centre's name."""
-    topic = f"{centre}.{record.topic.partition('.')[2]}"
+def switch_datacenter(record: Record, center: str) -> Record:
+    """Return the record as another data centre would have sent it: its topic begins with that centre's name."""
+    topic = f"{center}.{record.topic.partition('.')[2]}"
     raw = record.raw.replace(b'"%b"' % record.topic.encode(), b'"%b"' % topic.encode(), 1)
     return record._replace(raw=raw, topic=topic)
 
 
 def canary(record: Record) -> Record:
-    """A test event beside a record; every second one has no more than the schema's required fields."""
+    """Return a test event beside a record; every second one has no more than the schema's required fields."""
     meta = {"dt": events.iso(record.time), "stream": record.stream, "domain": "canary"}
     if record.ordinal % 2 == 0:
         name = f"canary {record.topic} {record.ordinal}"
@@ -299,13 +243,14 @@ def canary(record: Record) -> Record:
     return record._replace(raw=raw)
 
 
-def damage(raw: bytes, chance: random.Random) -> bytes:
-    """One of the ways in which an event can be unreadable; never a line end, for that would end the event."""
+def corrupt(raw: bytes, chance: random.Random) -> bytes:
+    """Return an event that cannot be decoded, in one of several ways; never with a line end, which would end it."""
+    number = str(chance.random()).encode()
     ways = (
-        lambda: raw[: chance.randrange(1, max(2, len(raw)))],
-        lambda: b"[" + raw + b"]",
-        lambda: b'{"meta": {"dt": "' + str(chance.random()).encode() + b'"}}',
-        lambda: b'{"broken": "\xff\xfe ' + str(chance.random()).encode() + b'"',
-        lambda: str(chance.random()).encode(),
+        raw[: chance.randrange(1, max(2, len(raw)))],
+        b"[" + raw + b"]",
+        b'{"meta": {"dt": "' + number + b'"}}',
+        b'{"broken": "\xff\xfe ' + number + b'"',
+        number,
     )
-    return chance.choice(ways)()
+    return chance.choice(ways)

@@ -1,7 +1,7 @@
 """A local EventStreams: serves a recording over HTTP as ``stream.wikimedia.org`` would.
 
 ``python -m lib.replay RECORDING --port 8888 --speed 60`` serves a recording sixty times as fast as it happened;
-without ``--speed`` as fast as the client reads. ``--faults plan.yml`` lets things go wrong (`lib.replay.faults`).
+without ``--speed`` as fast as the client reads. ``--faults plan.yml`` makes things go wrong (`lib.replay.faults`).
 
 What it does as Wikimedia's service does (mediawiki-services-eventstreams and KafkaSSE):
 
@@ -10,14 +10,13 @@ What it does as Wikimedia's service does (mediawiki-services-eventstreams and Ka
   ``"offset": -1`` for a topic that was silent on this connection.
 - ``?since=`` in milliseconds or as a date, ignored when ``Last-Event-ID`` is sent; 400 for what is neither.
   Per topic Kafka's look-up: from the first message whose timestamp is not smaller.
-- ``Accept: application/json``: JSON lines without ids.
 - A canary event every hour and topic; every connection is cut after 15 minutes; no heartbeat.
-- 403 for a User-Agent that says nothing, 429 for too many connections from one address.
+- 403 for a User-Agent that names nobody, 429 for too many connections from one address.
 
-What it does differently, because a recording has an end: a stream that is over says ``event: end`` before it
-closes, and who asks again from there gets 204, which tells a browser's EventSource not to come back. A client
+What it does differently, because a recording has an end: a stream that is over sends ``event: end`` before it
+closes, and a request from there gets 204, which tells a browser's EventSource not to come back. A client
 without a position starts at the recording's beginning, or, in real time, at the moment that the replay has
-reached.
+reached. What a reader should know of the recording comes as ``event: warning`` before the end.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -39,13 +39,14 @@ from typing import Any, Self
 from lib import paths
 from lib.replay import faults
 from lib.replay.faults import Plan
-from lib.replay.timeline import PREFIX, BadRequest, Request, Timeline, parse_request, with_hourly_canaries
-from lib.replay.wire import Body, Codec
+from lib.replay.timeline import PREFIX, Assignment, Timeline, parse_request, with_hourly_canaries
+from lib.stream.connection import StreamError
 
 CUT_SECONDS = 900.0
 CANARY_SECONDS = 3600
 BLOCK_BYTES = 1 << 16
 UNKNOWN_AGENTS = ("python-requests/", "python-urllib/")
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
 class Server(ThreadingHTTPServer):
@@ -90,17 +91,16 @@ class Server(ThreadingHTTPServer):
         connections: int = 0,
     ) -> None:
         self.plan = plan or Plan()
-        given = faults.with_content_faults(self.plan, faults.records(lines))
-        self.timeline = Timeline(with_hourly_canaries(given, canary_seconds), self.plan)
+        records = faults.with_content_faults(self.plan, faults.records(lines))
+        self.timeline = Timeline(with_hourly_canaries(records, canary_seconds), self.plan)
         self.speed, self.cut_seconds, self.connections = speed, cut_seconds, connections
         self.closed = threading.Event()
-        #: What the last message says; under ``warning`` what a reader should know of the recording.
-        self.end: dict[str, str] = {"message": "the recording is over"}
-        self.head = 0
+        self.warning = ""  #: what a reader should know of the recording
+        self.head = 0  #: place up to which the stream was sent: what counts as "latest"
         self.served = 0  #: stream requests so far
-        self._lock = threading.Lock()
-        self._fired: set[tuple[int, str]] = set()
-        self._active: dict[str, int] = defaultdict(int)
+        self.lock = threading.Lock()
+        self.happened: set[tuple[int, str]] = set()  #: transport faults: each happens once
+        self.active: Counter[str] = Counter()  #: connections by address
         self._started: tuple[float, int] | None = None
         try:
             super().__init__((host, port), Handler)
@@ -124,52 +124,31 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def enter(self, address: str) -> int:
-        """Count a client in and return its number, from 1; raise 429 if its address has too many."""
-        with self._lock:
-            if self.connections and self._active[address] >= self.connections:
-                raise BadRequest(429, f"Too many connections from your address: {self.connections} allowed.")
-            self._active[address] += 1
-            self.served += 1
-            return self.served
-
-    def leave(self, address: str) -> None:
-        """Count a client out."""
-        with self._lock:
-            self._active[address] -= 1
-
-    def fires(self, place: int, name: str) -> bool:
-        """Whether a transport fault happens now: it does once."""
-        with self._lock:
-            new = (place, name) not in self._fired
-            self._fired.add((place, name))
-            return new
-
-    def reached(self, place: int) -> None:
-        """Note how far the stream has come: what counts as "latest"."""
-        with self._lock:
-            self.head = max(self.head, min(place, len(self.timeline)))
-
     def start_clock(self, place: int) -> None:
-        """Start the replay's clock, once: it is as late as the first client's first message."""
-        with self._lock:
+        """Start the replay's clock, once: at the time of the first client's first message."""
+        with self.lock:
             if self.speed and self._started is None:
                 self._started = (time.monotonic(), self.timeline.due[place])
 
     def clock(self) -> int | None:
-        """The replay's time, milliseconds since the epoch; None while it has none."""
+        """Return the replay's time, milliseconds since the epoch; None while it has none."""
         if self._started is None:
             return None
         started, moment = self._started
         return moment + round((time.monotonic() - started) * 1000 * self.speed)
 
-    def newcomer(self) -> int:
-        """Place where a client without a position starts."""
+    def new_client_start(self) -> int:
+        """Return the place where a client without a position starts."""
         now = self.clock()
         return 0 if now is None else bisect.bisect_left(self.timeline.due, now)
 
+    def set_head(self, place: int) -> None:
+        """Move the head forward."""
+        with self.lock:
+            self.head = max(self.head, min(place, len(self.timeline)))
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that go away."""
+        """Report nothing about clients that go away."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -181,162 +160,213 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Answer a request for a stream."""
+        """Respond to a request for a stream."""
         self.close_connection = True
+        server, address = self.server, self.client_address[0]
         agent = self.headers.get("User-Agent", "").lower()
         if not agent or agent.startswith(UNKNOWN_AGENTS):
-            self._refuse(403, "Please set a User-Agent that says who you are: name/version (url; contact).")
-            return
-        address = self.client_address[0]
+            return self._refuse(403, "Please set a User-Agent that names you: name/version (url; contact).")
+        with server.lock:
+            if server.connections and server.active[address] >= server.connections:
+                return self._refuse(
+                    429, f"Too many connections from your address: {server.connections} allowed."
+                )
+            server.active[address] += 1
+            server.served += 1
+            number = server.served
         try:
-            number = self.server.enter(address)
-        except BadRequest as error:
-            self._refuse(error.status, str(error))
-            return
-        try:
-            self._answer(number)
-        except BadRequest as error:
-            self._refuse(error.status, str(error))
+            last_id, start = self.headers.get("Last-Event-ID", ""), server.new_client_start()
+            assignments = parse_request(self.path, last_id, server.timeline, server.head, start)
+        except ValueError as error:
+            self._refuse(*error.args)
+        else:
+            self._respond(number, assignments)
         finally:
-            self.server.leave(address)
+            with server.lock:
+                server.active[address] -= 1
 
-    def _answer(self, number: int) -> None:
-        server, plan = self.server, self.server.plan
-        request = parse_request(self.path, self.headers, server.timeline, server.head, server.newcomer())
-        refusal = plan.refusal(number)
+    def _respond(self, number: int, assignments: list[Assignment]) -> None:
+        plan, is_empty = self.server.plan, number in self.server.plan.empty
+        refusal = next((refusal for refusal in plan.refuse if number in refusal.connections), None)
         if number in plan.hang_up:
             return
         if refusal is not None:
             self._refuse(refusal.status, "As the fault plan says.", refusal.retry_after)
-        elif number not in plan.empty and all(
-            entry.start >= len(server.timeline) for entry in request.assignments
-        ):
+        elif not is_empty and all(entry.start >= len(self.server.timeline) for entry in assignments):
             self.send_response(204)
             self.end_headers()
         else:
-            self._stream(request, number)
+            packed = plan.gzip and "gzip" in self.headers.get("Accept-Encoding", "")
+            headers = {"Transfer-Encoding": "chunked", **({"Content-Encoding": "gzip"} if packed else {})}
+            self._send_head(200, "text/event-stream; charset=utf-8", headers)
+            delivery = Delivery(self.server, assignments, self.wfile, number, packed=packed)
+            delivery.begin()
+            if is_empty or delivery.run():
+                delivery.end()
 
     def _refuse(self, status: int, message: str, retry_after: float | None = None) -> None:
         body = json.dumps({"status": status, "detail": message}).encode() + b"\n"
-        self.send_response(status)
-        self.send_header("Content-Type", "application/problem+json")
-        self.send_header("Content-Length", str(len(body)))
+        headers = {"Content-Length": str(len(body))}
         if retry_after is not None:
-            self.send_header("Retry-After", f"{retry_after:g}")
-        self.end_headers()
+            headers["Retry-After"] = f"{retry_after:g}"
+        self._send_head(status, "application/problem+json", headers)
         self.wfile.write(body)
 
-    def _stream(self, request: Request, number: int) -> None:
-        server, plan = self.server, self.server.plan
-        packed = plan.gzip and "gzip" in self.headers.get("Accept-Encoding", "")
-        self.send_response(200)
-        kind = "application/json" if request.json_lines else "text/event-stream; charset=utf-8"
-        self.send_header("Content-Type", kind)
-        self.send_header("Cache-Control", "private, no-store")
-        self.send_header("Transfer-Encoding", "chunked")
-        if packed:
-            self.send_header("Content-Encoding", "gzip")
+    def _send_head(self, status: int, content_type: str, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": content_type,
+            "Cache-Control": "private, no-store",
+            **headers,
+        }.items():
+            self.send_header(name, value)
         self.end_headers()
-        chance = random.Random(f"{plan.seed}:connection {number}")
-        body = Body(self.wfile, plan, chance, gzip=packed)
-        codec = Codec(plan, request, chance)
-        if not request.json_lines:
-            body.write(codec.special(":ok"))
-            if plan.retry is not None:
-                body.write(codec.special(f"retry: {plan.retry}"))
-        if number in plan.empty or Delivery(server, request, codec, body).run():
-            body.close()
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: a replay in a notebook must not print."""
 
 
 class Delivery:
-    """Sends a client its messages until the recording is over, the connection is cut or the client goes."""
+    """Sends a client its messages, in the plan's form, until the recording is over or the connection ends."""
 
-    def __init__(self, server: Server, request: Request, codec: Codec, body: Body) -> None:
-        self.server, self.request, self.codec, self.body = server, request, codec, body
-        self.timeline = server.timeline
+    def __init__(
+        self,
+        server: Server,
+        assignments: list[Assignment],
+        file: Any,
+        number: int,
+        *,
+        packed: bool,
+    ) -> None:
+        self.server, self.plan, self.timeline = server, server.plan, server.timeline
+        self.file = file
+        self.random = random.Random(f"{self.plan.seed}:connection {number}")
+        self.gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if packed else None
         self.deadline = time.monotonic() + server.cut_seconds if server.cut_seconds else float("inf")
-        self.slots = {
-            entry.topic: (slot, entry.start)
-            for slot, entry in enumerate(request.assignments)
-            if entry.topic is not None
-        }
+        self.heads = [f'{{"topic":{json.dumps(entry.name)},"partition":0,' for entry in assignments]
+        self.entries = [f"{head}{entry.state}}}" for head, entry in zip(self.heads, assignments, strict=True)]
+        self.order = [*range(len(assignments))]
+        if self.plan.id_order == "reversed":
+            self.order.reverse()
+        self.line_end = LINE_ENDS[self.plan.line_end]
+        self.starts = {entry.topic: (slot, entry.start) for slot, entry in enumerate(assignments)}
+
+    def begin(self) -> None:
+        """Send what comes before the first message."""
+        self._special(":ok")
+        if self.plan.retry is not None:
+            self._special(f"retry: {self.plan.retry}")
 
     def run(self) -> bool:
-        """Send; return whether the body ends as it should (False: the connection just closes)."""
-        timeline, place = self.timeline, min(start for _, start in self.slots.values())
+        """Send messages; return whether the body ends as it should (False: the connection just closes)."""
+        place = min(start for _, start in self.starts.values())
         self.server.start_clock(place)
-        while place < len(timeline):
+        while place < len(self.timeline):
             due = self._wait(place)
             if due is None:
                 return True
-            place, hang_up = self._block(place, due)
-            self.server.reached(place)
-            if hang_up:
+            place, closes = self._send_block(place, due)
+            self.server.set_head(place)
+            if closes:
                 return False
-        if not self.codec.json_lines:
-            self.body.write(self.codec.special("event: end", f"data: {json.dumps(self.server.end)}"))
+        if self.server.warning:
+            self._special("event: warning", f"data: {self.server.warning}")
+        self._special("event: end", "data: the recording is over")
         return True
+
+    def end(self) -> None:
+        """End the body as HTTP requires."""
+        if self.gzip and (rest := self.gzip.flush()):
+            self.file.write(b"%x\r\n%b\r\n" % (len(rest), rest))
+        self.file.write(b"0\r\n\r\n")
 
     def _wait(self, place: int) -> int | None:
         """Wait until the message at a place is due; return the place up to which all are, None for a cut."""
-        while True:
-            if time.monotonic() >= self.deadline or self.server.closed.is_set():
-                return None
+        while time.monotonic() < self.deadline and not self.server.closed.is_set():
             now = self.server.clock()
             if now is None:
                 return len(self.timeline)
             early = self.timeline.due[place] - now
             if early <= 0:
                 return bisect.bisect_right(self.timeline.due, now, lo=place)
-            self.server.closed.wait(
-                max(0.0, min(early / 1000 / self.server.speed, self.deadline - time.monotonic()))
-            )
+            seconds = min(early / 1000 / self.server.speed, self.deadline - time.monotonic())
+            self.server.closed.wait(max(0.0, seconds))
+        return None
 
-    def _block(self, place: int, due: int) -> tuple[int, bool]:
-        """Send messages from a place on, until a fault or a full buffer; return the next place and the hang-up."""
-        timeline, slots, message = self.timeline, self.slots, self.codec.message
-        topic_of, times, text, marked = timeline.topic_of, timeline.times, timeline.text, timeline.faults
+    def _send_block(self, place: int, due: int) -> tuple[int, bool]:
+        """Send messages from a place on, until a fault or a full buffer; return the next place and whether to close."""
+        timeline, starts = self.timeline, self.starts
         parts: list[bytes] = []
         size = 0
         while place < due and size < BLOCK_BYTES:
-            slot, start = slots.get(topic_of[place], (0, due))
+            slot, start = starts.get(timeline.topic_of[place], (0, due))
             if place >= start:
-                part = message(slot, times[place], text(place))
-                if place in marked and (here := self._fire(place)):
-                    self.body.write(b"".join(parts))
-                    return place + 1, self._go_wrong(here, part, place)
+                part = self._message(slot, timeline.times[place], timeline.text(place))
+                if place in timeline.faults and (here := self._faults(place)):
+                    self._write(b"".join(parts))
+                    return place + 1, self._apply_faults(here, part, place)
                 parts.append(part)
                 size += len(part)
             place += 1
-        self.body.write(b"".join(parts))
+        self._write(b"".join(parts))
         return place, False
 
-    def _fire(self, place: int) -> set[str]:
-        return {name for name in self.timeline.faults[place] if self.server.fires(place, name)}
+    def _faults(self, place: int) -> set[str]:
+        """Return the faults that happen now: each does once."""
+        with self.server.lock:
+            new = {name for name in self.timeline.faults[place] if (place, name) not in self.server.happened}
+            self.server.happened |= {(place, name) for name in new}
+        return new
 
-    def _go_wrong(self, here: set[str], part: bytes, place: int) -> bool:
-        """Send one message with its faults; return whether to hang up."""
-        plan, body = self.server.plan, self.body
+    def _apply_faults(self, here: set[str], part: bytes, place: int) -> bool:
+        """Send one message with its faults; return whether to close the connection."""
         if "comments" in here:
-            body.write(self.codec.special(": the world is quiet"))
+            self._special(": the world is quiet")
         if "stalls" in here:
-            self.server.closed.wait(plan.stalls.seconds)
-        if "cuts" in here and plan.cuts.where == "middle":
-            body.write(part[: len(part) // 2])
+            self.server.closed.wait(self.plan.stalls.seconds)
+        if "cuts" in here and self.plan.cuts.where == "middle":
+            self._write(part[: len(part) // 2])
             return True
-        body.write(part)
+        self._write(part)
         if "errors" in here:
-            body.write(self.codec.special("event: error", 'data: {"message": "as the fault plan says"}'))
+            self._special("event: error", 'data: {"message": "as the fault plan says"}')
         if "gaps" in here:
-            self.server.reached(place + 1 + plan.gaps.events)
+            self.server.set_head(place + 1 + self.plan.gaps.events)
         return bool(here & {"cuts", "gaps", "errors"})
 
+    def _message(self, slot: int, moment: int, text: bytes) -> bytes:
+        """Return one event: `slot` is the place of its topic in the id, `moment` Kafka's timestamp."""
+        moment = moment // 1000 if self.plan.id_unit == "seconds" else moment
+        self.entries[slot] = f'{self.heads[slot]}"timestamp":{moment + 1}}}'
+        if self.plan.id_order == "shuffled":
+            self.random.shuffle(self.order)
+        id_ = ("[" + ",".join([self.entries[place] for place in self.order]) + "]").encode()
+        if self.plan.multiline:  # a line end may stand where JSON has a space between two members
+            text = text.replace(b', "', b',\n"')
+        if b"\r" in text:  # would end the line, and what follows would be read as another field
+            text = text.replace(b"\r", b"\n")
+        lines = [b"event: message", b"id: " + id_, b"data: " + text, b"", b""]
+        if b"\n" in text:
+            lines[2:3] = [b"data: " + line for line in text.split(b"\n")]
+        return self.line_end.join(lines)
 
-class ReplayError(RuntimeError):
-    """The replay server did not start; the message is what it said."""
+    def _special(self, *lines: str) -> None:
+        """Send lines that are no event of the recording."""
+        self._write(self.line_end.join([*(line.encode() for line in lines), b"", b""]))
+
+    def _write(self, data: bytes) -> None:
+        if self.gzip:
+            data = self.gzip.compress(data) + self.gzip.flush(zlib.Z_SYNC_FLUSH)
+        self.file.write(b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in self._chunks(data)))
+
+    def _chunks(self, data: bytes) -> Iterator[bytes]:
+        chunk = self.plan.chunk or max(len(data), 1)
+        smallest, largest = chunk if isinstance(chunk, tuple) else (chunk, chunk)
+        place = 0
+        while place < len(data):
+            size = self.random.randint(smallest, largest)
+            yield data[place : place + size]
+            place += size
 
 
 class Replay:
@@ -377,7 +407,7 @@ def serve(source: Path, *arguments: str) -> Replay:
 
     Raises
     ------
-    ReplayError
+    StreamError
         If the server did not start.
     """
     command = [sys.executable, "-m", "lib.replay", str(source), "--port", "0", "--while-stdin", *arguments]
@@ -390,5 +420,5 @@ def serve(source: Path, *arguments: str) -> Replay:
         if not url.startswith("http"):
             process.communicate()
             errors.seek(0)
-            raise ReplayError(f"The replay server did not start. It said: {errors.read().strip()}")
+            raise StreamError(f"The replay server must start. Got: {errors.read().strip()}")
         return Replay(url, process)

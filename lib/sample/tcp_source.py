@@ -9,20 +9,15 @@ the relay is lost, reads a batch only when Spark asks for it, and has an offset 
 
 from __future__ import annotations
 
-import json
-import socket
 from collections.abc import Iterator
 from itertools import islice
-from typing import BinaryIO
 
 from pyspark.sql.datasource import DataSource, SimpleDataSourceStreamReader
 
-from lib.stream.relay import CONTROL, RelayBroken
+from lib.stream.relay import read_lines
 
 MAX_BATCH_LINES = 5_000
 MAX_BATCH_BYTES = 16 << 20
-MAX_LINE_BYTES = 8 << 20
-TIMEOUT_SECONDS = 15.0  # without a byte; an idle relay sends a heartbeat every second
 
 
 class RelayDataSource(DataSource):
@@ -66,7 +61,7 @@ class RelayStreamReader(SimpleDataSourceStreamReader):
 
         Raises
         ------
-        RelayBroken
+        StreamError
             When the relay is lost before its end line.
         """
         if start["end"]:
@@ -98,60 +93,3 @@ def _lines_after(address: str, count: int) -> Iterator[bytes | None]:
             count -= 1
         else:
             yield line
-
-
-def read_lines(address: str) -> Iterator[bytes | None]:
-    """Yield a relay's lines until its end line.
-
-    Parameters
-    ----------
-    address : str
-        ``host:port``.
-
-    Yields
-    ------
-    bytes or None
-        A line without its line end, the first 8 MiB of a longer one; None for a heartbeat.
-
-    Raises
-    ------
-    RelayBroken
-        When nobody answers, the connection closes before the end line, nothing comes for 15 seconds, or the end line
-        has another number of lines.
-    """
-    host, _, port = address.rpartition(":")
-    count = 0
-    try:
-        with (
-            socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as client,
-            client.makefile("rb") as file,
-        ):
-            for line in _whole_lines(file):
-                if not line.startswith(CONTROL):
-                    count += 1
-                    yield line
-                    continue
-                control = json.loads(line)["$relay"]
-                if "end" not in control:
-                    yield None
-                elif control["events"] == count:
-                    return
-                else:
-                    raise ConnectionError(f"the end line has {control['events']:,}")
-        reason = "the connection closed"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    raise RelayBroken(
-        f"The relay at {address} must send all lines and its end line. Got {count:,} lines: {reason}. "
-        "Start the relay (notebooks/01_stream.ipynb) and run this again, or leave SOCKET empty to read IN_DIR."
-    )
-
-
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield lines without their line ends, at most MAX_LINE_BYTES of each; not a last one without a line end."""
-    while line := file.readline(MAX_LINE_BYTES):
-        end = line
-        while end and not end.endswith(b"\n"):
-            end = file.readline(MAX_LINE_BYTES)
-        if end:
-            yield line.rstrip(b"\n")

@@ -1,20 +1,20 @@
-"""The client for Wikimedia's EventStreams: nothing lost, nothing twice.
+"""A client for Wikimedia's EventStreams that loses no event and repeats none.
 
-`EventStreamClient` reads a stream of recentchange events through sseclient, driven safely, and gives each event once:
+`EventStreamClient` iterates over a stream of recentchange events:
 
-- It keeps a position per topic (`lib.stream.cursor`); after a break it goes back a few seconds and drops, by
-  ``meta.id``, what it has. The memory of ids is bounded: the last 200,000 at least.
-- Canaries are dropped before anything else is looked at; what cannot be read is handed on with the reason.
-- It survives the 15-minute cut, cuts in the middle of an event, silence, empty answers, refused connections, 429
-  and 5xx (waiting as long as Retry-After says, else ever longer, up to ten seconds, with jitter). It gives up on
-  400, 403, 404 and the like, and says what to change.
+- It keeps a position per topic (`lib.stream.cursor`); after a break it rewinds a few seconds and drops, by
+  ``meta.id``, what it has already. The memory of ids is bounded: the last 200,000 at least.
+- Canaries are dropped before anything else is read; what cannot be decoded is yielded with the reason.
+- It survives the 15-minute cut, cuts in the middle of an event, silence, empty responses, refused connections, 429
+  and 5xx (waiting as long as Retry-After says, else ever longer, up to ten seconds, with jitter). On
+  400, 403, 404 and the like it ends with an error that says what to change.
 
-**What ends a run.** ``until``: events from then on are left out, and the run ends when every topic that has sent
-anything is past it, with a minute's slack for events that are late; or when for ten seconds nothing from before
-it came (the other topics fell silent). ``max_events`` events were given. ``max_seconds`` have passed. The server
-says ``event: end`` or 204. Or *silence*: a source whose newest event was more than 15 minutes old when it came is
-not live but a history, and a history that gives nothing new for 60 seconds, in spite of reconnects, is over. A
-live source is waited for, unless ``until`` has passed. `EventStreamClient.stop_reason` says which it was.
+**What ends a run.** ``until``: events from then on are skipped, and the run ends when every topic that has sent
+anything is past it, with a minute's slack for events that are late; or 20 seconds after the last event from before
+it (the other topics fell silent). ``max_events`` or ``max_seconds``. The server
+sends ``event: end`` or 204. Or *silence*: a source whose newest event was more than 15 minutes old when it came is
+not live but a history, and a history that sends nothing new for 60 seconds, in spite of reconnects, is over. A
+live source is waited for, unless ``until`` has passed. `EventStreamClient.stop_reason` holds which it was.
 """
 
 from __future__ import annotations
@@ -22,78 +22,121 @@ from __future__ import annotations
 import hashlib
 import queue
 import random
-import re
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
 from lib import events
 from lib.events import Event
-from lib.stream import connection, cursor, sse
-from lib.stream.connection import CONNECT_SECONDS, Answer, Connection, SafeClient, StreamError
-from lib.stream.cursor import Cursor
-from lib.stream.seen import REMEMBERED, Repeats, Seen
+from lib.stream import sse
+from lib.stream.connection import Connection, ResponseHead, StreamError, explain_status, set_since, user_agent
+from lib.stream.cursor import Cursor, Deduplicator, position_of
 
 READ_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 60.0
-LIVE_LAG_MS = 15 * 60_000
-SLACK_MS = 60_000
-SLACK_SECONDS = 10.0
-LONGEST_WAIT = 10.0
+POLL_SECONDS = 0.2
 AWAY_SECONDS = 5.0
-REASONS = 50
-WARN_MS = 60_000
-TRY_AGAIN = frozenset({408, 425, 429})
-#: What a message that was received can be.
-KINDS = ("events", "duplicates", "repeated", "canaries", "invalid", "other_wikis", "outside")
+UNTIL_SECONDS = 20.0
+UNTIL_SLACK_MS = 60_000
+LIVE_LAG_MS = 15 * 60_000
+SINCE_SLACK_MS = 60_000
+MAX_WAIT_SECONDS = 10.0
+MAX_WARNINGS = 50
+RETRY_STATUS = frozenset({408, 425, 429})
 PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
+#: What a message that was received can be; `Counts.received` is their sum.
+KINDS = ("events", "duplicates", "repeated", "canaries", "invalid", "other_wikis", "outside")
 
 
 class StreamEvent(NamedTuple):
     """One event as it came."""
 
     data: bytes  #: the JSON text
-    event: Event | None  #: the event; None if the text cannot be read
-    reason: str | None  #: why it cannot be read
-    truncated: bool = False  #: it was too long: `data` is its beginning
-    id: str = ""  #: ``meta.id``, or of an event without one the hash of its text and its place in the stream
+    event: Event | None  #: the decoded event; None if the text cannot be decoded
+    reason: str | None  #: why it cannot
+    truncated: bool  #: it was too long: `data` is its beginning
+    id: str  #: ``meta.id``; without one, a hash of the text and its position in the stream
+    last_event_id: bytes  #: the SSE id: the stream's positions
+    type: bytes  #: the SSE event type: ``message``
 
 
-@dataclass
-class Counts:
-    """What was received. ``received`` is the sum of the seven below it."""
+class Counts(msgspec.Struct):
+    """Numbers of messages and connections; msgspec converts them to plain values and back."""
 
-    received: int = 0
-    events: int = 0  #: given to the caller
+    received: int = 0  #: the sum of the seven below
+    events: int = 0  #: yielded
     duplicates: int = 0  #: sent more than once by the server
-    repeated: int = 0  #: came again because we went back after a break
+    repeated: int = 0  #: came again because of a rewind
     canaries: int = 0  #: test events of the operators
-    invalid: int = 0  #: cannot be read; given to the caller with the reason
-    other_wikis: int = 0  #: of a wiki that is not asked for
+    invalid: int = 0  #: cannot be decoded; yielded with the reason
+    other_wikis: int = 0  #: of a wiki that is not wanted
     outside: int = 0  #: before `since`, or at or after `until`
-    connections: int = 0  #: answered with 200
+    connections: int = 0  #: with status 200
     reconnects: int = 0  #: of them, after the first
-    reasons: Counter[str] = field(default_factory=Counter)  #: of the invalid ones
 
-    def to_json(self) -> dict[str, Any]:
-        """The counts as plain values."""
-        return {**vars(self), "reasons": dict(self.reasons)}
 
-    @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> Self:
-        """The counts from what `to_json` gave; from an empty dict: all 0."""
-        return cls(**{**kept, "reasons": Counter(kept.get("reasons", {}))})
+class StopRule:
+    """Decides when a stream is over, from what came and when it came.
 
-    def note_reason(self, reason: str) -> None:
-        """Count an unreadable event under its reason, without the place in the text."""
-        general = re.sub(r"\d+", "N", reason)[:200]
-        known = general in self.reasons or len(self.reasons) < REASONS
-        self.reasons[general if known else "other reasons"] += 1
+    Attributes
+    ----------
+    topics : set of str
+        Those that have sent an event within the range.
+    progress_at : float
+        When something new came last, on the monotonic clock.
+    """
+
+    def __init__(self, until: int | None, idle_timeout: float) -> None:
+        self.until, self.idle_timeout = until, idle_timeout
+        self.topics: set[str] = set()
+        self.progress_at = self._checked_at = time.monotonic()
+        self._until_reached_at = 0.0  # since then no event from before `until` came; 0: not reached
+        self._topics_past_until: set[str] = set()
+        self._lag_ms = float("inf")
+
+    def note_progress(self, newest_ms: int | None) -> None:
+        """Take note that something new came, and how old it is."""
+        self.progress_at = time.monotonic()
+        if newest_ms is not None:
+            self._lag_ms = time.time() * 1000 - newest_ms
+
+    def note_event(self, topic: str, moment: int, lateness_ms: int) -> None:
+        """Take note of a new event's time.
+
+        Events of one topic come almost in the order of their times, so a topic counts as past `until` only when it is
+        past by more than events have been late so far, and by a minute.
+        """
+        if self.until is None or moment < self.until:
+            self.topics.add(topic)
+            self._until_reached_at = time.monotonic() if self._until_reached_at else 0.0
+            return
+        self._until_reached_at = self._until_reached_at or time.monotonic()
+        if moment - self.until >= UNTIL_SLACK_MS + lateness_ms:
+            self._topics_past_until.add(topic)
+
+    @property
+    def is_past_until(self) -> bool:
+        """Whether every topic is past `until`."""
+        return bool(self._topics_past_until) and self._topics_past_until >= self.topics
+
+    def check(self) -> str:
+        """Return why the stream is over; empty if it is not."""
+        now = time.monotonic()
+        if (
+            away := now - self._checked_at
+        ) > AWAY_SECONDS:  # this process was stopped, or its caller was busy
+            self.progress_at += away
+            self._until_reached_at += away if self._until_reached_at else 0.0
+        self._checked_at = now
+        if self.is_past_until or (self._until_reached_at and now - self._until_reached_at >= UNTIL_SECONDS):
+            return PAST_UNTIL
+        live_until = float("inf") if self.until is None else self.until / 1000 + self.idle_timeout
+        is_live = self._lag_ms <= LIVE_LAG_MS and time.time() < live_until
+        is_silent = not is_live and now - self.progress_at >= self.idle_timeout
+        return f"{SILENCE} for {self.idle_timeout:g} seconds" if is_silent else ""
 
 
 class EventStreamClient:
@@ -104,26 +147,22 @@ class EventStreamClient:
     url : str
         Address of the stream.
     since, until : int, optional
-        Milliseconds since the epoch: events before and from then on are left out. Without `since` the server decides
-        where to begin: Wikimedia's begins now.
+        Milliseconds since the epoch: events before `since`, and at or after `until`, are skipped. Without `since` the
+        server decides where to begin: Wikimedia's begins now.
     wikis : iterable of str, optional
-        Only events of these wikis are given; empty: all.
+        Only events of these wikis are yielded; empty: all.
     max_events : int, default 0
         End after so many events; 0 is no limit.
     max_seconds : float, default 0
         End after so many seconds; 0 is no limit.
     position : dict, optional
-        Where to go on: what `position` gave.
-    seen : iterable of str, optional
-        ``meta.id`` of the events that the caller has already, the latest 200,000 at least.
+        Where to resume: an earlier client's `position`.
     yield_idle : bool, default False
-        Whether to give None about once a second while nothing comes, so that the caller can do something else.
+        Whether to yield None a few times a second while nothing comes, so that the caller can do something else.
     idle_timeout : float, default 60
         Seconds without anything new after which a history counts as over.
     read_timeout : float, default 10
         Seconds without a byte after which a connection counts as dead.
-    counts : Counts, optional
-        Counts to go on with.
     seed : int, default 0
         Seed of the jitter.
 
@@ -132,11 +171,11 @@ class EventStreamClient:
     counts : Counts
         What was received.
     stop_reason : str
-        Why the run ended; empty while it goes on.
-    warnings : list of str
-        What a reader of the recording should know.
+        Why the run ended; empty while it lasts.
     last_error : str
         Why there is no connection; empty while there is one.
+    warnings : list of str
+        What a reader of the events should know.
 
     Examples
     --------
@@ -149,7 +188,7 @@ class EventStreamClient:
     b'{"meta": {"dt": "2015-09-12T00:46:58Z", "id": "a"}, "wiki": "enwiki"}' None
     b'not JSON' JSON is malformed: invalid character (byte 4)
     >>> client.stop_reason, client.counts.events, client.counts.invalid
-    ('the server said that the stream is over', 1, 1)
+    ('the server ended the stream', 1, 1)
     """
 
     def __init__(
@@ -161,375 +200,254 @@ class EventStreamClient:
         wikis: Iterable[str] = (),
         max_events: int = 0,
         max_seconds: float = 0,
-        position: dict[str, Any] | None = None,
-        seen: Iterable[str] = (),
+        position: Mapping[str, Any] | None = None,
         yield_idle: bool = False,
         idle_timeout: float = IDLE_TIMEOUT_SECONDS,
         read_timeout: float = READ_TIMEOUT_SECONDS,
-        counts: Counts | None = None,
         seed: int = 0,
     ) -> None:
-        self.url, self.since, self.until = url, since, until
-        self.wikis = frozenset(wikis)
+        self.url, self.since, self.until, self.wikis = url, since, until, frozenset(wikis)
         self.max_events, self.max_seconds = max_events, max_seconds
-        self.yield_idle, self.idle_timeout, self.read_timeout = yield_idle, idle_timeout, read_timeout
-        self.counts = counts or Counts()
-        self.stop_reason = ""
+        self.yield_idle, self.read_timeout = yield_idle, read_timeout
+        self.counts = Counts()
+        self.stop_reason = self.last_error = ""
         self.warnings: list[str] = []
-        self.last_error = ""
-        self._chance = random.Random(seed)
-        self._seen = Seen()
-        given = position or {}
-        self._cursor = Cursor.from_json(given["cursor"]) if given else Cursor(base=since)
-        self._remembered: deque[str] = deque(given.get("remembered", ()), REMEMBERED)
-        for key in (*seen, *self._remembered):
-            self._seen.add(key)
-        self._resumed = position is not None
-        self._last_id = b""  # of the last message, on whichever connection
-        self._before = b""  # the id before this message, on this connection
-        self._last_time = self._cursor.time
-        self._last_topic: str | None = None
-        self._place: cursor.Place | None = None  # of the last message without ``meta.id``
-        self._topics: set[str | None] = set(given.get("topics", ()))
-        self._past: set[str | None] = set()
-        self._held = 0.0  # since an event was past `until`: when one from before it came last
-        self._answered = False  # whether a connection was ever accepted
-        self._repeats = Repeats(given.get("times", {}))
-        self._failures = 0  # connections without anything new, in a row
-        self._retry_after: float | None = None
-        self._retry_ms: int | None = None
-        self._progress = False  # whether this chunk brought anything new
-        self._rejoining = False  # whether a server that was asked to go back has to show that it did
-        self._lag_ms: float | None = None
-        self._fresh = 0.0  # when something new came last
-        self._begun = 0.0
-        self._looked = 0.0  # when the limits were looked at last
+        self._random = random.Random(seed)
+        self._rule = StopRule(until, idle_timeout)
+        self._started_at = 0.0
+        self._failures = 0  # connections that brought nothing new, in a row
+        self._wait_seconds = 0.0  # that the server asked for
+        self._last_id = self._id_before = b""  # of the last message; the same, but on this connection
+        self._last_topic = ""
+        self._cursor, self._keys = Cursor(start=since), Deduplicator({})
+        self._verify_rewind = self._resumed = False
+        if position is not None:
+            self.resume(position)
 
-    @property
-    def duplicates(self) -> int:
-        """Events that the server sent more than once."""
-        return self.counts.duplicates
+    def resume(self, position: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> None:
+        """Start where another client stood.
+
+        Parameters
+        ----------
+        position : mapping
+            Its `position`.
+        counts : mapping, optional
+            Its counts as plain values, to be continued.
+        """
+        self._resumed = True
+        self._cursor = msgspec.convert(position["cursor"], Cursor)
+        self._keys = Deduplicator(position["recent"])
+        self._rule.topics = set(position["topics"])
+        self.counts = msgspec.convert(counts or {}, Counts)
 
     @property
     def position(self) -> dict[str, Any]:
-        """Where the caller stands after the last item: plain values, to go on from in another process."""
-        self._note_position()
+        """Where the caller stands after the last event: plain values, to resume from in another process."""
+        self._cursor.update(self._last_id)
         return {
-            "cursor": self._cursor.to_json(),
-            "remembered": [*self._remembered],
-            "times": dict(self._repeats.times),
-            "topics": [*self._topics],
+            "cursor": msgspec.to_builtins(self._cursor),
+            "recent": {topic: [*keys] for topic, keys in self._keys.recent.items()},
+            "topics": sorted(self._rule.topics),
         }
 
-    def _note_position(self) -> None:
-        self._cursor.note(self._last_id)
-        self._cursor.time = self._last_time
-
     def __iter__(self) -> Iterator[Any]:
-        """Give every `StreamEvent` (and, with `yield_idle`, None now and then) until the run ends.
+        """Yield every `StreamEvent` (and, with `yield_idle`, None now and then) until the run ends.
 
         Raises
         ------
         StreamError
-            If the server will not serve this request.
-        StreamError
-            If it cannot be reached and nothing was ever received.
+            If the server refuses this request, or cannot be reached and nothing was ever received.
         """
-        self._begun = self._fresh = self._looked = time.monotonic()
-        agent = connection.user_agent(self.url)
-        self._check_limits()
+        agent = user_agent(self.url)
+        self._started_at = time.monotonic()
+        self._rule.note_progress(None)
+        self._check()
         while not self.stop_reason:
-            current = Connection(self._opener(agent))
+            connection = self._connect(agent)
             try:
-                yield from self._read(current)
+                yield from self._read(connection)
             finally:
-                current.close()
-            if not self.stop_reason:
-                yield from self._pause()
+                connection.close()
+            yield from self._wait()
 
-    def _opener(self, agent: str) -> Callable[[], SafeClient]:
-        """The next request, from where we stand."""
-        self._note_position()
-        headers = {"User-Agent": agent}
+    def _connect(self, agent: str) -> Connection:
+        """Send the next request, for what follows the last event."""
+        self._cursor.update(self._last_id)
         since, last_id = self._cursor.since(), self._cursor.last_event_id()
-        if last_id is not None:
+        headers = {"User-Agent": agent, "Accept": "text/event-stream", "Cache-Control": "no-cache"}
+        if last_id:
             headers["Last-Event-ID"] = last_id
-        self._before = last_id.encode() if last_id else b""
-        self._rejoining = self._resumed or self.counts.received > 0
-        self._repeats.connect(went_back=self._rejoining)
-        url = self.url if since is None else connection.with_since(self.url, since)
-        return lambda: SafeClient(url, headers, (CONNECT_SECONDS, self.read_timeout + CONNECT_SECONDS))
+        self._id_before = last_id.encode()
+        self._verify_rewind = self._resumed or self.counts.received > 0
+        if self._verify_rewind:
+            self._keys.rewind()
+        url = self.url if since is None else set_since(self.url, since)
+        return Connection(url, headers, self.read_timeout)
 
-    def _read(self, current: Connection) -> Iterator[StreamEvent | None]:
-        """Items of one connection; returns when it is over."""
+    def _read(self, connection: Connection) -> Iterator[StreamEvent | None]:
+        """Yield the events of one connection, until it is over."""
         decoder = sse.Decoder()
-        heard = time.monotonic()
+        last_byte_at = time.monotonic()
         self._failures += 1
         while not self.stop_reason:
             try:
-                what = current.get(self._next_look(heard))
+                received = connection.queue.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                if time.monotonic() - heard >= self.read_timeout:
+                if time.monotonic() - last_byte_at >= self.read_timeout:
                     self.last_error = f"no byte for {self.read_timeout:g} seconds"
                     return
-                yield from self._tick()
+                yield from self._idle()
                 continue
-            heard = time.monotonic()
-            if isinstance(what, bytes):
-                yield from self._items(decoder, what)
-            elif not self._is_open(what):
+            last_byte_at = time.monotonic()
+            if isinstance(received, bytes):
+                yield from self._events(decoder.feed(received))
+                self._wait_seconds = min((decoder.retry_ms or 0) / 1000, MAX_WAIT_SECONDS)
+            elif isinstance(received, str):
+                self.last_error = received
                 return
-            self._check_limits()
+            elif not self._accept(received):
+                return
+            self._check()
 
-    def _tick(self) -> Iterator[None]:
-        self._check_limits()
+    def _events(self, messages: Iterable[sse.Message]) -> Iterator[StreamEvent]:
+        for message in messages:
+            if (event := self._event(message)) is not None:
+                yield event
+            if self.stop_reason:
+                return
+
+    def _accept(self, head: ResponseHead) -> bool:
+        """Return whether a response is a stream; raise if it never will be."""
+        self._wait_seconds = head.retry_after
+        self._rule.progress_at += head.retry_after
+        self.last_error = f"status {head.status} {head.detail[:200]}".strip()
+        if head.status == 204:
+            self.stop_reason = "the server has no more (204)"
+        elif head.status == 200 and not head.content_type.startswith("text/html"):
+            self.counts.reconnects += self.counts.connections > 0
+            self.counts.connections += 1
+            self.last_error = ""
+            return True
+        elif head.status < 500 and head.status not in RETRY_STATUS:
+            raise StreamError(explain_status(self.url, head))
+        return False
+
+    def _wait(self) -> Iterator[None]:
+        """Wait before the next connection: as long as the server asks, else ever longer, with jitter."""
+        growing = min(MAX_WAIT_SECONDS, 0.125 * 2 ** min(self._failures, 10)) * self._random.uniform(0.5, 1.0)
+        end = time.monotonic() + max(self._wait_seconds, growing)
+        self._wait_seconds = 0.0
+        while not self.stop_reason and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+            yield from self._idle()
+
+    def _idle(self) -> Iterator[None]:
+        self._check()
         if self.yield_idle and not self.stop_reason:
             yield None
 
-    def _items(self, decoder: sse.Decoder, chunk: bytes) -> Iterator[StreamEvent]:
-        for message in decoder.feed(chunk):
-            item = self._item(message)
-            if item is not None:
-                yield item
-            if self.stop_reason:
-                return
-        self._retry_ms = decoder.retry
-        if self._progress:
-            self._note_progress()
-
-    def _note_progress(self) -> None:
-        self._progress = False
-        self._failures = 0
-        self._fresh = time.monotonic()
-        if self._last_time is not None:  # how old the newest event was when it came
-            self._lag_ms = time.time() * 1000 - self._last_time
-
-    def _item(self, message: sse.Message) -> StreamEvent | None:
-        """Count a message; return what the caller gets of it, if anything."""
-        if message.event != b"message":
-            self._note_special(message)
-            return None
-        raw, event, reason = message.data, None, None
-        self.counts.received += 1
-        try:
-            event = events.decode(raw)
-        except events.InvalidEvent as error:
-            reason = f"longer than {sse.LONGEST} bytes" if message.cut else str(error)
-        key, topic, moment = self._identify(message, event)
-        self._last_topic = topic
-        self._last_id = self._before = message.id
-        new = self._seen.add(key)
-        if self._rejoining and topic in self._topics:
-            self._note_rejoined(event, moment, new)
-        if new:
-            self._progress = True
-            self._repeats.caught_up(topic)
-            if event is not None and not event.is_canary and moment is not None:
-                self._note_time(moment, topic)
-        if moment is not None and self._is_outside(moment):
-            self.counts.outside += 1
-            return None
-        if not new:
-            repeated = self._repeats.note(key, topic)
-            self.counts.repeated += repeated
-            self.counts.duplicates += not repeated
-            return None
-        if event is not None and self._is_wanted(event):
-            self._note_given(key, event)
-            return StreamEvent(raw, event, None, id=key)
-        self._remembered.append(key)
-        if reason is None:
-            return None
-        self._count_invalid(reason)
-        return StreamEvent(raw, None, reason, message.cut, key)
-
-    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str | None, int | None]:
-        """Key, topic and time of a message; what does not say them itself has them from its place in the stream."""
-        meta = event.meta if event is not None else None
-        moment = None if event is None else event.time_ms
-        if meta is not None and meta.id:
-            return meta.id, meta.topic or self._last_topic, moment
-        place = cursor.place_of(self._before, message.id, self._last_topic)
-        topic = place.topic if place else (meta.topic if meta else None) or self._last_topic
-        if event is None or event.is_canary:
-            moment = place.time_ms if place else None
-        self._place = place
-        return self._name(message), topic, moment
-
-    def _is_outside(self, moment: int) -> bool:
-        return (self.until is not None and moment >= self.until) or (
-            self.since is not None and moment < self.since
-        )
-
-    def _note_time(self, moment: int, topic: str | None) -> None:
-        """Learn from the time of a new event how late events are and whether the run is over."""
-        self._last_time = moment
-        self._cursor.note_time(moment)
-        if self.until is not None and moment >= self.until:
-            self._note_past(topic, moment - self.until)
-        elif not self._is_outside(moment):
-            if self._cursor.base is None or not self._topics:
-                self._note_first(moment)
-            self._topics.add(topic)
-            if self._held:
-                self._held = time.monotonic()
-
-    def _note_given(self, key: str, event: Event) -> None:
-        self.counts.events += 1
-        if self.counts.events == self.max_events:
-            self.stop_reason = f"{self.max_events:,} events were received (MAX_EVENTS)"
-        if key != event.meta.id:
-            self._remembered.append(key)  # the caller cannot tell us this one again
-
-    def _count_invalid(self, reason: str) -> None:
-        self.counts.invalid += 1
-        self.counts.note_reason(reason)
-
-    def _is_wanted(self, event: Event) -> bool:
-        """Whether a new event is for the caller; if not, it is counted as what it is."""
-        if event.is_canary:
-            self.counts.canaries += 1
-            return False
-        if self.wikis and event.wiki not in self.wikis:
-            self.counts.other_wikis += 1
-            return False
-        return True
-
-    def _note_first(self, moment: int) -> None:
-        self._cursor.start(moment)
-        if self.since is not None and not self._resumed and moment - self.since > WARN_MS:
-            self.warnings.append(
-                f"Events were asked for from {events.iso(self.since)}; the server's first is of {events.iso(moment)}. "
-                "It keeps no older ones."
-            )
-
-    def _note_rejoined(self, event: Event | None, moment: int | None, new: bool) -> None:
-        """See where a topic goes on after a break: it was asked for its last event again."""
-        if new and (event is None or event.is_canary):
-            return  # does not tell
-        self._rejoining, last = False, self._last_time
-        if not new or moment is None or last is None or moment <= last or len(self.warnings) >= REASONS:
-            return
-        self.warnings.append(
-            f"After a break at {events.iso(last)} the server went on at {events.iso(moment)}, although it was asked to "
-            "go back. What it had in between is missing."
-        )
-
-    def _note_past(self, topic: str | None, by: int) -> None:
-        """Look whether the run is over, now that an event is past `until` by so many milliseconds.
-
-        Events of one topic come almost in the order of their times, so a topic counts as past only when it is past by
-        more than events have been late so far, and by a minute.
-        """
-        now = time.monotonic()
-        self._held = self._held or now
-        if by >= SLACK_MS + self._cursor.late:
-            self._past.add(topic)
-        if (self._past and self._past >= self._topics) or now - self._held >= SLACK_SECONDS:
-            self.stop_reason = PAST_UNTIL
-
-    def _name(self, message: sse.Message) -> str:
-        """Identity of an event without ``meta.id``: its text and its place in its topic, or its text and its id."""
-        place = self._place
-        where = f"{place.topic} {place.position}" if place else message.id.decode(errors="replace")
-        return f"sha1:{hashlib.sha1(message.data, usedforsecurity=False).hexdigest()} {where}"
-
-    def _note_special(self, message: sse.Message) -> None:
-        if message.event == b"end":
-            self.stop_reason = "the server said that the stream is over"
-            if warning := _warning(message.data):
-                self.warnings.append(warning)
-        elif message.event == b"error":
-            self.last_error = f"the server sent an error: {message.data[:200].decode(errors='replace')}"
-
-    def _check_limits(self) -> None:
-        """End the run where a limit of time is reached."""
-        now = time.monotonic()
-        self._leave_out_absence(now)
+    def _check(self) -> None:
+        """Set `stop_reason` where a limit is reached."""
         if self.max_events and self.counts.events >= self.max_events:
             self.stop_reason = f"{self.max_events:,} events were received (MAX_EVENTS)"
-        elif self.max_seconds and now - self._begun >= self.max_seconds:
+        elif self.max_seconds and time.monotonic() - self._started_at >= self.max_seconds:
             self.stop_reason = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
-        elif self._held and now - max(self._fresh, self._held) >= self.idle_timeout / 3:
+        elif reason := self._rule.check():
+            is_unheard = self.counts.connections == 0 or (self.counts.received == 0 and not self._resumed)
+            if reason.startswith(SILENCE) and is_unheard:
+                raise StreamError(
+                    f"{self.url} must send events. Got none: {reason}{self.last_error and f' ({self.last_error})'}. "
+                    "Check the address and the network, and start again."
+                )
+            self.stop_reason = self.stop_reason or reason
+
+    def _event(self, message: sse.Message) -> StreamEvent | None:
+        """Count a message; return the event for the caller, if it is one."""
+        if message.type != b"message":
+            self._handle_special(message)
+            return None
+        event, reason = None, None
+        self.counts.received += 1
+        try:
+            event = events.decode(message.data)
+        except events.InvalidEvent as error:
+            reason = f"longer than {sse.MAX_BYTES} bytes" if message.truncated else str(error)
+        key, topic, moment = self._identify(message, event)
+        self._last_topic = topic
+        self._last_id = self._id_before = message.id
+        kind = self._keys.add(key, topic)
+        dated = moment if event is not None and not event.is_canary else None
+        if self._verify_rewind and topic in self._rule.topics and (dated is not None or kind != "new"):
+            self._check_rewind(dated if kind == "new" else None)
+        if kind == "new":
+            self._failures = 0
+            if dated is not None:
+                self._note_time(dated, topic)
+            self._rule.note_progress(self._cursor.time)
+            kind = self._kind(event)
+        if moment is not None and self._is_outside(moment):
+            kind = "outside"
+        setattr(self.counts, kind, getattr(self.counts, kind) + 1)
+        if self.counts.events == self.max_events:
+            self._check()
+        if kind not in ("events", "invalid"):
+            return None
+        return StreamEvent(message.data, event, reason, message.truncated, key, message.id, message.type)
+
+    def _handle_special(self, message: sse.Message) -> None:
+        """Handle ``event: error``, and the replay server's ``event: warning`` and ``event: end``."""
+        text = message.data[:1000].decode(errors="replace")
+        if message.type == b"end":
+            self.stop_reason = "the server ended the stream"
+        elif message.type == b"warning":
+            self.warnings.append(text)
+        elif message.type == b"error":
+            self.last_error = f"the server sent an error: {text}"
+
+    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str, int | None]:
+        """Return key, topic and time of a message; what it does not hold itself follows from its position."""
+        if event is not None and event.meta.id:
+            return event.meta.id, event.meta.topic or self._last_topic, event.time_ms
+        position = position_of(self._id_before, message.id, self._last_topic)
+        digest = hashlib.sha1(message.data, usedforsecurity=False).hexdigest()
+        where = f"{position.topic} {position.timestamp}" if position else message.id.decode(errors="replace")
+        topic = position.topic if position else (event and event.meta.topic) or self._last_topic
+        moment = event.time_ms if event is not None and not event.is_canary else position and position.time_ms
+        return f"sha1:{digest} {where}", topic, moment
+
+    def _kind(self, event: Event | None) -> str:
+        if event is None:
+            return "invalid"
+        if event.is_canary:
+            return "canaries"
+        return "other_wikis" if self.wikis and event.wiki not in self.wikis else "events"
+
+    def _is_outside(self, moment: int) -> bool:
+        is_before = self.since is not None and moment < self.since
+        return is_before or (self.until is not None and moment >= self.until)
+
+    def _note_time(self, moment: int, topic: str) -> None:
+        """Take note of a new event's time."""
+        self._cursor.update_time(moment)
+        if self.since is not None and moment < self.since:
+            return
+        is_first = not self._rule.topics
+        self._rule.note_event(topic, moment, self._cursor.lateness_ms)
+        if is_first and self._rule.topics:
+            self._cursor.start = moment if self._cursor.start is None else self._cursor.start
+            if self.since is not None and moment - self.since > SINCE_SLACK_MS:
+                self.warnings.append(
+                    f"Events were requested from {events.iso(self.since)}; the server's first is of "
+                    f"{events.iso(moment)}. It keeps no older ones."
+                )
+        elif self._rule.is_past_until:
             self.stop_reason = PAST_UNTIL
-        elif now - self._fresh >= self.idle_timeout and not self._is_live():
-            self._give_up()
 
-    def _leave_out_absence(self, now: float) -> None:
-        """Count no time as silence in which nobody listened: the process was stopped, or the caller was busy."""
-        away, self._looked = now - self._looked, now
-        if away > AWAY_SECONDS:
-            self._fresh += away
-            self._held += away if self._held else 0.0
-
-    def _is_live(self) -> bool:
-        if self._lag_ms is None or self._lag_ms > LIVE_LAG_MS:
-            return False
-        return self.until is None or time.time() * 1000 < self.until + self.idle_timeout * 1000
-
-    def _give_up(self) -> None:
-        nothing = self.counts.received == 0 and not self._resumed
-        if nothing or not self._answered:
-            raise StreamError(
-                f"{self.url} must give events. For {self.idle_timeout:g} seconds there was none"
-                f"{': ' + self.last_error if self.last_error else ''}. "
-                "Check the address and the network, and start again."
+    def _check_rewind(self, moment: int | None) -> None:
+        """Warn if the first event after a break is a new one: its topic's last event was requested again."""
+        self._verify_rewind, last = False, self._cursor.time
+        if moment is not None and last is not None and moment > last and len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(
+                f"After a break at {events.iso(last)} the server resumed at {events.iso(moment)}, although it was "
+                "asked to rewind. What it had in between is missing."
             )
-        self.stop_reason = f"{SILENCE} for {self.idle_timeout:g} seconds"
-
-    def _is_served(self, answer: Answer) -> bool:
-        """Look at the head of an answer: True to read on, False to try again; raises if trying again is no use."""
-        status, self._retry_after = answer.status, answer.retry_after
-        self.last_error = f"status {status} {answer.detail[:200]}".strip()
-        if status == 204:
-            self.stop_reason = "the server said that there is no more (204)"
-        elif status == 200 and not answer.kind.startswith("text/html"):
-            self.counts.reconnects += self.counts.connections > 0
-            self.counts.connections += 1
-            self._answered, self.last_error = True, ""
-            return True
-        elif status < 500 and status not in TRY_AGAIN:
-            raise StreamError(connection.refusal(self.url, answer))
-        return False
-
-    def _pause(self) -> Iterator[None]:
-        """Wait before the next connection: as long as the server asks, else ever longer, with jitter."""
-        asked = 0.0 if self._retry_after is None else self._retry_after
-        self._retry_after = None
-        usual = min((self._retry_ms or 0) / 1000, LONGEST_WAIT)
-        growing = min(LONGEST_WAIT, 0.25 * 2 ** min(self._failures, 10)) if self._failures else 0.1
-        wait = max(asked, usual, growing * self._chance.uniform(0.5, 1.0))
-        self._fresh += asked
-        end = time.monotonic() + wait
-        while not self.stop_reason and (left := end - time.monotonic()) > 0:
-            if self.max_seconds:
-                left = min(left, max(0.01, self._begun + self.max_seconds - time.monotonic()))
-            time.sleep(min(left, 1.0))
-            yield from self._tick()
-
-    def _is_open(self, what: Answer | Exception | None) -> bool:
-        """Look at what is no chunk: whether the connection goes on."""
-        if isinstance(what, Answer):
-            return self._is_served(what)
-        self.last_error = "the server closed the connection" if what is None else connection.in_words(what)
-        return False
-
-    def _next_look(self, heard: float) -> float:
-        """Seconds until something must be looked at even if nothing comes."""
-        now = time.monotonic()
-        moments = [now + 1.0, heard + self.read_timeout]
-        if self.max_seconds:
-            moments.append(self._begun + self.max_seconds)
-        return max(0.01, min(moments) - now)
-
-
-class _End(msgspec.Struct):
-    warning: str | None = None
-
-
-def _warning(data: bytes) -> str | None:
-    """What the local replay says of its recording with its last message."""
-    try:
-        return msgspec.json.decode(data, type=_End).warning
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None

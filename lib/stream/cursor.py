@@ -1,27 +1,31 @@
-"""Where a reader of EventStreams stands: a position per topic, from which nothing is missed.
+"""The position of a reader of EventStreams: one per topic, from which no event is missed; and what came already.
 
-The service puts the position of every topic into each event's ``id``. Who sends that id back as it is loses
-twice: the timestamp in it is Kafka's **plus one**, so events of the same millisecond that were not delivered yet
+The service puts the position of every topic into each event's ``id``. A client that returns that id unchanged loses
+events in two ways: its timestamp is Kafka's **plus one**, so events of the same millisecond that were not delivered yet
 are skipped; and a topic that was silent so far carries ``offset: -1``, which means "latest", so what it received
-while nobody was connected is skipped too. Here every position is taken back by a few seconds, ``-1`` becomes the
+while nobody was connected is skipped too. Here every position is rewound by a few seconds, ``-1`` becomes the
 time at which reading began, and the reader drops what it has already (`lib.stream.client`).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple, Self
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
-SECONDS_BELOW = 10**11
+SECONDS_BELOW = 10**11  # a smaller timestamp is in seconds
 REWIND_MS = 5_000
-LATEST_MS = 300_000
+MAX_LATENESS_MS = 300_000
 REWIND_OFFSETS = 1_000
+SEEN_KEYS = 200_000
+RECENT_KEYS = 20_000  # of a topic
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an id says of one topic."""
+    """The position of one topic in an id."""
 
     topic: str
     partition: int = 0
@@ -33,159 +37,182 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether the topic has sent nothing on this connection."""
         return self.timestamp is None and (self.offset is None or self.offset < 0)
 
+    @property
+    def unit_ms(self) -> int:
+        """Milliseconds per unit of the timestamp."""
+        return 1000 if self.timestamp is not None and self.timestamp < SECONDS_BELOW else 1
+
 
 _entries = msgspec.json.Decoder(list[Entry])
 
 
-def parse_id(text: bytes) -> list[Entry] | None:
-    """Read an event's id; None if it is not one of EventStreams.
+def parse_id(text: bytes) -> list[Entry]:
+    """Return the entries of an event's id; none if it is not one of EventStreams.
 
     Examples
     --------
     >>> parse_id(b'[{"topic":"eqiad.x","partition":0,"timestamp":5}]')
     [Entry(topic='eqiad.x', partition=0, timestamp=5, offset=None)]
-    >>> parse_id(b"42") is None
-    True
+    >>> parse_id(b"42")
+    []
     """
     try:
         return _entries.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        return []
 
 
-class Place(NamedTuple):
-    """The place of one message in its topic: what changed from one id to the next."""
+class Position(NamedTuple):
+    """The position of one message in its topic."""
 
     topic: str
-    position: int  #: the timestamp in its id, in the service's unit
+    timestamp: int  #: as in its id, in the service's unit
 
     @property
     def time_ms(self) -> int:
-        """Kafka's timestamp in milliseconds: one less than the id says."""
-        return (self.position - 1) * (1000 if self.position < SECONDS_BELOW else 1)
+        """Kafka's timestamp in milliseconds: one less than the id's."""
+        return (self.timestamp - 1) * Entry("", timestamp=self.timestamp).unit_ms
 
 
-def place_of(before: bytes, now: bytes, topic: str | None) -> Place | None:
-    """Find a message's place from the id before it and its own.
+def position_of(before: bytes, id_: bytes, topic: str) -> Position | None:
+    """Return a message's position, from what changed between the id before it and its own.
 
     Parameters
     ----------
-    before, now : bytes
+    before, id_ : bytes
         The two ids.
-    topic : str or None
+    topic : str
         Topic of the message before, for ids that are equal: two messages of one millisecond.
 
     Returns
     -------
-    Place or None
-        None if the ids do not tell.
+    Position or None
+        None if the ids do not show it.
     """
-    old = {entry.topic: entry.timestamp for entry in parse_id(before) or []}
-    new = {entry.topic: entry.timestamp for entry in parse_id(now) or [] if entry.timestamp is not None}
+    old = {entry.topic: entry.timestamp for entry in parse_id(before)}
+    new = {entry.topic: entry.timestamp for entry in parse_id(id_) if entry.timestamp is not None}
     changed = {name: moment for name, moment in new.items() if old.get(name) != moment}
     if len(changed) == 1 or (changed and topic not in new):
-        return Place(*max(changed.items(), key=lambda item: item[1]))
-    return Place(topic, new[topic]) if topic is not None and topic in new else None
+        return Position(*max(changed.items(), key=lambda item: item[1]))
+    return Position(topic, new[topic]) if topic in new else None
 
 
-class Cursor:
-    """A position in every topic, in the service's own unit, that can be kept as JSON.
+class Cursor(msgspec.Struct):
+    """A position in every topic; msgspec converts it to plain values and back.
 
     Parameters
     ----------
-    base : int, optional
+    start : int, optional
         Milliseconds since the epoch before which nothing is wanted: SINCE, else the time of the first event.
-    entries : iterable of Entry, optional
-        A position per topic.
     time : int, optional
         Time of the last event, for servers whose ids are no positions.
-    late : int, default 0
-        How much earlier than one before it an event has been, at most, in milliseconds: times are only almost in order,
-        so that much more is gone back.
+    newest : int, optional
+        Time of the newest event.
+    lateness_ms : int, default 0
+        How much older than one before it an event has been, at most: events come only almost in the order of their
+        times, so a reconnect goes back by that much more.
+    entries : list of Entry
+        The topics.
 
     Examples
     --------
-    >>> cursor = Cursor(base=1442018818771)
-    >>> cursor.note(b'[{"topic":"eqiad.x","timestamp":1442018828772},{"topic":"codfw.x","offset":-1}]')
-    >>> for wanted in json.loads(cursor.last_event_id()):
-    ...     print(wanted)
+    >>> cursor = Cursor(start=1442018818771)
+    >>> cursor.update(b'[{"topic":"eqiad.x","timestamp":1442018828772},{"topic":"codfw.x","offset":-1}]')
+    >>> for entry in json.loads(cursor.last_event_id()):
+    ...     print(entry)
     {'topic': 'eqiad.x', 'partition': 0, 'timestamp': 1442018823771}
     {'topic': 'codfw.x', 'partition': 0, 'timestamp': 1442018818771}
     """
 
-    def __init__(
-        self,
-        base: int | None = None,
-        entries: tuple[Entry, ...] | list[Entry] = (),
-        time: int | None = None,
-        late: int = 0,
-    ) -> None:
-        self.base, self.time, self.late = base, time, late
-        self._newest = time
-        self.entries = {(entry.topic, entry.partition): entry for entry in entries}
+    start: int | None = None
+    time: int | None = None
+    newest: int | None = None
+    lateness_ms: int = 0
+    entries: list[Entry] = []
 
-    def note(self, id_: bytes) -> None:
-        """Take over the positions of an event's id; an id that is none is left out."""
-        for entry in parse_id(id_) or []:
-            key = (entry.topic, entry.partition)
-            if not (entry.is_silent and key in self.entries):
-                self.entries[key] = entry
+    def update(self, id_: bytes) -> None:
+        """Take the positions of an event's id; a topic that has a position does not lose it."""
+        known = {(entry.topic, entry.partition): entry for entry in self.entries}
+        for entry in parse_id(id_):
+            if not (entry.is_silent and (entry.topic, entry.partition) in known):
+                known[entry.topic, entry.partition] = entry
+        self.entries = [*known.values()]
 
-    def start(self, moment: int) -> None:
-        """Note that reading began at an event of this time, unless a beginning is known."""
-        if self.base is None:
-            self.base = moment
+    def update_time(self, moment: int) -> None:
+        """Take an event's time, and how late it is: five minutes at most, for clocks can be wrong."""
+        self.time = moment
+        if self.newest is None or moment >= self.newest:
+            self.newest = moment
+        elif self.newest - moment > self.lateness_ms:
+            self.lateness_ms = min(self.newest - moment, MAX_LATENESS_MS)
 
-    def note_time(self, moment: int) -> None:
-        """Note an event's time, to learn how late events are: five minutes at most, for clocks can be wrong."""
-        if self._newest is None or moment >= self._newest:
-            self._newest = moment
-        elif self._newest - moment > self.late:
-            self.late = min(self._newest - moment, LATEST_MS)
-
-    @property
-    def rewind_ms(self) -> int:
-        """How far a reconnect goes back, in milliseconds."""
-        return REWIND_MS + self.late
-
-    def last_event_id(self) -> str | None:
-        """Value of ``Last-Event-ID`` that misses nothing; None if no event had an id."""
-        wanted = [self._wanted(entry) for entry in self.entries.values()]
-        return json.dumps(wanted) if wanted else None
+    def last_event_id(self) -> str:
+        """Return the value of ``Last-Event-ID`` that misses nothing; empty if no event had an id."""
+        requested = [self._rewound(entry) for entry in self.entries]
+        return json.dumps(requested) if requested else ""
 
     def since(self) -> int | None:
-        """Value of ``since`` that misses nothing, in milliseconds; None if nothing is known."""
-        if self.time is None:
-            return self.base
-        moment = self.time - self.rewind_ms
-        return moment if self.base is None else max(self.base, moment)
+        """Return the value of ``since`` that misses nothing, in milliseconds; None if nothing is known."""
+        return self.start if self.time is None else self._rewind(self.time)
 
-    def _wanted(self, entry: Entry) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"topic": entry.topic, "partition": entry.partition}
+    def _rewind(self, moment: int) -> int:
+        rewound = moment - REWIND_MS - self.lateness_ms
+        return rewound if self.start is None else max(self.start, rewound)
+
+    def _rewound(self, entry: Entry) -> dict[str, Any]:
+        rewound: dict[str, Any] = {"topic": entry.topic, "partition": entry.partition}
         if entry.timestamp is not None:
-            unit = 1000 if entry.timestamp < SECONDS_BELOW else 1
-            moment = entry.timestamp * unit - unit - self.rewind_ms
-            wanted["timestamp"] = (moment if self.base is None else max(self.base, moment)) // unit
+            rewound["timestamp"] = self._rewind((entry.timestamp - 1) * entry.unit_ms) // entry.unit_ms
         elif not entry.is_silent and entry.offset is not None:
-            wanted["offset"] = max(0, entry.offset - REWIND_OFFSETS)
-        elif self.base is not None:
-            wanted["timestamp"] = self.base // (1000 if self._in_seconds() else 1)
+            rewound["offset"] = max(0, entry.offset - REWIND_OFFSETS)
+        elif self.start is not None:
+            rewound["timestamp"] = self.start // max((other.unit_ms for other in self.entries), default=1)
         else:
-            wanted["offset"] = -1
-        return wanted
+            rewound["offset"] = -1
+        return rewound
 
-    def _in_seconds(self) -> bool:
-        return any(
-            entry.timestamp is not None and entry.timestamp < SECONDS_BELOW for entry in self.entries.values()
-        )
 
-    def to_json(self) -> dict[str, Any]:
-        """The cursor as plain values."""
-        topics = msgspec.to_builtins([*self.entries.values()])
-        return {"base": self.base, "time": self.time, "late": self.late, "topics": topics}
+class Deduplicator:
+    """The keys of events that came: of the last many, and per topic those that may come again after a rewind.
 
-    @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> Self:
-        """The cursor from what `to_json` gave."""
-        entries = msgspec.convert(kept["topics"], list[Entry])
-        return cls(kept["base"], entries, kept["time"], kept.get("late", 0))
+    Parameters
+    ----------
+    recent : mapping of str to iterable of str
+        By topic, the keys of its last events, in order and with repetitions: an earlier one's `recent`.
+
+    Examples
+    --------
+    >>> keys = Deduplicator({})
+    >>> [keys.add(key, "topic") for key in ("a", "b", "b")]
+    ['new', 'new', 'duplicates']
+    >>> keys.rewind()
+    >>> [keys.add(key, "topic") for key in ("b", "b", "b", "c", "c")]
+    ['repeated', 'repeated', 'duplicates', 'new', 'duplicates']
+    """
+
+    def __init__(self, recent: Mapping[str, Iterable[str]]) -> None:
+        self.recent = {topic: deque(keys, RECENT_KEYS) for topic, keys in recent.items()}
+        self._seen = OrderedDict.fromkeys(key for keys in self.recent.values() for key in keys)
+        self._expected: dict[str, Counter[str]] = {}
+
+    def rewind(self) -> None:
+        """Expect the recent keys again: until a topic sends a new one, each as often as it came before."""
+        self._expected = {topic: Counter(keys) for topic, keys in self.recent.items()}
+
+    def add(self, key: str, topic: str) -> str:
+        """Remember a key; return ``new``, ``repeated`` (because of a rewind) or ``duplicates``."""
+        expected = self._expected.get(topic)
+        if expected and expected[key] > 0:
+            expected[key] -= 1
+            return "repeated"
+        if topic not in self.recent:
+            self.recent[topic] = deque(maxlen=RECENT_KEYS)
+        self.recent[topic].append(key)
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return "duplicates"
+        self._seen[key] = None
+        if len(self._seen) > SEEN_KEYS:
+            self._seen.popitem(last=False)
+        self._expected.pop(topic, None)
+        return "new"

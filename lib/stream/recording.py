@@ -18,15 +18,16 @@ from typing import IO
 from lib import artifacts
 
 SEGMENT = re.compile(r"events-(\d+)\.jsonl\.gz")
-COMPRESSION = 1
+GZIP_MAGIC = b"\x1f\x8b"
+COMPRESSION_LEVEL = 1
 
 
 class RecordingError(ValueError):
-    """A recording cannot be read; the message says what was found and what to do."""
+    """A recording cannot be read or written."""
 
 
 def segment_name(number: int) -> str:
-    """Name of a segment.
+    """Return the name of a segment.
 
     Examples
     --------
@@ -37,13 +38,13 @@ def segment_name(number: int) -> str:
 
 
 def segments(folder: Path) -> list[Path]:
-    """Segments of a folder in their order; other files are not looked at."""
+    """Return the segments of a folder in their order; other files are ignored."""
     found = ((SEGMENT.fullmatch(path.name), path) for path in folder.iterdir())
     return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
 
 def files(path: Path) -> list[Path]:
-    """Files that make up a recording, in order.
+    """Return the files of a recording, in order.
 
     Parameters
     ----------
@@ -55,34 +56,26 @@ def files(path: Path) -> list[Path]:
     RecordingError
         If there is no such file, or neither a segment nor a manifest in the folder.
     """
-    if path.is_dir():
-        found = segments(path)
-        if not found and not (path / artifacts.NAME).exists():
-            raise RecordingError(
-                f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
-                "Run notebooks/01_stream.ipynb, or give a file of JSON lines."
-            )
-        return found
-    if not path.is_file():
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
         raise RecordingError(
             f"A recording must be a file of JSON lines (.jsonl, .jsonl.gz) or a folder of segments. "
             f"Got {path}, which is not there. Check the path."
         )
-    return [path]
-
-
-def open_file(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """Open one file for reading; gzip is told by its first two bytes, not by its name."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else open(path, "rb")
+    found = segments(path)
+    if not found and not (path / artifacts.NAME).exists():
+        raise RecordingError(
+            f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
+            "Run notebooks/01_stream.ipynb, or set a file of JSON lines."
+        )
+    return found
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """Lines of a recording, without their line ends; empty ones are left out.
+    """Yield the lines of a recording, without their line ends; empty ones are skipped.
 
-    A gzip file that was cut off gives what can be read of it, then raises: what is there is not lost, and that
-    something is missing is not hidden.
+    Of a gzip file that was cut off, what can be read is yielded before the error is raised.
 
     Parameters
     ----------
@@ -97,16 +90,18 @@ def lines(path: Path) -> Iterator[bytes]:
     Raises
     ------
     RecordingError
-        If the recording is not there, or damaged: after all that could be read.
+        If the recording does not exist, or is damaged.
     """
     for file in files(path):
         yield from file_lines(file)
 
 
 def file_lines(path: Path) -> Iterator[bytes]:
-    """Lines of one file of a recording; see `lines`."""
+    """Yield the lines of one file of a recording; gzip is recognised by its first bytes. See `lines`."""
     number = 0
-    with open_file(path) as file:
+    with open(path, "rb") as raw:
+        is_gzip = raw.peek(2).startswith(GZIP_MAGIC)
+        file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if is_gzip else raw
         try:
             for number, line in enumerate(file, 1):
                 if line := line.rstrip(b"\r\n"):
@@ -128,12 +123,12 @@ def write_segment(path: Path, texts: Iterable[bytes]) -> None:
     texts : iterable of bytes
         JSON texts without line ends.
     """
-    artifacts.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION, mtime=0))
+    artifacts.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION_LEVEL, mtime=0))
     artifacts.sync_folder(path.parent)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a recording: of the file, or of the list of a folder's segments and theirs."""
+    """Return the SHA-256 of a recording: of the file, or of the list of a folder's segments and theirs."""
     if path.is_file():
         return artifacts.sha256(path)
     listed = "".join(f"{artifacts.sha256(file)}  {file.name}\n" for file in files(path))

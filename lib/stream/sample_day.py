@@ -46,12 +46,10 @@ from __future__ import annotations
 
 import functools
 import gzip
-import io
 import json
 import uuid
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +68,7 @@ TOPIC = "eqiad.mediawiki.recentchange"
 
 
 def namespace_number(language: str, name: str) -> int | None:
-    """Number of a namespace from its name on one Wikipedia, or None if it has no such namespace.
+    """Return the number of a namespace of one Wikipedia; None if it has no such namespace.
 
     Parameters
     ----------
@@ -97,7 +95,7 @@ def namespace_number(language: str, name: str) -> int | None:
 
 @functools.cache
 def _namespaces() -> dict[str, dict[str, int]]:
-    """Numbers of namespaces by language and name; under ``*`` MediaWiki's canonical names, which every wiki knows.
+    """Return numbers by language and name; under ``*`` MediaWiki's canonical names, which every wiki knows.
 
     From MediaWiki's ``languages/messages/Messages*.php`` (numbers 1 to 15, with the names for women and older aliases)
     and Wikimedia's ``wgExtraNamespaces`` and extensions (100 and more), as of 2015.
@@ -106,7 +104,7 @@ def _namespaces() -> dict[str, dict[str, int]]:
 
 
 def convert(line: bytes, ordinal: int) -> dict[str, Any]:
-    """Turn one line of the old format into a recentchange event.
+    """Return one line of the old format as a recentchange event.
 
     Parameters
     ----------
@@ -130,22 +128,21 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     ('enwiki', 1, 'edit', 1442018818, {'old': None, 'new': None}, 36)
     """
     old = json.loads(line)
-    language = old["channel"].removeprefix("#").partition(".")[0]
-    domain = old["channel"].removeprefix("#") + ".org"
-    meta = {
-        "uri": None,
-        "request_id": None,
-        "id": str(uuid.uuid5(NAMESPACE_ID, f"{ordinal}\n{line.decode()}")),
-        "dt": old["time"],
-        "domain": domain,
-        "stream": "mediawiki.recentchange",
-        "topic": TOPIC,
-        "partition": 0,
-        "offset": ordinal,
-    }
+    channel = old["channel"].removeprefix("#")
+    language, domain = channel.partition(".")[0], f"{channel}.org"
     return {
         "$schema": "/mediawiki/recentchange/1.0.0",
-        "meta": meta,
+        "meta": {
+            "uri": None,
+            "request_id": None,
+            "id": str(uuid.uuid5(NAMESPACE_ID, f"{ordinal}\n{line.decode()}")),
+            "dt": old["time"],
+            "domain": domain,
+            "stream": "mediawiki.recentchange",
+            "topic": TOPIC,
+            "partition": 0,
+            "offset": ordinal,
+        },
         "id": None,
         "type": "new" if old["isNew"] else "edit",
         "namespace": namespace_number(language, old["namespace"]),
@@ -166,32 +163,14 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     }
 
 
-def source_lines(source: Path) -> Iterator[bytes]:
-    """Lines of the old format, from the jar or from a gzipped JSON-lines file.
-
-    Parameters
-    ----------
-    source : Path
-        The jar ``druid-processing-…-tests.jar``, or the file inside it.
-
-    Yields
-    ------
-    bytes
-        One JSON object without its line end.
-    """
-    if source.suffix == ".jar":
-        with zipfile.ZipFile(source) as jar:
-            packed: Any = io.BytesIO(jar.read(MEMBER))
-    else:
-        packed = source
-    with gzip.open(packed, "rb") as lines:
-        for line in lines:
-            if line := line.strip():
-                yield line
+def read_jar(path: Path) -> list[bytes]:
+    """Return the lines of the old format, from the jar ``druid-processing-…-tests.jar``."""
+    with zipfile.ZipFile(path) as jar:
+        return [line for line in gzip.decompress(jar.read(MEMBER)).splitlines() if line.strip()]
 
 
 def canonical_line(line: bytes) -> bytes:
-    """The line with JSON's spacing and keys in one order, so that ids do not depend on who wrapped the file.
+    """Return the line with JSON's spacing and keys in one order, so that ids do not depend on who wrapped the file.
 
     Examples
     --------
@@ -201,79 +180,58 @@ def canonical_line(line: bytes) -> bytes:
     return json.dumps(json.loads(line), ensure_ascii=False, sort_keys=True).encode()
 
 
-def write_day(lines: Iterable[bytes], target: Path) -> Counter[str]:
-    """Convert a day and write it as gzipped JSON lines; the same input gives the same bytes.
+def write_day(lines: Iterable[bytes], target: Path) -> None:
+    """Convert a day and write it as gzipped JSON lines; the same input makes the same bytes.
 
     Parameters
     ----------
     lines : iterable of bytes
         The old format, in order.
     target : Path
-        The file to write, atomically.
+        The file.
 
-    Returns
-    -------
-    Counter
-        ``events``, and ``namespace_unknown``: how many names were no namespace of their wiki.
+    Raises
+    ------
+    OSError
+        If it cannot be written.
     """
-    counts: Counter[str] = Counter()
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as out:
-        for ordinal, line in enumerate(lines):
-            event = convert(canonical_line(line), ordinal)
-            counts["events"] += 1
-            counts["namespace_unknown"] += event["namespace"] is None
-            out.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.atomic_write(target, packed.getvalue())
-    return counts
+    events = (convert(canonical_line(line), ordinal) for ordinal, line in enumerate(lines))
+    texts = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n" for event in events)
+    content = gzip.compress("".join(texts).encode(), 6, mtime=0)
+    try:
+        artifacts.atomic_write(target, content)
+    except OSError as error:
+        raise OSError(
+            f"{paths.show(target.parent)} must have room and be writable: the default day is kept there. "
+            f"Got: {error.strerror or error}. Make room or change its rights, or set a RECORDING."
+        ) from None
 
 
-def ensure(source: Path | None = None, target: Path | None = None) -> Path:
-    """Path of the default day as recentchange events; made at the first call.
-
-    Parameters
-    ----------
-    source : Path, optional
-        The jar or the file in it. Default: the jar from Maven Central, through `lib.infra.jars`.
-    target : Path, optional
-        Default: ``data/00_recording/2015-09-12.jsonl.gz``.
-
-    Returns
-    -------
-    Path
-        The recording.
+def ensure() -> Path:
+    """Return the path of the default day as recentchange events; the first call makes it from the jar.
 
     Raises
     ------
     ValueError
-        If the source does not hold the 39,244 edits of the day.
+        If the jar does not hold the 39,244 edits of the day.
     OSError
-        If it cannot be kept.
+        If it cannot be written.
     """
-    target = paths.RECORDINGS / NAME if target is None else target
-    if target.exists():
-        return target
-    if source is None:
+    target = paths.RECORDINGS / NAME
+    if not target.exists():
         from lib.infra import jars
 
-        (source,) = jars.fetch("default-day")
-    lines = list(source_lines(source))
-    if len(lines) != EVENTS:
-        raise ValueError(
-            f"The default day must have {EVENTS:,} edits. Got {len(lines):,} from {source.name}. "
-            "Delete that file and run `make run` again to fetch it anew."
-        )
-    try:
+        (jar,) = jars.fetch("default-day")
+        lines = read_jar(jar)
+        if len(lines) != EVENTS:
+            raise ValueError(
+                f"The default day must have {EVENTS:,} edits. Got {len(lines):,} from {jar.name}. "
+                "Delete that file and run `make run` again to fetch it again."
+            )
         write_day(lines, target)
-    except OSError as error:
-        raise OSError(
-            f"{paths.show(target.parent)} must have room and be writable: the default day is kept there. "
-            f"Got: {error.strerror or error}. Make room or mend its rights, or name a RECORDING."
-        ) from None
     return target
 
 
 def replay_options(path: Path) -> tuple[str, ...]:
-    """How the notebooks replay a recording: the default day with hourly canaries, any other just as it is."""
+    """Return how a recording is replayed: the default day with hourly canaries, any other just as it is."""
     return () if path.resolve() == (paths.RECORDINGS / NAME).resolve() else ("--canaries", "0")

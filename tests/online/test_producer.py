@@ -39,7 +39,6 @@ def publish(kafka, topic, url, state, max_events=0, limit=clients.MAX_MESSAGE_BY
         url,
         yield_idle=True,
         position=state.get_meta("position"),
-        seen=state.published(),
         **options,
     )
     out = KafkaProducer(bootstrap_servers=kafka.bootstrap)

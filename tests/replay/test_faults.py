@@ -47,7 +47,7 @@ def test_content_faults_stand_where_the_plan_says():
 
 @given(st.integers(0, 2**32), st.floats(0, 1))
 def test_the_same_seed_draws_the_same(seed, share):
-    first, second = (itertools.islice(faults.Places(share=share).marks(str(seed)), 50) for _ in range(2))
+    first, second = (itertools.islice(faults.Fault(share=share).schedule(str(seed)), 50) for _ in range(2))
     assert list(first) == list(second)
 
 
@@ -78,14 +78,14 @@ def test_what_cannot_be_read_has_the_time_of_its_neighbour():
     "plan", ["cuts: 3", "cuts: {evry: 3}", "nothing: 1", "[1]", "gzip: maybe", "a: b: c", "line_end: lfcr"]
 )
 def test_a_plan_with_a_mistake_is_refused(plan):
-    with pytest.raises(faults.PlanError, match=r"must follow lib/replay/faults.py\. Got: "):
+    with pytest.raises(ValueError, match=r"must follow lib/replay/faults.py\. Got: "):
         faults.load(plan)
 
 
 def test_the_plan_of_the_manual_can_be_read():
-    manual = faults.__doc__.partition("::\n")[2].rpartition("Places are given")[0]
+    manual = faults.__doc__.partition("::\n")[2].rpartition("Where it happens")[0]
     plan = faults.load(manual.replace("\n    ", "\n"))
-    assert plan.cuts.where == "middle" and plan.refusal(3).retry_after == 1 and plan.chunk == (1, 1000)
+    assert plan.cuts.where == "middle" and plan.refuse[0].retry_after == 1 and plan.chunk == (1, 1000)
 
 
 def test_the_decoder_of_damage_is_the_clients():

@@ -26,7 +26,7 @@ class ScriptedRelay:
                 return
             client.sendall(b"".join(line + b"\n" for line in self.lines))
             self.clients.append(client)
-            if self.lines[-1:] != [relay.ALIVE]:
+            if self.lines[-1:] != [relay.HEARTBEAT]:
                 client.close()
 
     def close(self):

@@ -172,7 +172,7 @@ def test_a_relay_that_is_lost_is_an_error_and_an_older_sample_stays(spark, scrip
 @pytest.mark.slow
 def test_an_interrupt_leaves_the_sample_of_what_was_read(spark, scripted_relay, tmp_path, capsys):
     spark.dataSource.register(RelayDataSource)
-    lines = spark.readStream.format("relay").option("address", scripted_relay(*CROWD, relay.ALIVE)).load()
+    lines = spark.readStream.format("relay").option("address", scripted_relay(*CROWD, relay.HEARTBEAT)).load()
     with sampling.SampleWriter(tmp_path) as writer:
         query = marked(lines, 100).writeStream.foreachBatch(writer.write_batch).start()
         threading.Thread(target=interrupt_after, args=(writer, 200)).start()

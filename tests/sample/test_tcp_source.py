@@ -5,6 +5,7 @@ import pytest
 from lib.sample import tcp_source
 from lib.sample.tcp_source import RelayStreamReader
 from lib.stream import relay
+from lib.stream.connection import StreamError
 
 START = {"line": 0, "end": False}
 LINES = [b"line %d" % number for number in range(7)]
@@ -35,7 +36,7 @@ def test_all_lines_come_in_order_in_batches_of_bounded_size(scripted_relay, monk
 
 
 def test_a_heartbeat_ends_a_batch_so_that_a_slow_relay_is_read_along(scripted_relay):
-    address = scripted_relay(relay.ALIVE, *LINES[:2], relay.ALIVE, *WHOLE[2:])
+    address = scripted_relay(relay.HEARTBEAT, *LINES[:2], relay.HEARTBEAT, *WHOLE[2:])
     assert read_all(address) == [[], LINES[:2], LINES[2:]]
 
 
@@ -48,7 +49,7 @@ def test_a_batch_is_read_again_over_a_new_connection(scripted_relay):
 
 
 def test_a_long_line_is_cut_and_the_next_one_is_whole(scripted_relay, monkeypatch):
-    monkeypatch.setattr(tcp_source, "MAX_LINE_BYTES", 50)
+    monkeypatch.setattr(relay, "MAX_LINE_BYTES", 50)
     address = scripted_relay(b"x" * 195, b"y" * 49, b"z" * 50, b"short", relay.end_line(4))
     assert read_all(address) == [[b"x" * 50, b"y" * 49, b"z" * 50, b"short"]]
 
@@ -59,17 +60,17 @@ def test_a_long_line_is_cut_and_the_next_one_is_whole(scripted_relay, monkeypatc
         ([], "Got 0 lines: the connection closed."),
         (LINES, "Got 7 lines: the connection closed."),
         ([*LINES, relay.end_line(9)], "Got 7 lines: the end line has 9."),
-        ([*LINES, relay.ALIVE], "Got 7 lines: timed out."),
+        ([*LINES, relay.HEARTBEAT], "Got 7 lines: timed out."),
     ],
 )
 def test_a_relay_that_is_lost_is_an_error(scripted_relay, monkeypatch, script, reason):
-    monkeypatch.setattr(tcp_source, "TIMEOUT_SECONDS", 0.3)
-    with pytest.raises(relay.RelayBroken) as error:
+    monkeypatch.setattr(relay, "TIMEOUT_SECONDS", 0.3)
+    with pytest.raises(StreamError) as error:
         read_all(scripted_relay(*script))
     assert reason in str(error.value)
     assert str(error.value).endswith("or leave SOCKET empty to read IN_DIR.")
 
 
 def test_a_relay_that_is_not_there_is_an_error():
-    with pytest.raises(relay.RelayBroken, match="Connection refused. Start the relay"):
+    with pytest.raises(StreamError, match="Connection refused. Start the relay"):
         read_all("127.0.0.1:9")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from lib.stream import recorder, source
+from lib.stream.client import EventStreamClient
 
 
 def die():
@@ -35,11 +36,13 @@ def record(order):
     if "at" in order:
         name, calls = order["at"]
         setattr(os, name, dying(getattr(os, name), calls))
-    recorder.SHORTEST_SECONDS = order.get("every", 10.0)
+    recorder.MIN_SEGMENT_SECONDS = order.get("every", 10.0)
     read = source.Source(order["url"], None, order["since"], None, frozenset())
-    with recorder.Recorder(Path(order["folder"]), read, order["segment"]) as making:
-        made = making.run(max_seconds=60)
-    return {"went_on": making.went_on, **{name: made[name] for name in ("events", "complete", "ended")}}
+    client = EventStreamClient(order["url"], since=order["since"], max_seconds=60, yield_idle=True)
+    with recorder.Recorder(Path(order["folder"]), client, read, order["segment"]) as making:
+        for event in client:
+            making.write(event)
+    return {name: making.manifest[name] for name in ("events", "complete", "ended")}
 
 
 def run(order):

@@ -13,8 +13,10 @@ from streams import END, OK, START, Script, event, make_events, message, silence
 from lib import artifacts, params, paths
 from lib.replay import faults
 from lib.replay.server import Server
-from lib.stream import client, recorder, recording, sample_day
-from lib.stream.recorder import Recorder, RecorderError
+from lib.stream import recorder, recording, sample_day
+from lib.stream.client import EventStreamClient
+from lib.stream.recorder import Recorder, progress
+from lib.stream.recording import RecordingError
 from lib.stream.source import Source
 
 EVERYTHING = {
@@ -41,9 +43,27 @@ def source(url, **changed):
     )
 
 
-def make(folder, what, **limits):
-    with Recorder(folder, what, limits.pop("segment_events", 50)) as making:
-        return making.run(**limits)
+def make(folder, what, stop=None, segment_events=50, **options):
+    """Record as 01_stream does; return the manifest. `stop` is called with the number of events written so far."""
+    with what.serve() as server:
+        wanted = {"since": what.since, "until": what.until, "wikis": what.wikis}
+        client = EventStreamClient(server.url, yield_idle=True, **wanted, **options)
+        with Recorder(folder, client, what, segment_events) as making:
+            for event in progress(client):
+                making.write(event)
+                if stop is not None:
+                    stop(client.counts.events)
+    return making.manifest
+
+
+def failing(after, error=ZeroDivisionError):
+    """Fail as a bug would, once so many events are written."""
+
+    def stop(count):
+        if count == after:
+            raise error
+
+    return stop
 
 
 def ids(folder):
@@ -117,8 +137,8 @@ def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
 )
 def test_another_range_is_never_mixed_in(tmp_path, changed):
     with Server(make_events(120), faults.load("cuts: {at: [100]}")) as server:
-        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
-            stopping(making, 75)
+        with pytest.raises(ZeroDivisionError):
+            make(tmp_path, source(server.url), failing(76))
         make(tmp_path, source(server.url, **changed))
     kept = [json.loads(line)["meta"]["id"] for line in recording.lines(tmp_path)]
     numbers = range(50) if "until" in changed else range(50, 120) if "since" in changed else ()
@@ -133,96 +153,53 @@ def test_another_stream_is_never_mixed_in(tmp_path):
     assert ids(tmp_path) == ["id-7"]
 
 
-def stopping(making, after):
-    """Record until so many events, then fail as a bug would."""
-    take = making._take
-
-    def failing(stream):
-        def some():
-            for number, item in enumerate(stream):
-                yield item
-                if number == after:
-                    raise ZeroDivisionError
-
-        take(some_stream(stream, some()))
-
-    making._take = failing
-    making.run()
-
-
-def some_stream(stream, items):
-    """A stream that gives these items and is the other in everything else."""
-
-    class Some:
-        def __iter__(self):
-            return items
-
-        def __getattr__(self, name):
-            return getattr(stream, name)
-
-    return Some()
-
-
 def test_what_was_received_before_an_error_is_kept_and_gone_on_from(tmp_path):
     with Server(make_events(120)) as server:
-        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
-            stopping(making, 75)
+        with pytest.raises(ZeroDivisionError):
+            make(tmp_path, source(server.url), failing(76))
         assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
         assert not (tmp_path / artifacts.NAME).exists()
-        with Recorder(tmp_path, source(server.url), 50) as making:
-            assert making.went_on == 76
-            made = making.run()
+        made = make(tmp_path, source(server.url))
     assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
     assert made["repeated"] > 0 and made["duplicates"] == 0 and made["reconnects"] == 1
 
 
 def test_max_events_counts_the_whole_recording(tmp_path):
     with Server(make_events(120)) as server:
-        with pytest.raises(ZeroDivisionError), Recorder(tmp_path, source(server.url), 50) as making:
-            stopping(making, 75)
+        with pytest.raises(ZeroDivisionError):
+            make(tmp_path, source(server.url), failing(76))
         assert make(tmp_path, source(server.url), max_events=100)["events"] == 100
 
 
-def test_silence_leaves_a_recording_that_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "IDLE_TIMEOUT_SECONDS", 0.4)
-    monkeypatch.setitem(client.EventStreamClient.__init__.__kwdefaults__, "idle_timeout", 0.4)
+def test_silence_leaves_a_recording_that_is_resumed(tmp_path):
     with Script(OK + message(0), OK, OK, OK + message(0) + message(1) + END) as server:
-        first = make(tmp_path, source(server.url))
+        first = make(tmp_path, source(server.url), idle_timeout=0.4)
         assert (first["events"], first["complete"]) == (1, False)
         server.parts = (OK + message(0) + message(1) + END,)
         assert make(tmp_path, source(server.url))["complete"]
     assert ids(tmp_path) == ["id-0", "id-1"]
 
 
-def test_an_interrupt_ends_a_recording_cleanly(tmp_path, monkeypatch):
-    with Server(make_events(120)) as server, Recorder(tmp_path, source(server.url), 50) as making:
-        monkeypatch.setattr(making, "_take_other", lambda item: None)
-        take = making._take
-
-        def interrupted(stream):
-            take(some_stream(stream, (item for number, item in enumerate(stream) if number < 60)))
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(making, "_take", interrupted)
-        made = making.run()
-    assert (made["events"], made["ended"], made["complete"]) == (120, "interrupted", False)
+def test_an_interrupt_ends_a_recording_cleanly(tmp_path):
+    with Server(make_events(120)) as server:
+        made = make(tmp_path, source(server.url), failing(60, KeyboardInterrupt))
+        assert (made["events"], made["ended"], made["complete"]) == (60, "interrupted", False)
+        assert artifacts.read(tmp_path, "01_stream")["events"] == len(ids(tmp_path)) == 60
+        assert make(tmp_path, source(server.url))["events"] == 120
 
 
-def test_progress_is_said_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
-    said = []
-    with Server(make_events(3)) as server, Recorder(tmp_path, source(server.url)) as making:
-        making.run(say=said.append)
-    assert said[-1].endswith("reconnect(s)") and " UTC: 3 events, " in said[-1]
-
-
-def test_progress_says_why_nothing_comes(tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "SAY_SECONDS", 0.0)
-    said = []
-    refusing = Script(status(429, "Retry-After: 3600", body=b"two already"))
-    with refusing as server, Recorder(tmp_path, source(server.url)) as making:
-        making.run(max_seconds=1.5, say=said.append)
-    assert said[-1].endswith("waiting: status 429 two already")
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        (silence(OK, message(0)), " UTC: 1 events, "),
+        (status(429, "Retry-After: 3600", body=b"two already"), "; waiting: status 429 two already"),
+    ],
+)
+def test_progress_is_printed_now_and_then_and_why_nothing_comes(tmp_path, monkeypatch, capsys, part, line):
+    monkeypatch.setattr(recorder, "PROGRESS_SECONDS", 0.2)
+    with Script(part) as server:
+        make(tmp_path, source(server.url), max_seconds=1.0)
+    assert line in capsys.readouterr().out.splitlines()[-1]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -230,31 +207,30 @@ def test_progress_says_why_nothing_comes(tmp_path, monkeypatch):
 
 def test_a_folder_with_somebody_elses_segments_is_left_alone(tmp_path):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
-    with pytest.raises(RecorderError, match=r"come from somewhere else\. Choose another folder\."):
-        Recorder(tmp_path, source("http://localhost/"))
+    with pytest.raises(RecordingError, match=r"come from somewhere else\. Choose another folder\."):
+        make(tmp_path, source("http://localhost/"))
     assert len(ids(tmp_path)) == 3
 
 
 def test_a_recording_is_not_made_into_itself(tmp_path):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
-    with pytest.raises(RecorderError, match="must be another folder than RECORDING"):
-        Recorder(tmp_path, source("", recording=tmp_path))
+    with pytest.raises(RecordingError, match="must be another folder than RECORDING"):
+        make(tmp_path, source("", recording=tmp_path))
 
 
 def test_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "LOCK_SECONDS", 0.2)
     with (
-        Recorder(tmp_path, source("http://localhost/")),
-        pytest.raises(RecorderError, match="one run at a time"),
+        artifacts.lock_folder(tmp_path, RecordingError),
+        pytest.raises(RecordingError, match="one run at a time"),
     ):
-        Recorder(tmp_path, source("http://localhost/"))
-    Recorder(tmp_path, source("http://localhost/"))
+        make(tmp_path, source("http://localhost/"))
 
 
 def test_a_spoilt_state_is_an_error_and_not_a_new_beginning(tmp_path):
     (tmp_path / recorder.STATE).write_text("{")
-    with pytest.raises(RecorderError, match="must be JSON as 01_stream writes it"):
-        Recorder(tmp_path, source("http://localhost/"))
+    with pytest.raises(RecordingError, match="must be JSON as 01_stream writes it"):
+        make(tmp_path, source("http://localhost/"))
 
 
 def settings(**changed):
@@ -318,7 +294,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, mo
     with Server(make_events(120)) as server:
         monkeypatch.setattr(recording, "write_segment", filling)
         with pytest.raises(
-            RecorderError, match=r"No space left on device\. What was committed before is safe"
+            RecordingError, match=r"No space left on device\. What was written before is safe"
         ):
             make(tmp_path, source(server.url))
         monkeypatch.undo()

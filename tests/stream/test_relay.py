@@ -7,17 +7,22 @@ from streams import event, make_events
 
 from lib import artifacts
 from lib.stream import recording, relay
-from lib.stream.relay import Relay, RelayBroken, read
+from lib.stream.connection import StreamError
+from lib.stream.relay import Relay, read_lines
 
 
 def write(folder, number, texts):
     recording.write_segment(folder / recording.segment_name(number), texts)
 
 
+def connect(server):
+    return socket.create_connection(server.server_address, timeout=10)
+
+
 def raw_lines(server, count=None):
     """Lines as they come over the socket, control lines and all."""
     with (
-        socket.create_connection((server.host, server.port), timeout=10) as client,
+        connect(server) as client,
         client.makefile("rb") as file,
     ):
         return [next(file) for _ in range(count)] if count else list(file)
@@ -30,7 +35,7 @@ def test_every_client_gets_everything_and_is_told_that_it_is_over(tmp_path):
         assert raw_lines(server)[-1] == b'{"$relay": {"end": true, "events": 705}}\n'
         results = {}
         clients = [
-            threading.Thread(target=lambda n=n: results.update({n: list(read(server.host, server.port))}))
+            threading.Thread(target=lambda n=n: results.update({n: list(read_lines(server.address))}))
             for n in range(20)
         ]
         for client in clients:
@@ -45,7 +50,7 @@ def test_every_client_gets_everything_and_is_told_that_it_is_over(tmp_path):
 def test_a_file_of_json_lines_is_served_too(tmp_path):
     (tmp_path / "day.jsonl").write_bytes(b"\n\n".join(make_events(3)) + b"\r\n")
     with Relay(tmp_path / "day.jsonl") as server:
-        assert list(read(server.host, server.port)) == make_events(3)
+        assert list(read_lines(server.address)) == make_events(3)
 
 
 def test_an_empty_recording_is_over_at_once(tmp_path):
@@ -58,18 +63,18 @@ def test_an_event_cannot_pass_for_a_control_line(tmp_path):
     fake = relay.end_line(0)
     write(tmp_path, 1, [event(0), fake, event(1)])
     with Relay(tmp_path) as server:
-        found = list(read(server.host, server.port))
+        found = list(read_lines(server.address))
     assert found == [event(0), b" " + fake, event(1)] and json.loads(found[1]) == json.loads(fake)
 
 
 def test_a_growing_recording_is_followed_and_silence_says_that_it_is_alive(tmp_path, monkeypatch):
-    monkeypatch.setattr(relay, "ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "HEARTBEAT_SECONDS", 0.05)
     with (
         Relay(tmp_path, follow=True) as server,
-        socket.create_connection((server.host, server.port)) as client,
+        connect(server) as client,
     ):
         received = client.makefile("rb")
-        assert next(received) == relay.ALIVE + b"\n"
+        assert next(received) == relay.HEARTBEAT + b"\n"
         write(tmp_path, 1, make_events(2))
         assert [line for line in (next(received) for _ in range(9)) if relay.CONTROL not in line][:2] == [
             line + b"\n" for line in make_events(2)
@@ -85,26 +90,26 @@ def test_finish_ends_what_has_no_manifest(tmp_path):
     write(tmp_path, 1, make_events(2))
     with Relay(tmp_path, follow=True) as server:
         server.finish()
-        assert list(read(server.host, server.port)) == make_events(2)
+        assert list(read_lines(server.address)) == make_events(2)
 
 
 def test_a_slow_client_keeps_nobody_waiting(tmp_path):
     write(tmp_path, 1, [event(n, comment="x" * 2000) for n in range(5000)])
-    with Relay(tmp_path) as server, socket.create_connection((server.host, server.port)) as slow:
+    with Relay(tmp_path) as server, connect(server) as slow:
         slow.recv(1)
-        assert sum(1 for _ in read(server.host, server.port)) == 5000
-        assert server.drain(0.1) == 1
+        assert sum(1 for _ in read_lines(server.address)) == 5000
+        assert server.wait_for_clients(0.1) == 1
         slow.close()
-        assert server.drain(10) == 0
+        assert server.wait_for_clients(10) == 0
 
 
 def test_a_relay_that_stops_in_between_is_broken(tmp_path):
     write(tmp_path, 1, [event(n, comment="x" * 2000) for n in range(5000)])
     server = Relay(tmp_path)
-    lines = read(server.host, server.port)
+    lines = read_lines(server.address)
     next(lines)
     server.close()
-    with pytest.raises(RelayBroken, match="must say that the recording is over"):
+    with pytest.raises(StreamError, match="must send all lines and its end line"):
         list(lines)
 
 
@@ -112,16 +117,17 @@ def test_a_damaged_recording_has_no_end_line(tmp_path):
     write(tmp_path, 1, make_events(300))
     path = tmp_path / recording.segment_name(1)
     path.write_bytes(path.read_bytes()[:-10])
-    with Relay(tmp_path) as server, pytest.raises(RelayBroken):
-        list(read(server.host, server.port))
+    with Relay(tmp_path) as server, pytest.raises(StreamError):
+        list(read_lines(server.address))
 
 
-def test_a_silent_relay_is_broken(tmp_path):
+def test_a_silent_relay_is_broken(monkeypatch):
+    monkeypatch.setattr(relay, "TIMEOUT_SECONDS", 0.2)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        pytest.raises(RelayBroken, match="after 0 events"),
+        pytest.raises(StreamError, match="Got 0 lines: timed out"),
     ):
-        list(read(*listener.getsockname(), timeout=0.2))
+        list(read_lines("{}:{}".format(*listener.getsockname())))
 
 
 def test_an_end_line_with_another_number_is_broken():
@@ -133,8 +139,8 @@ def test_an_end_line_with_another_number_is_broken():
                 client.sendall(event(0) + b"\n" + relay.end_line(2) + b"\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(RelayBroken, match="Got 1 of 2"):
-            list(read(*listener.getsockname()))
+        with pytest.raises(StreamError, match="Got 1 lines: the end line has 2"):
+            list(read_lines("{}:{}".format(*listener.getsockname())))
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):
@@ -143,9 +149,9 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
         Relay(tmp_path) as server,
         pytest.raises(OSError, match=r"must be able to listen .* Choose another port"),
     ):
-        Relay(tmp_path, server.host, server.port)
+        Relay(tmp_path, server.address)
 
 
-def test_a_recording_that_is_not_there_is_said_before_anybody_connects(tmp_path, capsys):
-    assert relay.main([str(tmp_path / "none"), "--port", "0"]) == 1
-    assert "which is not there" in capsys.readouterr().err
+def test_a_recording_that_is_not_there_is_an_error_before_anybody_connects(tmp_path):
+    with pytest.raises(recording.RecordingError, match="which is not there"):
+        Relay(tmp_path / "none")

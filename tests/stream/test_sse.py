@@ -87,7 +87,7 @@ def test_what_was_begun_is_not_given():
 def test_a_bad_retry_and_a_nul_in_an_id_are_ignored():
     decoder = Decoder()
     decoder.feed(b"retry: soon\nid: 1\ndata: a\n\nretry: 250\nid: 2\0\ndata: b\n\n")
-    assert decoder.retry == 250
+    assert decoder.retry_ms == 250
     assert decoder.last_id == b"1"
 
 
@@ -97,13 +97,13 @@ def test_byte_order_mark_and_comments():
 
 @pytest.mark.parametrize("size", [1, 7, 100, 5000])
 def test_a_message_without_end_does_not_fill_the_memory(size):
-    decoder = Decoder(longest=1000)
+    decoder = Decoder(max_bytes=1000)
     text = b"id: 7\ndata: " + b"x" * 4000 + b"\n\ndata: after\n\n"
     found = []
     for place in range(0, len(text), size):
         found += decoder.feed(text[place : place + size])
-        assert decoder._pending <= 1000 + size
+        assert decoder._size <= 1000 + size
     long, after = found
     assert after == Message(b"after", b"7", b"message")
-    assert long == Message(b"x" * len(long.data), b"7", b"message", cut=len(long.data) < 4000)
+    assert long == Message(b"x" * len(long.data), b"7", b"message", truncated=len(long.data) < 4000)
     assert len(long.data) > 900

@@ -1,0 +1,164 @@
+"""The pictures of stage 1, and the tables behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from sys import intern
+from typing import Any, NamedTuple
+
+import matplotlib.dates as mdates
+import matplotlib.pyplot as plt
+import msgspec
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lib import events, plots
+from lib.stats import clopper_pearson
+from lib.stream import recording
+from lib.stream.client import KINDS
+from lib.stream.cursor import Cursor, Entry
+
+MAX_BINS = 900  # more minutes than this are drawn in wider steps
+NO_NAME = "(none)"
+COLORS = (plots.HUMAN, plots.BOT)
+KIND = pd.CategoricalDtype(["human", "bot"])
+
+
+def read_events(path: Path) -> pd.DataFrame:
+    """Return time, wiki, type and bot flag of every event of a recording.
+
+    Parameters
+    ----------
+    path : Path
+        A recording.
+
+    Returns
+    -------
+    DataFrame
+        ``time`` (datetime64, UTC), ``wiki`` and ``type`` (categories), ``kind``: ``bot``, ``human``, or missing where
+        the event has no flag.
+    """
+    decoded = (events.decode(line) for line in recording.lines(path))
+    rows = (
+        (event.time_ms, intern(event.wiki or NO_NAME), intern(event.type or NO_NAME), event.bot)
+        for event in decoded
+    )
+    columns = [("time", "i8"), ("wiki", "O"), ("type", "O"), ("bot", "O")]  # 32 bytes per event
+    frame = pd.DataFrame(np.fromiter(rows, columns))
+    return pd.DataFrame(
+        {
+            "time": frame["time"].astype("datetime64[ms]").dt.tz_localize("UTC"),
+            "wiki": frame["wiki"].astype("category"),
+            "type": frame["type"].astype("category"),
+            "kind": frame["bot"].map({True: "bot", False: "human"}).astype(KIND),
+        }
+    )
+
+
+class Rates(NamedTuple):
+    """Events per minute over time."""
+
+    per_minute: pd.DataFrame  #: one row per step, columns ``human`` and ``bot``, events per minute
+    step_minutes: int
+    outliers: int  #: events left out, for their time lies far from the others'
+
+
+def event_rates(events: pd.DataFrame) -> Rates:
+    """Return the events per minute; a recording of many hours is counted in wider steps."""
+    inliers = events[plots.time_inliers(events["time"].astype("int64"))]
+    outliers = len(events) - len(inliers)
+    if inliers.empty:
+        return Rates(pd.DataFrame({"human": [], "bot": []}), 1, outliers)
+    minutes = (inliers["time"].max() - inliers["time"].min()).total_seconds() / 60
+    step = max(1, int(np.ceil(minutes / MAX_BINS)))
+    binned = inliers.groupby([inliers["time"].dt.floor(f"{step}min"), "kind"], observed=False).size()
+    table = binned.unstack("kind", fill_value=0)
+    every = pd.date_range(table.index[0], table.index[-1], freq=f"{step}min")
+    return Rates(table.reindex(every, fill_value=0) / step, step, outliers)
+
+
+def rate_figure(rates: Rates) -> Figure:
+    """Return a picture of the events per minute, bots on top of humans."""
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    table = rates.per_minute
+    if len(table):
+        axes.stackplot(table.index, table["human"], table["bot"], colors=COLORS, step="post", linewidth=0)
+        axes.legend(["human", "bot"], loc="upper left", ncols=2)
+        axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    step = "minute" if rates.step_minutes == 1 else f"{rates.step_minutes} minutes"
+    axes.set(title=f"Events over time, by the {step}", xlabel="event time (UTC)", ylabel="events per minute")
+    return figure
+
+
+def bot_shares(events: pd.DataFrame, by: str, max_groups: int = 15) -> pd.DataFrame:
+    """Return the counts of humans and bots by a column, with the bots' share and its 95 % interval.
+
+    Parameters
+    ----------
+    events : DataFrame
+        From `read_events`.
+    by : str
+        ``wiki`` or ``type``.
+    max_groups : int, default 15
+        How many of the largest groups to keep.
+
+    Returns
+    -------
+    DataFrame
+        Per group ``human``, ``bot``, ``share``, ``low`` and ``high`` (fractions), the largest first.
+    """
+    counts = events.groupby([by, "kind"], observed=True).size().unstack("kind", fill_value=0)
+    counts = counts.reindex(columns=["human", "bot"], fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index[:max_groups]]
+    total = counts.sum(axis=1)
+    bounds = [clopper_pearson(int(bot), int(n)) for bot, n in zip(counts["bot"], total, strict=True)]
+    low, high = zip(*bounds, strict=True) if bounds else ((), ())
+    return counts.assign(share=counts["bot"] / total, low=low, high=high)
+
+
+def share_figure(shares: pd.DataFrame, title: str, ylabel: str) -> Figure:
+    """Return a picture of counts of humans and bots beside the bots' share with its interval."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1.3 + 0.27 * max(len(shares), 1)), sharey=True)
+    rows = np.arange(len(shares))
+    left.barh(rows, shares["human"], color=plots.HUMAN, label="human")
+    left.barh(rows, shares["bot"], left=shares["human"], color=plots.BOT, label="bot")
+    right.hlines(rows, shares["low"], shares["high"], color=plots.BOT, linewidth=3)
+    right.plot(shares["share"], rows, "o", color=plots.BOT, markeredgecolor="white")
+    left.set_yticks(rows, [plots.safe_label(name) for name in shares.index])
+    left.invert_yaxis()
+    left.set(title=title, xlabel="events", ylabel=ylabel)
+    right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.02, 1.02))
+    right.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    if len(shares):
+        left.legend(loc="lower right")
+    return figure
+
+
+def message_counts(manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what became of the messages of a recording: a row per kind."""
+    return pd.DataFrame({"messages": {kind.replace("_", " "): manifest[kind] for kind in KINDS}})
+
+
+def positions(cursor: dict[str, Any]) -> pd.DataFrame:
+    """Return a cursor as a table: per topic the position of its last event, and what a reconnect asks for.
+
+    Parameters
+    ----------
+    cursor : dict
+        ``position["cursor"]`` of a client.
+    """
+    current = msgspec.convert(cursor, Cursor)
+    requested = msgspec.convert(json.loads(current.last_event_id() or "[]"), list[Entry])
+    pairs = sorted(zip(current.entries, requested, strict=True), key=lambda pair: pair[0].topic)
+    rows = [(entry.topic, _position(entry), _position(asked)) for entry, asked in pairs]
+    return pd.DataFrame(rows, columns=["topic", "last event", "asked for"])
+
+
+def _position(entry: Entry) -> str:
+    if entry.timestamp is None:
+        return f"offset {entry.offset}"
+    return f"{entry.timestamp} ({events.iso(entry.timestamp * entry.unit_ms)})"
