@@ -1,12 +1,12 @@
 """The metrics of stage 4, counted from the files of its verdicts.
 
-A user is a bot when more than half of their edits carry the flag (:func:`is_bot`); *stopped* is dropped or flagged.
+A user is a bot as in :func:`lib.stats.is_bot`; *stopped* is dropped or flagged.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,10 @@ from pyarrow import acero
 
 from lib.online import sinks
 from lib.online.sinks import SCHEMA
-from lib.stats import bootstrap_ci, upper_bound
+from lib.stats import bootstrap_ci, is_bot, upper_bound
 
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
 COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
-_Numbers = TypeVar("_Numbers", pd.Series, np.ndarray)
-
-
-def is_bot(bot_edits: _Numbers, edits: _Numbers) -> _Numbers:
-    """Return which users are bots: more than half of their edits carry the flag."""
-    return 2 * bot_edits > edits
 
 
 def load_verdicts(out_dir: Path) -> pd.DataFrame:

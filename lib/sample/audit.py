@@ -33,7 +33,7 @@ def users(by_minute: pd.DataFrame) -> pd.DataFrame:
         flag; ``kept``: an edit of the user is in the sample.
     """
     frame = by_minute.groupby("user", as_index=False)[["edits", "bot_edits", "kept_edits"]].sum()
-    return frame.assign(bot=frame["bot_edits"] * 2 > frame["edits"], kept=frame["kept_edits"] > 0)
+    return frame.assign(bot=stats.is_bot(frame["bot_edits"], frame["edits"]), kept=frame["kept_edits"] > 0)
 
 
 def shares(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def early_bots(by_minute: pd.DataFrame) -> pd.DataFrame:
     is_first = frame["minute"] < _split_minute(frame)
     first = frame[is_first].groupby("user")[["edits", "bot_edits", "kept_edits"]].sum()
     later = frame[~is_first].groupby("user")["bot_edits"].sum()
-    bots = first[first["bot_edits"] * 2 > first["edits"]]
+    bots = first[stats.is_bot(first["bot_edits"], first["edits"])]
     stopped = later.reindex(bots.index, fill_value=0) / max(later.sum(), 1)
     return pd.DataFrame({"kept": bots["kept_edits"] > 0, "stopped": stopped})
 
