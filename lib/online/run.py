@@ -9,50 +9,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
-import secrets
 import shutil
 import sqlite3
-import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import artifacts, events, paths
+from lib import artifacts, paths
 from lib.blacklist import bloom
-from lib.blacklist.ledger import Ledger
 from lib.infra import InfraError, broker, kafka, spark
 from lib.model import user_features
 from lib.model.classifier import BotClassifier
 from lib.online import metrics, sinks, state
+from lib.online.inputs import find_texts, last_messages
 from lib.online.judge import VERDICTS, OnlineClassifier
 from lib.online.producer import Publisher
 from lib.online.state import OnlineError, StateStore
-from lib.stream import recording
 from lib.stream.client import EventStreamClient
-from lib.stream.source import Source
 
 MADE_BY = "notebooks/03_eda_train.ipynb"
-OUTPUT_FILES = (
-    "verdicts",
-    "kafka",
-    "checkpoint",
-    artifacts.DEAD_LETTERS,
-    "blacklist.bloom",
-    "metrics.json",
-    state.NAME,
-)
-RUNS = 5  # a recording is judged in so many runs
 PARTITIONS = 2
 MAX_OFFSETS_PER_TRIGGER = 250_000
 #: Spark's consumer asks the broker twice after every poll where the topic ends: with the default of 500 records that
@@ -63,10 +48,7 @@ CONSUMER_OPTIONS = {
     "kafka.isolation.level": "read_committed",
 }
 INACTIVE_DAYS = 2 * user_features.SILENCE_DAYS  # after which a user's state is removed
-MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
 LOG_SECONDS = 15.0
-#: Upper edges of the bins in which latencies are counted, in seconds: 2 ms to 3 hours, 5 % apart.
-LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -120,7 +102,7 @@ class OnlineJob:
         with contextlib.ExitStack() as opened:
             opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
             if not (resume and (out_dir / state.NAME).exists()):
-                prepare(out_dir, model_dir, self.model, partitions)
+                state.prepare(out_dir, model_dir, self.model.version, partitions)
             self.state = opened.enter_context(StateStore(out_dir))
             sinks.remove_uncommitted(out_dir, [n for n, rows in self.state.batches().items() if rows])
             self._check_model()
@@ -232,8 +214,10 @@ class OnlineJob:
         number, run = max(self.state.batches(), default=0) + 1, self.state.get_meta("run")
         sinks.write_part(self.out_dir, number, result.verdicts)
         self._verdicts.send(result.verdicts)
-        latency = np.searchsorted(LATENCY_EDGES, time.time() - result.kafka_ms / 1000)
-        counts = np.bincount(latency, minlength=len(LATENCY_EDGES) + 1) + self.state.get_meta("latency", 0)
+        latency = np.searchsorted(state.LATENCY_EDGES, time.time() - result.kafka_ms / 1000)
+        counts = np.bincount(latency, minlength=len(state.LATENCY_EDGES) + 1) + self.state.get_meta(
+            "latency", 0
+        )
         seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
         with self.state.transaction():
             self.state.write_batch(number, run, result)
@@ -348,10 +332,10 @@ class OnlineJob:
             **{name: value for name, value in counted.items() if name not in named},
             "blacklist_members_start": store.get_meta("members_start"),
             "blacklist_members_end": len(store.ledger),
-            "hash_collisions": store.collisions(),
+            "hash_collisions": totals.get("collisions", 0),
             "events_per_second": totals.get("read", 0) / seconds if seconds else 0.0,
             "seconds": seconds,
-            "latency_seconds": {"p50": quantile(latency, 0.5), "p99": quantile(latency, 0.99)},
+            "latency_seconds": {"p50": state.quantile(latency, 0.5), "p99": state.quantile(latency, 0.99)},
             **{name: totals.get(name, 0) for name in ("canaries", "without_user", "shadow_scored")},
             "runs": runs,
             "model": self.model.version,
@@ -362,7 +346,7 @@ class OnlineJob:
     def edit_texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
         """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
         topic = self.topics["events"]
-        return self._consume(lambda consumer: find_texts(_last_messages(consumer, topic), ids))
+        return self._consume(lambda consumer: find_texts(last_messages(consumer, topic), ids))
 
     # --- opening ---
 
@@ -371,11 +355,9 @@ class OnlineJob:
         with self.state.transaction():
             if self.state.get_meta("model") != self.model.version:
                 print(f"The model is another one ({self.model.version}): users' states start empty.")
-                self.state.evict()
+                self.state.evict_inactive(None)
                 self.state.set_meta("model", self.model.version)
-            newest = self.state.max_event_time()
-            if newest is not None:
-                self.state.evict(newest - INACTIVE_DAYS * 86_400_000)
+            self.state.evict_inactive(INACTIVE_DAYS)
 
     def _make_topics(self) -> None:
         topic = self.topics["events"]
@@ -393,120 +375,3 @@ class OnlineJob:
             return function(consumer)
         finally:
             consumer.close()
-
-
-def prepare(out_dir: Path, model_dir: Path, model: BotClassifier, partitions: int) -> None:
-    """Remove what an earlier run left, and make a state that starts with the ledger of stage 3.
-
-    The state appears at the end and whole: a run that is killed in here has left nothing to continue with.
-    """
-    for name in OUTPUT_FILES:
-        path = out_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        for file in (path, path.with_name(f"{name}-wal"), path.with_name(f"{name}-shm")):
-            file.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=out_dir) as name:
-        beside = Path(name)
-        with Ledger.open(model_dir / state.NAME, read_only=True) as ledger:
-            ledger.copy_to(beside / state.NAME)
-        run = secrets.token_hex(4)
-        with StateStore(beside) as new:
-            with new.transaction():
-                new.set_meta("topics", {kind: f"wikisieve-{run}-{kind}" for kind in ("events", "verdicts")})
-                new.set_meta("partitions", partitions)
-                new.set_meta("members_start", len(new.ledger))
-                new.set_meta("model", model.version)
-            new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        os.replace(beside / state.NAME, out_dir / state.NAME)
-
-
-def quantile(counts: list[int], share: float) -> float:
-    """Return a quantile of latencies in seconds: the upper edge of its bin, at most 5 % too much; 0 without any."""
-    total = sum(counts)
-    if not total:
-        return 0.0
-    place = int(np.searchsorted(np.cumsum(counts), share * total))
-    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)
-
-
-def split_runs(source: Source, settings: Any) -> list[int]:
-    """Return how many events each run takes, 0 for no limit.
-
-    A recording is cut into :data:`RUNS` runs of equal size; a stream, or what is resumed, is judged in one.
-    """
-    if source.recording is None or settings.resume or settings.max_seconds:
-        return [settings.max_events]
-    n = sum(1 for _ in wanted_events(source))
-    n = min(n, settings.max_events) if settings.max_events else n
-    each = -(-n // RUNS)
-    last = max(n - each * (RUNS - 1), 1) if settings.max_events else 0
-    return [each] * (RUNS - 1) + [last] if each else [settings.max_events]
-
-
-def wanted_events(source: Source) -> Iterator[events.Event]:
-    """Yield the events of a recording that are asked for."""
-    for event in _decoded(source):
-        is_after = source.since is None or event.time_ms >= source.since
-        is_before = source.until is None or event.time_ms < source.until
-        if is_after and is_before and (not source.wikis or event.wiki in source.wikis):
-            yield event
-
-
-def known_before(settings: Any) -> tuple[list[str], frozenset[str] | None]:
-    """Return who was known to be a bot when this stage began.
-
-    Parameters
-    ----------
-    settings : namespace
-        What `lib.params.check` returned for 04_online.
-
-    Returns
-    -------
-    listed : list of str
-        The blacklist of stage 3.
-    bots : frozenset of str or None
-        All bots of a recording before SINCE, by the flag: what a perfect list would know; None if there is none.
-    """
-    with Ledger.open(settings.model_dir / state.NAME, read_only=True) as ledger:
-        listed = ledger.members()
-    source = Source.from_settings(settings, after_cut=True)
-    if source.recording is None or source.since is None:
-        return listed, None
-    balance: dict[str, int] = {}
-    for event in _decoded(source):
-        if event.is_edit and event.user is not None and event.time_ms < source.since:
-            balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
-    return listed, frozenset(user for user, more in balance.items() if more > 0) or None
-
-
-def _decoded(source: Source) -> Iterator[events.Event]:
-    assert source.recording is not None
-    for raw in recording.lines(source.recording):
-        with contextlib.suppress(events.InvalidEvent):
-            event = events.decode(raw)
-            if not event.is_canary:
-                yield event
-
-
-def _last_messages(consumer: KafkaConsumer, topic: str) -> Iterator[bytes]:
-    places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-    consumer.assign(places)
-    first, last = consumer.beginning_offsets(places), consumer.end_offsets(places)
-    for place in places:
-        consumer.seek(place, max(first[place], last[place] - MAX_MESSAGES))
-    while any(consumer.position(place) < last[place] for place in places):
-        for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
-            yield from (record.value or b"" for record in records)
-
-
-def find_texts(messages: Iterable[bytes], ids: frozenset[str]) -> dict[str, dict[str, Any]]:
-    """Return title, comment and change of size of the edits among messages that have one of the ids."""
-    found: dict[str, dict[str, Any]] = {}
-    for raw in messages:
-        with contextlib.suppress(events.InvalidEvent):
-            event = events.decode(raw)
-            if (name := events.event_key(raw, event)) in ids:
-                texts = {"title": event.title, "comment": event.comment}
-                found[name] = texts | {"delta": events.delta(event)}
-    return found

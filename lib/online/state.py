@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import secrets
+import shutil
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +22,21 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from lib import artifacts
 from lib.blacklist.ledger import Ledger, connect, transaction
 
 NAME = "ledger.sqlite"
+OUTPUT_FILES = (
+    "verdicts",
+    "kafka",
+    "checkpoint",
+    artifacts.DEAD_LETTERS,
+    "blacklist.bloom",
+    "metrics.json",
+    NAME,
+)
+#: Upper edges of the bins in which latencies are counted, in seconds: 2 ms to 3 hours, 5 % apart.
+LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
 RECENT_EVENTS = (
     1_000_000  # so many ids of the last events are known, at least: a duplicate comes soon or never
 )
@@ -204,10 +221,6 @@ class StateStore:
         )
         return dict(rows)
 
-    def collisions(self) -> int:
-        """Return how many users the filter took for members although they are none."""
-        return self.connection.execute("SELECT count(*) FROM collisions").fetchone()[0]
-
     def dead_letters(self) -> Iterator[tuple[bytes, str]]:
         """Yield text and reason of every invalid event, in Kafka's order."""
         yield from self.connection.execute("SELECT raw, reason FROM dead_letters ORDER BY partition, offset")
@@ -232,34 +245,25 @@ class StateStore:
         self.write_states(result.shadow_users, result.shadow_states, shadow=True)
         execute, each = self.connection.execute, self.connection.executemany
         each("DELETE FROM user_states WHERE user = ? AND shadow = 0", [(e.user,) for e in result.entries])
-        each("INSERT OR IGNORE INTO collisions VALUES (?)", [(user,) for user in result.collisions])
+        new = each("INSERT OR IGNORE INTO collisions VALUES (?)", [(user,) for user in result.collisions])
+        counts = {**result.counts, "collisions": new.rowcount if result.collisions else 0}
         each("INSERT INTO dead_letters VALUES (?, ?, ?, ?)", result.dead_letters)
         each("INSERT OR REPLACE INTO offsets VALUES (?, ?)", result.offsets.items())
         execute(
             "INSERT INTO batches VALUES (?, ?, ?, ?)",
-            (batch, run, result.verdicts.num_rows, json.dumps(result.counts)),
+            (batch, run, result.verdicts.num_rows, json.dumps(counts)),
         )
-        self._append("recent_ids", len(result.ids), result.ids.tobytes(), RECENT_EVENTS)
+        _append(self.connection, "recent_ids", len(result.ids), result.ids.tobytes(), RECENT_EVENTS)
         self._recent = np.sort(np.concatenate([self._recent, result.ids]), kind="stable")
         if len(self._recent) > 1.5 * RECENT_EVENTS:
             rows = execute("SELECT ids FROM recent_ids ORDER BY part")
             self._recent = np.sort(np.frombuffer(b"".join(ids for (ids,) in rows), np.int64))
 
-    def evict(self, before_ms: float = math.inf) -> None:
-        """Remove the states of users whose latest edit is older."""
-        self.connection.execute("DELETE FROM user_states WHERE last_ms < ?", (before_ms,))
-
-    def max_event_time(self) -> int | None:
-        """Return the event time of the latest edit that was judged."""
-        return self.connection.execute("SELECT max(last_ms) FROM user_states").fetchone()[0]
-
-    def _append(self, table: str, n: int, ids: bytes, keep: int) -> None:
-        """Append ids to a window, and remove the oldest parts of which the last `keep` ids need none."""
-        self.connection.execute(f"INSERT INTO {table} (n, ids) VALUES (?, ?)", (n, ids))
+    def evict_inactive(self, days: int | None) -> None:
+        """Remove the states of users whose last edit is so many days before the latest of all; None: of all users."""
         self.connection.execute(
-            f"DELETE FROM {table} WHERE part < (SELECT max(part) FROM "
-            f"(SELECT part, sum(n) OVER (ORDER BY part DESC) AS newer FROM {table}) WHERE newer >= ?)",
-            (keep,),
+            "DELETE FROM user_states WHERE ?1 IS NULL OR last_ms < (SELECT max(last_ms) FROM user_states) - ?1",
+            (None if days is None else days * 86_400_000,),
         )
 
     def write_states(self, users: Iterable[str], states: UserStates, shadow: bool = False) -> None:
@@ -270,3 +274,48 @@ class StateStore:
             "INSERT OR REPLACE INTO user_states (user, shadow, score, last_ms, state) VALUES (?, ?, ?, ?, ?)",
             zip(users, [int(shadow)] * len(blobs), scores, states.last_ms.tolist(), blobs, strict=True),
         )
+
+
+def _append(connection: sqlite3.Connection, table: str, n: int, ids: bytes, keep: int) -> None:
+    """Append ids to a window, and remove the oldest parts of which the last `keep` ids need none."""
+    connection.execute(f"INSERT INTO {table} (n, ids) VALUES (?, ?)", (n, ids))
+    connection.execute(
+        f"DELETE FROM {table} WHERE part < (SELECT max(part) FROM "
+        f"(SELECT part, sum(n) OVER (ORDER BY part DESC) AS newer FROM {table}) WHERE newer >= ?)",
+        (keep,),
+    )
+
+
+def prepare(out_dir: Path, model_dir: Path, model_version: str, partitions: int) -> None:
+    """Remove what an earlier run left, and make a state that starts with the ledger of stage 3.
+
+    The state appears at the end and whole: a run that is killed in here has left nothing to continue with.
+    """
+    for name in OUTPUT_FILES:
+        path = out_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        for file in (path, path.with_name(f"{name}-wal"), path.with_name(f"{name}-shm")):
+            file.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out_dir) as name:
+        beside = Path(name)
+        with Ledger.open(model_dir / NAME, read_only=True) as ledger:
+            ledger.copy_to(beside / NAME)
+        run = secrets.token_hex(4)
+        with StateStore(beside) as new:
+            with new.transaction():
+                new.set_meta("topics", {kind: f"wikisieve-{run}-{kind}" for kind in ("events", "verdicts")})
+                new.set_meta("partitions", partitions)
+                new.set_meta("members_start", len(new.ledger))
+                new.set_meta("model", model_version)
+            new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        os.replace(beside / NAME, out_dir / NAME)
+
+
+def quantile(counts: list[int], share: float) -> float:
+    """Return a quantile of latencies in seconds: the upper edge of its bin, at most 5 % too much; 0 without any."""
+    total = sum(counts)
+    if not total:
+        return 0.0
+    place = int(np.searchsorted(np.cumsum(counts), share * total))
+    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)

@@ -6,7 +6,7 @@ import world
 
 from lib import events
 from lib.blacklist.ledger import Entry, Ledger
-from lib.online import cards, judge, metrics, run, sinks
+from lib.online import cards, inputs, judge, metrics, sinks
 
 NASTY = '<script>alert("1")</script> $x$ \u202e'
 EVIDENCE = {
@@ -86,5 +86,5 @@ def test_texts_of_an_edit_without_an_id_are_found_by_its_name(nothing):
         b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "title": "T", "comment": "c"}' % nothing
     )
     name = events.event_key(raw, events.decode(raw))
-    found = run.find_texts([b"not JSON", raw], frozenset([name]))
+    found = inputs.find_texts([b"not JSON", raw], frozenset([name]))
     assert found == {name: {"title": "T", "comment": "c", "delta": None}}

@@ -188,7 +188,7 @@ def test_a_hash_collision_costs_nobody_an_edit(tmp_path):
     plain = Harness(tmp_path / "plain")
     assert verdicts(result) == verdicts(plain.judge_batch([event(n, "A person") for n in range(5)]))
     assert words(result) == ["kept", "kept", "flagged", "dropped", "dropped"]
-    assert result.collisions == ["A person"] and harness.state.collisions() == 1
+    assert result.collisions == ["A person"] and harness.state.counters()["collisions"] == 1
 
 
 def test_an_allowed_user_is_scored_and_never_flagged(tmp_path):

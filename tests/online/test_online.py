@@ -11,7 +11,7 @@ import world
 
 from lib import artifacts, events
 from lib.blacklist.bloom import BlacklistFilter
-from lib.online import run, sinks
+from lib.online import inputs, run, sinks
 from lib.online.run import OnlineJob
 from lib.online.sinks import SCHEMA
 from lib.online.state import OnlineError, StateStore
@@ -270,8 +270,8 @@ def test_a_recording_is_cut_into_five_runs_of_equal_size(recording, raws):
     source = SimpleNamespace(recording=recording, since=None, until=None, wikis=frozenset())
     settings = SimpleNamespace(resume=False, max_seconds=0, max_events=0)
     n = sum(1 for _ in valid(raws))
-    assert run.split_runs(source, settings) == [-(-n // 5)] * 4 + [0]
+    assert inputs.split_runs(source, settings) == [-(-n // 5)] * 4 + [0]
     settings.max_events = 22
-    assert run.split_runs(source, settings) == [5, 5, 5, 5, 2]
+    assert inputs.split_runs(source, settings) == [5, 5, 5, 5, 2]
     settings.resume = True
-    assert run.split_runs(source, settings) == [22]
+    assert inputs.split_runs(source, settings) == [22]
