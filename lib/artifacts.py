@@ -29,7 +29,7 @@ PACKAGES = (
     "scikit-learn",
     "pybloom-live",
     "kafka-python",
-    "requests",
+    "sseclient",
 )
 
 

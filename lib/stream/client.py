@@ -274,7 +274,7 @@ class EventStreamClient:
         """Send the next request, for what follows the last event."""
         self._cursor.update(self._last_id)
         since, last_id = self._cursor.since(), self._cursor.last_event_id()
-        headers = {"User-Agent": agent, "Accept": "text/event-stream", "Cache-Control": "no-cache"}
+        headers = {"User-Agent": agent}
         if last_id:
             headers["Last-Event-ID"] = last_id
         self._id_before = last_id.encode()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import requests
+from sseclient import SSEClient
 
 LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
 CONTACT = "WIKISIEVE_CONTACT"
@@ -73,7 +74,7 @@ class Connection:
         try:
             with requests.Session() as session:
                 session.trust_env = urlsplit(url).hostname not in LOOPBACK  # no proxy to this machine
-                with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
+                with _send(session, url, headers, timeout) as response:
                     self._response = response
                     self._put(_head(response))
                     while not self._closed.is_set():
@@ -88,6 +89,26 @@ class Connection:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 return self.queue.put(received, timeout=0.2)
+
+
+def _send(
+    session: requests.Session, url: str, headers: dict[str, str], timeout: tuple[float, float]
+) -> requests.Response:
+    """Return the response to sseclient's request, whatever its status.
+
+    Only the request is sseclient's. Its iteration reads below HTTP's chunks and gzip, yields events that a break cut
+    off, splits lines at U+2028 and reconnects by itself, so the body is read and decoded here (`lib.stream.sse`).
+    """
+    session.hooks["response"] = [_set_utf8]
+    try:
+        return SSEClient(url, session=session, headers=dict(headers), timeout=timeout).resp
+    except requests.HTTPError as error:
+        return error.response
+
+
+def _set_utf8(response: requests.Response, **_: object) -> None:
+    """Set the one encoding that a stream can have: sseclient would read the body to guess it."""
+    response.encoding = "utf-8"
 
 
 def _head(response: requests.Response) -> ResponseHead:
