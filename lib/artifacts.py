@@ -124,7 +124,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes]) -> Path:
+def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes], mode: int = 0o644) -> Path:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
     A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic). Content
@@ -138,7 +138,7 @@ def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes]) -> Pa
             file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

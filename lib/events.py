@@ -12,7 +12,7 @@ import codecs
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -108,7 +108,7 @@ class _Envelope(msgspec.Struct):
 
 _event_decoder = msgspec.json.Decoder(Event)
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
-_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError, OverflowError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -141,10 +141,11 @@ def decode(raw: bytes | memoryview | str) -> Event:
     lib.events.InvalidEvent: Expected `int | null`, got `str` - at `$.namespace`
     """
     try:
-        _check_text(raw)
+        if not isinstance(raw, str):
+            codecs.utf_8_decode(raw, "strict", True)  # the decoder does not read all fields
         event = _event_decoder.decode(raw)
         if not FIRST_YEAR < event.meta.dt.year < LAST_YEAR:
-            _check_time(event)
+            _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
         return event
     except _UNREADABLE as error:
         canary = _canary(raw)
@@ -173,22 +174,6 @@ def decode_all(raws: Iterable[bytes | memoryview]) -> list[Event | InvalidEvent]
         except InvalidEvent as error:
             decoded.append(error)
     return decoded
-
-
-def _check_text(raw: bytes | memoryview | str) -> None:
-    """Refuse what is not UTF-8, also in fields that the decoder skips."""
-    if not isinstance(raw, str):
-        codecs.utf_8_decode(raw, "strict", True)
-
-
-def _check_time(event: Event) -> None:
-    """Refuse a time that its zone puts outside the calendar: it could not be written as ISO 8601 in UTC."""
-    try:
-        _aware(event.meta.dt).astimezone(UTC)
-    except OverflowError:
-        raise ValueError(
-            f"meta.dt must lie in the years 1 to 9999 (UTC). Got {event.meta.dt.isoformat()}."
-        ) from None
 
 
 def _canary(raw: bytes | memoryview | str) -> Event | None:
@@ -258,53 +243,6 @@ def delta(event: Event) -> int | None:
     if length.old is None:
         return length.new if event.type == "new" else event.delta
     return length.new - length.old
-
-
-class Parsed(NamedTuple):
-    """A decoded batch; ``len(edits) + len(invalid) + canaries + others`` is the number of raw events."""
-
-    edits: pa.Table  #: valid edits, in order, :data:`ARROW_SCHEMA`
-    rows: list[int]  #: place of each edit in the batch
-    invalid: list[tuple[int, bytes, str]]  #: place, raw text and reason
-    canaries: int  #: test events
-    others: int  #: valid events that are no edits
-
-
-def parse(raws: Iterable[bytes]) -> Parsed:
-    """Return a batch of raw events, decoded and sorted into edits, others, canaries and invalid ones.
-
-    Parameters
-    ----------
-    raws : iterable of bytes
-        JSON texts, one event each.
-
-    Returns
-    -------
-    Parsed
-        Nothing is lost: every input is an edit, an invalid one, a canary or another event.
-
-    Examples
-    --------
-    >>> parsed = parse([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "edit"}', b"not JSON"])
-    >>> parsed.edits.num_rows, parsed.invalid
-    (1, [(1, b'not JSON', 'JSON is malformed: invalid character (byte 4)')])
-    """
-    texts = list(raws)
-    read = decode_all(texts)
-    invalid = [
-        (row, texts[row], str(error)) for row, error in enumerate(read) if isinstance(error, InvalidEvent)
-    ]
-    valid = [
-        (row, event) for row, event in enumerate(read) if isinstance(event, Event) and not event.is_canary
-    ]
-    changes = [(row, event) for row, event in valid if event.is_edit]
-    return Parsed(
-        table([event for _, event in changes]),
-        [row for row, _ in changes],
-        invalid,
-        len(texts) - len(invalid) - len(valid),
-        len(valid) - len(changes),
-    )
 
 
 def table(events: Sequence[Event]) -> pa.Table:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import events
@@ -31,13 +31,14 @@ def event(**fields):
         (b'{"meta": {}}', "missing required field `dt`"),
         (event(meta={"dt": "yesterday"}), "Invalid RFC3339"),
         (event(meta={"dt": 1633731808}), "Expected `datetime`, got `int`"),
-        (event(meta={"dt": "9999-12-31T23:59:59-01:00"}), "years 1 to 9999"),
+        (event(meta={"dt": "9999-12-31T23:59:59-01:00"}), "out of range"),
         (event(user=5), "Expected `str | null`, got `int` - at `$.user`"),
         (event(bot="true"), "`$.bot`"),
         (event(namespace=1.5), "`$.namespace`"),
         (event(delta=2**63), "9223372036854775807"),
         (event(length=[1, 2]), "`$.length`"),
         (event(user="x").replace(b'"x"', b'"\xff"'), "utf-8"),
+        (event(user="x").decode().replace("x", "\ud800"), "surrogates"),
         (event()[:-1], "truncated"),
         (event() + b" x", "trailing"),
         (b'{"meta": {"dt": "2021-10-08T22:23:28Z"}, "log_params": ' + b"[" * 50_000 + b"}", "recursion"),
@@ -47,11 +48,6 @@ def test_what_is_invalid_has_a_reason(raw, reason):
     with pytest.raises(events.InvalidEvent) as caught:
         events.decode(raw)
     assert reason in str(caught.value)
-
-
-def test_text_that_is_no_unicode_is_invalid():
-    with pytest.raises(events.InvalidEvent, match="surrogates"):
-        events.decode(event(user="x").decode().replace("x", "\ud800"))
 
 
 @pytest.mark.parametrize("fields", [{}, {"user": 5}, {"type": None, "namespace": "x"}, {"meta": {"dt": 7}}])
@@ -90,23 +86,12 @@ def test_delta(fields, delta):
     assert events.delta(events.decode(event(**fields))) == delta
 
 
+@settings(deadline=None)
 @given(user=TEXT, title=TEXT, comment=TEXT)
 def test_text_is_unchanged(user, title, comment):
     raw = event(user=user, title=title, comment=comment)
-    row = events.parse([raw]).edits.to_pylist()[0]
+    (row,) = events.table([events.decode(raw)]).to_pylist()
     assert (row["user"], row["title"], row["comment"]) == (user, title, comment)
-
-
-@given(
-    st.lists(
-        st.sampled_from([event(), event(type="log"), event(meta={"domain": "canary"}), b"no", event(user=1)])
-    )
-)
-def test_every_event_is_counted_once(raws):
-    parsed = events.parse(raws)
-    assert len(parsed.rows) + len(parsed.invalid) + parsed.canaries + parsed.others == len(raws)
-    assert parsed.edits.schema == events.ARROW_SCHEMA
-    assert [raws[place] for place, _, _ in parsed.invalid] == [raw for _, raw, _ in parsed.invalid]
 
 
 @given(st.datetimes())
@@ -116,13 +101,9 @@ def test_time_is_utc_in_milliseconds(moment):
     assert written == moment.isoformat(timespec="milliseconds") + "Z"
 
 
-def test_identity_is_the_id_or_the_text():
-    with_id = event()
-    assert events.event_key(with_id, events.decode(with_id)) == "a"
-
-
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_an_empty_id_is_none(nothing):
-    without = event(meta={"id": nothing})
-    name = events.event_key(without, events.decode(without))
-    assert name == events.event_key(without.decode(), None) and name.startswith("sha1:")
+def test_the_key_is_the_id_or_a_sum_of_the_text():
+    assert events.event_key(event(), events.decode(event())) == "a"
+    for nothing in (None, ""):
+        raw = event(meta={"id": nothing})
+        key = events.event_key(raw, events.decode(raw))
+        assert key == events.event_key(raw.decode(), None) and key.startswith("sha1:")

