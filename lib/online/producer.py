@@ -95,8 +95,6 @@ class Publisher:
         self._unsaved += 1
 
     def _too_long(self, event: StreamEvent, key: bytes | None) -> str | None:
-        if event.truncated:
-            return f"{event.reason}; its beginning is shown"
         size = len(event.data) + len(key or b"") + _OVERHEAD_BYTES
         if size + size // 200 <= self.max_message_bytes:  # even if compression finds nothing
             return None

@@ -32,18 +32,16 @@ from lib import events
 from lib.events import Event
 from lib.stream import sse
 from lib.stream.connection import Connection, ResponseHead, StreamError, explain_status, set_since, user_agent
-from lib.stream.cursor import Cursor, Deduplicator, position_of
+from lib.stream.cursor import Cursor, Deduplicator, place_of
 
 READ_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.2
-AWAY_SECONDS = 5.0
 UNTIL_SECONDS = 20.0
 UNTIL_SLACK_MS = 60_000
 LIVE_LAG_MS = 15 * 60_000
 SINCE_SLACK_MS = 60_000
 MAX_WAIT_SECONDS = 10.0
-MAX_WARNINGS = 50
 RETRY_STATUS = frozenset({408, 425, 429})
 PAST_UNTIL = "the stream is past UNTIL"
 SILENCE = "nothing new came"
@@ -57,7 +55,6 @@ class StreamEvent(NamedTuple):
     data: bytes  #: the JSON text
     event: Event | None  #: the decoded event; None if the text cannot be decoded
     reason: str | None  #: why it cannot
-    truncated: bool  #: it was too long: `data` is its beginning
     id: str  #: ``meta.id``; without one, a hash of the text and its position in the stream
     last_event_id: bytes  #: the SSE id: the stream's positions
     type: bytes  #: the SSE event type: ``message``
@@ -92,7 +89,7 @@ class StopRule:
     def __init__(self, until: int | None, idle_timeout: float) -> None:
         self.until, self.idle_timeout = until, idle_timeout
         self.topics: set[str] = set()
-        self.progress_at = self._checked_at = time.monotonic()
+        self.progress_at = time.monotonic()
         self._until_reached_at = 0.0  # since then no event from before `until` came; 0: not reached
         self._topics_past_until: set[str] = set()
         self._lag_ms = float("inf")
@@ -103,18 +100,18 @@ class StopRule:
         if newest_ms is not None:
             self._lag_ms = time.time() * 1000 - newest_ms
 
-    def note_event(self, topic: str, moment: int, lateness_ms: int) -> None:
+    def note_event(self, topic: str, moment: int) -> None:
         """Take note of a new event's time.
 
         Events of one topic come almost in the order of their times, so a topic counts as past `until` only when it is
-        past by more than events have been late so far, and by a minute.
+        past by a minute.
         """
         if self.until is None or moment < self.until:
             self.topics.add(topic)
             self._until_reached_at = time.monotonic() if self._until_reached_at else 0.0
             return
         self._until_reached_at = self._until_reached_at or time.monotonic()
-        if moment - self.until >= UNTIL_SLACK_MS + lateness_ms:
+        if moment - self.until >= UNTIL_SLACK_MS:
             self._topics_past_until.add(topic)
 
     @property
@@ -125,12 +122,6 @@ class StopRule:
     def check(self) -> str:
         """Return why the stream is over; empty if it is not."""
         now = time.monotonic()
-        if (
-            away := now - self._checked_at
-        ) > AWAY_SECONDS:  # this process was stopped, or its caller was busy
-            self.progress_at += away
-            self._until_reached_at += away if self._until_reached_at else 0.0
-        self._checked_at = now
         if self.is_past_until or (self._until_reached_at and now - self._until_reached_at >= UNTIL_SECONDS):
             return PAST_UNTIL
         live_until = float("inf") if self.until is None else self.until / 1000 + self.idle_timeout
@@ -300,7 +291,9 @@ class EventStreamClient:
                 continue
             last_byte_at = time.monotonic()
             if isinstance(received, bytes):
-                yield from self._events(decoder.feed(received))
+                for message in decoder.feed(received):
+                    if not self.stop_reason and (event := self._event(message)) is not None:
+                        yield event
                 self._wait_seconds = min((decoder.retry_ms or 0) / 1000, MAX_WAIT_SECONDS)
             elif isinstance(received, str):
                 self.last_error = received
@@ -308,13 +301,6 @@ class EventStreamClient:
             elif not self._accept(received):
                 return
             self._check()
-
-    def _events(self, messages: Iterable[sse.Message]) -> Iterator[StreamEvent]:
-        for message in messages:
-            if (event := self._event(message)) is not None:
-                yield event
-            if self.stop_reason:
-                return
 
     def _accept(self, head: ResponseHead) -> bool:
         """Return whether a response is a stream; raise if it never will be."""
@@ -371,20 +357,20 @@ class EventStreamClient:
         try:
             event = events.decode(message.data)
         except events.InvalidEvent as error:
-            reason = f"longer than {sse.MAX_BYTES} bytes" if message.truncated else str(error)
-        key, topic, moment = self._identify(message, event)
+            reason = str(error)
+        key, topic = self._identify(message, event)
         self._last_topic = topic
         self._last_id = self._id_before = message.id
         kind = self._keys.add(key, topic)
-        dated = moment if event is not None and not event.is_canary else None
-        if self._verify_rewind and topic in self._rule.topics and (dated is not None or kind != "new"):
-            self._check_rewind(dated if kind == "new" else None)
+        if event is not None and not event.is_canary:
+            self._check_rewind(event.time_ms, topic, is_new=kind == "new")
         if kind == "new":
             self._failures = 0
-            if dated is not None:
-                self._note_time(dated, topic)
+            if event is not None and not event.is_canary:
+                self._note_time(event.time_ms, topic)
             self._rule.note_progress(self._cursor.time)
             kind = self._kind(event)
+        moment = event.time_ms if event is not None else self._cursor.time
         if moment is not None and self._is_outside(moment):
             kind = "outside"
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
@@ -392,7 +378,7 @@ class EventStreamClient:
             self._check()
         if kind not in ("events", "invalid"):
             return None
-        return StreamEvent(message.data, event, reason, message.truncated, key, message.id, message.type)
+        return StreamEvent(message.data, event, reason, key, message.id, message.type)
 
     def _handle_special(self, message: sse.Message) -> None:
         """Handle ``event: error``, and the replay server's ``event: warning`` and ``event: end``."""
@@ -404,16 +390,14 @@ class EventStreamClient:
         elif message.type == b"error":
             self.last_error = f"the server sent an error: {text}"
 
-    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str, int | None]:
-        """Return key, topic and time of a message; what it does not hold itself follows from its position."""
+    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str]:
+        """Return key and topic of a message: without ``meta.id``, its text's hash and its position in the stream."""
+        topic = (event and event.meta.topic) or self._last_topic
         if event is not None and event.meta.id:
-            return event.meta.id, event.meta.topic or self._last_topic, event.time_ms
-        position = position_of(self._id_before, message.id, self._last_topic)
+            return event.meta.id, topic
+        topic, timestamp = place_of(self._id_before, message.id, topic)
         digest = hashlib.sha1(message.data, usedforsecurity=False).hexdigest()
-        where = f"{position.topic} {position.timestamp}" if position else message.id.decode(errors="replace")
-        topic = position.topic if position else (event and event.meta.topic) or self._last_topic
-        moment = event.time_ms if event is not None and not event.is_canary else position and position.time_ms
-        return f"sha1:{digest} {where}", topic, moment
+        return f"sha1:{digest} {topic} {timestamp!s}", topic
 
     def _kind(self, event: Event | None) -> str:
         if event is None:
@@ -428,11 +412,11 @@ class EventStreamClient:
 
     def _note_time(self, moment: int, topic: str) -> None:
         """Take note of a new event's time."""
-        self._cursor.update_time(moment)
+        self._cursor.time = moment
         if self.since is not None and moment < self.since:
             return
         is_first = not self._rule.topics
-        self._rule.note_event(topic, moment, self._cursor.lateness_ms)
+        self._rule.note_event(topic, moment)
         if is_first and self._rule.topics:
             self._cursor.start = moment if self._cursor.start is None else self._cursor.start
             if self.since is not None and moment - self.since > SINCE_SLACK_MS:
@@ -443,10 +427,12 @@ class EventStreamClient:
         elif self._rule.is_past_until:
             self.stop_reason = PAST_UNTIL
 
-    def _check_rewind(self, moment: int | None) -> None:
+    def _check_rewind(self, moment: int, topic: str, *, is_new: bool) -> None:
         """Warn if the first event after a break is a new one: its topic's last event was requested again."""
+        if not self._verify_rewind or topic not in self._rule.topics:
+            return
         self._verify_rewind, last = False, self._cursor.time
-        if moment is not None and last is not None and moment > last and len(self.warnings) < MAX_WARNINGS:
+        if is_new and last is not None and moment > last:
             self.warnings.append(
                 f"After a break at {events.iso(last)} the server resumed at {events.iso(moment)}, although it was "
                 "asked to rewind. What it had in between is missing."

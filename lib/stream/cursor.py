@@ -12,30 +12,23 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 SECONDS_BELOW = 10**11  # a smaller timestamp is in seconds
 REWIND_MS = 5_000
-MAX_LATENESS_MS = 300_000
-REWIND_OFFSETS = 1_000
 SEEN_KEYS = 200_000
 RECENT_KEYS = 20_000  # of a topic
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The position of one topic in an id."""
+    """The position of one topic in an id; without a timestamp it has sent nothing on this connection."""
 
     topic: str
     partition: int = 0
     timestamp: int | None = None
     offset: int | None = None
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether the topic has sent nothing on this connection."""
-        return self.timestamp is None and (self.offset is None or self.offset < 0)
 
     @property
     def unit_ms(self) -> int:
@@ -62,20 +55,8 @@ def parse_id(text: bytes) -> list[Entry]:
         return []
 
 
-class Position(NamedTuple):
-    """The position of one message in its topic."""
-
-    topic: str
-    timestamp: int  #: as in its id, in the service's unit
-
-    @property
-    def time_ms(self) -> int:
-        """Kafka's timestamp in milliseconds: one less than the id's."""
-        return (self.timestamp - 1) * Entry("", timestamp=self.timestamp).unit_ms
-
-
-def position_of(before: bytes, id_: bytes, topic: str) -> Position | None:
-    """Return a message's position, from what changed between the id before it and its own.
+def place_of(before: bytes, id_: bytes, topic: str) -> tuple[str, int | bytes]:
+    """Return a message's topic and its timestamp there: what changed between the id before it and its own.
 
     Parameters
     ----------
@@ -86,15 +67,16 @@ def position_of(before: bytes, id_: bytes, topic: str) -> Position | None:
 
     Returns
     -------
-    Position or None
-        None if the ids do not show it.
+    topic : str
+    timestamp : int or bytes
+        As in the id, in the service's unit; the id itself if it does not show it.
     """
-    old = {entry.topic: entry.timestamp for entry in parse_id(before)}
-    new = {entry.topic: entry.timestamp for entry in parse_id(id_) if entry.timestamp is not None}
-    changed = {name: moment for name, moment in new.items() if old.get(name) != moment}
-    if len(changed) == 1 or (changed and topic not in new):
-        return Position(*max(changed.items(), key=lambda item: item[1]))
-    return Position(topic, new[topic]) if topic in new else None
+    old, new = (
+        {entry.topic: entry.timestamp for entry in parse_id(text) if entry.timestamp is not None}
+        for text in (before, id_)
+    )
+    changed = new.items() - old.items()
+    return max(changed, key=lambda item: item[1], default=(topic, new.get(topic, id_)))
 
 
 class Cursor(msgspec.Struct):
@@ -106,11 +88,6 @@ class Cursor(msgspec.Struct):
         Milliseconds since the epoch before which nothing is wanted: SINCE, else the time of the first event.
     time : int, optional
         Time of the last event, for servers whose ids are no positions.
-    newest : int, optional
-        Time of the newest event.
-    lateness_ms : int, default 0
-        How much older than one before it an event has been, at most: events come only almost in the order of their
-        times, so a reconnect goes back by that much more.
     entries : list of Entry
         The topics.
 
@@ -126,25 +103,15 @@ class Cursor(msgspec.Struct):
 
     start: int | None = None
     time: int | None = None
-    newest: int | None = None
-    lateness_ms: int = 0
     entries: list[Entry] = []
 
     def update(self, id_: bytes) -> None:
         """Take the positions of an event's id; a topic that has a position does not lose it."""
         known = {(entry.topic, entry.partition): entry for entry in self.entries}
         for entry in parse_id(id_):
-            if not (entry.is_silent and (entry.topic, entry.partition) in known):
+            if entry.timestamp is not None or (entry.topic, entry.partition) not in known:
                 known[entry.topic, entry.partition] = entry
         self.entries = [*known.values()]
-
-    def update_time(self, moment: int) -> None:
-        """Take an event's time, and how late it is: five minutes at most, for clocks can be wrong."""
-        self.time = moment
-        if self.newest is None or moment >= self.newest:
-            self.newest = moment
-        elif self.newest - moment > self.lateness_ms:
-            self.lateness_ms = min(self.newest - moment, MAX_LATENESS_MS)
 
     def last_event_id(self) -> str:
         """Return the value of ``Last-Event-ID`` that misses nothing; empty if no event had an id."""
@@ -156,20 +123,15 @@ class Cursor(msgspec.Struct):
         return self.start if self.time is None else self._rewind(self.time)
 
     def _rewind(self, moment: int) -> int:
-        rewound = moment - REWIND_MS - self.lateness_ms
-        return rewound if self.start is None else max(self.start, rewound)
+        return max(self.start or 0, moment - REWIND_MS)
 
     def _rewound(self, entry: Entry) -> dict[str, Any]:
-        rewound: dict[str, Any] = {"topic": entry.topic, "partition": entry.partition}
+        unit_ms = max(other.unit_ms for other in self.entries)
         if entry.timestamp is not None:
-            rewound["timestamp"] = self._rewind((entry.timestamp - 1) * entry.unit_ms) // entry.unit_ms
-        elif not entry.is_silent and entry.offset is not None:
-            rewound["offset"] = max(0, entry.offset - REWIND_OFFSETS)
-        elif self.start is not None:
-            rewound["timestamp"] = self.start // max((other.unit_ms for other in self.entries), default=1)
+            rewound = {"timestamp": self._rewind((entry.timestamp - 1) * unit_ms) // unit_ms}
         else:
-            rewound["offset"] = -1
-        return rewound
+            rewound = {"offset": -1} if self.start is None else {"timestamp": self.start // unit_ms}
+        return {"topic": entry.topic, "partition": entry.partition, **rewound}
 
 
 class Deduplicator:

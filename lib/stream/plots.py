@@ -43,20 +43,11 @@ def read_events(path: Path) -> pd.DataFrame:
         the event has no flag.
     """
     decoded = (events.decode(line) for line in recording.lines(path))
-    rows = (
-        (event.time_ms, intern(event.wiki or NO_NAME), intern(event.type or NO_NAME), event.bot)
-        for event in decoded
-    )
-    columns = [("time", "i8"), ("wiki", "O"), ("type", "O"), ("bot", "O")]  # 32 bytes per event
-    frame = pd.DataFrame(np.fromiter(rows, columns))
-    return pd.DataFrame(
-        {
-            "time": frame["time"].astype("datetime64[ms]").dt.tz_localize("UTC"),
-            "wiki": frame["wiki"].astype("category"),
-            "type": frame["type"].astype("category"),
-            "kind": frame["bot"].map({True: "bot", False: "human"}).astype(KIND),
-        }
-    )
+    rows = ((e.time_ms, intern(e.wiki or NO_NAME), intern(e.type or NO_NAME), e.bot) for e in decoded)
+    columns = [("time", "M8[ms]"), ("wiki", "O"), ("type", "O"), ("kind", "O")]  # 32 bytes per event
+    frame = pd.DataFrame(np.fromiter(rows, columns)).astype({"wiki": "category", "type": "category"})
+    kind = frame["kind"].map({True: "bot", False: "human"}).astype(KIND)
+    return frame.assign(time=frame["time"].dt.tz_localize("UTC"), kind=kind)
 
 
 class Rates(NamedTuple):

@@ -1,10 +1,9 @@
 """Stage 1's writer: a stream becomes a recording that is whole whatever happens to the process.
 
 A recording is a folder of segments (`lib.stream.recording`) and ``state.json``: position and counts to resume from.
-Both move together by one rename. Before a segment is put in place, the state is written in two versions, the one
-that is true *with* the segment and the one that is true *without* it; whether the segment exists decides.
-So a process that dies at any moment, by ``kill -9`` or a power cut, leaves every event either in a segment
-or still to be fetched.
+A segment is written first, then the state that counts it, each by one rename; a segment that the state does not count
+is removed when the recording is resumed. So a process that dies at any moment, by ``kill -9`` or a power cut, leaves
+every event either in a segment or still to be fetched.
 
 Run again with the same folder, a recording that was not finished is resumed; one that was finished, or that came
 from another source, range or choice of wikis, is replaced. Nothing is ever mixed.
@@ -38,8 +37,9 @@ MIN_SEGMENT_SECONDS, MAX_SEGMENT_SECONDS = 2.0, 60.0
 
 
 class State(msgspec.Struct):
-    """What is known of a recording up to a segment."""
+    """``state.json``: what is known of a recording up to a segment."""
 
+    source: dict[str, Any]
     segments: int = 0
     dead_letter_bytes: int = 0
     position: dict[str, Any] | None = None
@@ -49,15 +49,6 @@ class State(msgspec.Struct):
     ended: str = ""
     complete: bool = False
     warnings: list[str] = []
-
-
-class StateFile(msgspec.Struct):
-    """``state.json``: which of the two states is true depends on whether the segment exists."""
-
-    source: dict[str, Any]
-    segment: str | None
-    with_segment: State
-    without_segment: State
 
 
 class Recorder:
@@ -99,8 +90,7 @@ class Recorder:
             )
         self.folder, self.client, self.segment_events = folder, client, segment_events
         self.manifest: dict[str, Any] = {}
-        self.state = State()
-        self._source = source.describe()
+        self.state = State(source.describe())
         self._lock: IO[bytes] | None = None
         self._pending: list[bytes] = []
         self._dead_letters: list[str] = []
@@ -157,6 +147,7 @@ class Recorder:
         """Write what was received, together with where to resume."""
         try:
             after = State(
+                self.state.source,
                 segments=self.state.segments + bool(self._pending),
                 dead_letter_bytes=self._append_dead_letters(),
                 position=self.client.position,
@@ -167,10 +158,9 @@ class Recorder:
                 complete=complete,
                 warnings=[*dict.fromkeys([*self.state.warnings, *self.client.warnings])],
             )
-            segment = recording.segment_name(after.segments) if self._pending else None
-            self._write_state(segment, after)
-            if segment is not None:
-                recording.write_segment(self.folder / segment, self._pending)
+            if self._pending:
+                recording.write_segment(self.folder / recording.segment_name(after.segments), self._pending)
+            self._write_state(after)
         except OSError as error:
             raise RecordingError(
                 f"OUT_DIR must have room and be writable. Got: {error.strerror or error}. What was written before is "
@@ -188,37 +178,32 @@ class Recorder:
                 os.fsync(file.fileno())
             return file.tell()
 
-    def _write_state(self, segment: str | None, after: State) -> None:
-        content = StateFile(self._source, segment, after, self.state)
-        artifacts.atomic_write(self.folder / STATE, msgspec.json.encode(content))
+    def _write_state(self, state: State) -> None:
+        artifacts.atomic_write(self.folder / STATE, msgspec.json.encode(state))
         artifacts.sync_folder(self.folder)
 
     def _recover(self) -> State:
         """Return the state of the folder, after removing what does not belong to it."""
-        file, state = self._read_state(), State()
-        if file is not None and file.source == self._source:
-            has_segment = file.segment is None or (self.folder / file.segment).exists()
-            state = file.with_segment if has_segment else file.without_segment
-        if file is None and recording.segments(self.folder):
+        manifest, state = self.folder / artifacts.NAME, self._read_state()
+        if state is None and recording.segments(self.folder):
             raise RecordingError(
                 f"OUT_DIR must be empty or 01_stream's own. Got {paths.show(self.folder)}, whose events-*.jsonl.gz "
                 "come from somewhere else. Choose another folder."
             )
-        manifest = self.folder / artifacts.NAME
-        if state.complete and manifest.exists():  # finished: replaced
-            state = State()
+        is_finished = state is not None and state.complete and manifest.exists()
+        if state is None or state.source != self.state.source or is_finished:
+            state = self.state
         manifest.unlink(missing_ok=True)
-        self.state = state
-        self._write_state(None, state)
+        self._write_state(state)
         for path in [*recording.segments(self.folder)[state.segments :], *self.folder.glob(".*.tmp")]:
             path.unlink()
         with open(self.folder / artifacts.DEAD_LETTERS, "ab") as letters:
             letters.truncate(state.dead_letter_bytes)
         return state
 
-    def _read_state(self) -> StateFile | None:
+    def _read_state(self) -> State | None:
         try:
-            return msgspec.json.decode((self.folder / STATE).read_bytes(), type=StateFile)
+            return msgspec.json.decode((self.folder / STATE).read_bytes(), type=State)
         except FileNotFoundError:
             return None
         except (ValueError, msgspec.MsgspecError):
@@ -237,7 +222,7 @@ class Recorder:
             "ended": state.ended,
             "complete": state.complete,
             "warnings": state.warnings,
-            "source": {**self._source, **limits},
+            "source": {**state.source, **limits},
             "files": {path.name: artifacts.sha256(path) for path in recording.segments(self.folder)},
         }
         artifacts.write(self.folder, **self.manifest)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from lib import artifacts
 from lib.stream import recording
@@ -34,7 +34,6 @@ HEARTBEAT = b'{"$relay": {"alive": true}}'
 HEARTBEAT_SECONDS = 1.0
 POLL_SECONDS = 0.1
 BLOCK_LINES = 256
-MAX_LINE_BYTES = 8 << 20
 TIMEOUT_SECONDS = 15.0  # without a byte; an idle relay sends a heartbeat every second
 
 
@@ -133,26 +132,23 @@ class Relay(socketserver.ThreadingTCPServer):
 
     def blocks(self) -> Iterator[list[bytes]]:
         """Yield blocks of lines from the first file on; an empty one every second while there is nothing to send."""
-        sent: set[Path] = set()
+        sent = 0
         beat_at = time.monotonic()
         while not self.closed.is_set():
             is_complete = not self.follow or self.finished.is_set() or (self.source / artifacts.NAME).exists()
-            follows_folder = self.follow and self.source.is_dir()
-            paths = recording.segments(self.source) if follows_folder else recording.files(self.source)
-            fresh = [path for path in paths if path not in sent]
-            for path in fresh:
+            files = recording.segments(self.source) if self.follow else recording.files(self.source)
+            for path in files[sent:]:
                 lines = recording.file_lines(path)
                 while block := [*islice(lines, BLOCK_LINES)]:
                     yield block
-                sent.add(path)
                 beat_at = time.monotonic()
-            if is_complete and not fresh:
+            if is_complete:
                 return
+            sent = len(files)
             if time.monotonic() - beat_at >= HEARTBEAT_SECONDS:
                 yield []
                 beat_at = time.monotonic()
-            if not fresh:
-                self.closed.wait(POLL_SECONDS)
+            self.closed.wait(POLL_SECONDS)
 
 
 class _Client(socketserver.BaseRequestHandler):
@@ -187,7 +183,7 @@ def read_lines(address: str) -> Iterator[bytes | None]:
     Yields
     ------
     bytes or None
-        One event without its line end, the first 8 MiB of a longer one; None for a heartbeat.
+        One event without its line end; None for a heartbeat.
 
     Raises
     ------
@@ -201,10 +197,12 @@ def read_lines(address: str) -> Iterator[bytes | None]:
             socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as client,
             client.makefile("rb") as file,
         ):
-            for line in _whole_lines(file):
+            for line in file:
+                if not line.endswith(b"\n"):  # the connection broke in the middle of it
+                    break
                 if not line.startswith(CONTROL):
                     events += 1
-                    yield line
+                    yield line[:-1]
                     continue
                 control = json.loads(line)["$relay"]
                 if "end" not in control:
@@ -219,13 +217,3 @@ def read_lines(address: str) -> Iterator[bytes | None]:
         f"The relay at {address} must send all lines and its end line. Got {events:,} lines: {reason}. "
         "Start the relay (notebooks/01_stream.ipynb) and run this again, or leave SOCKET empty to read IN_DIR."
     )
-
-
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield lines without their line ends, at most 8 MiB of each; not a last one without a line end."""
-    while line := file.readline(MAX_LINE_BYTES):
-        end = line
-        while end and not end.endswith(b"\n"):
-            end = file.readline(MAX_LINE_BYTES)
-        if end:
-            yield line.removesuffix(b"\n")

@@ -60,8 +60,7 @@ NAME = "2015-09-12.jsonl.gz"
 MEMBER = "wikipedia/wikiticker-2015-09-12-sampled.json.gz"
 EVENTS = 39_244
 #: Stages 1 to 3 see the day until here, stage 4 the rest.
-CUT = "2015-09-12T14:00:00Z"
-CUT_MS = 1_442_066_400_000
+CUT_MS = 1_442_066_400_000  # 2015-09-12T14:00:00Z
 #: The namespace of our UUIDs: itself the UUID version 5 of a name, so that nothing about it is arbitrary.
 NAMESPACE_ID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:wikisieve:default-day:2015-09-12")
 TOPIC = "eqiad.mediawiki.recentchange"
@@ -189,22 +188,10 @@ def write_day(lines: Iterable[bytes], target: Path) -> None:
         The old format, in order.
     target : Path
         The file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
     """
     events = (convert(canonical_line(line), ordinal) for ordinal, line in enumerate(lines))
     texts = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n" for event in events)
-    content = gzip.compress("".join(texts).encode(), 6, mtime=0)
-    try:
-        artifacts.atomic_write(target, content)
-    except OSError as error:
-        raise OSError(
-            f"{paths.show(target.parent)} must have room and be writable: the default day is kept there. "
-            f"Got: {error.strerror or error}. Make room or change its rights, or set a RECORDING."
-        ) from None
+    artifacts.atomic_write(target, gzip.compress("".join(texts).encode(), 6, mtime=0))
 
 
 def ensure() -> Path:
@@ -214,8 +201,6 @@ def ensure() -> Path:
     ------
     ValueError
         If the jar does not hold the 39,244 edits of the day.
-    OSError
-        If it cannot be written.
     """
     target = paths.RECORDINGS / NAME
     if not target.exists():

@@ -21,17 +21,12 @@ class Message(NamedTuple):
     data: bytes
     id: bytes  #: the stream's last id; empty if there was none
     type: bytes  #: ``message`` unless the stream names another
-    truncated: bool = False  #: too long: `data` is its beginning
 
 
 class Decoder:
     r"""Decodes chunks of bytes into messages; the messages are the same however a stream is cut into chunks.
 
-    Parameters
-    ----------
-    max_bytes : int, default 16 MiB
-        Greatest size of a message. Of a longer one only the beginning is returned, so that no server can fill the
-        memory.
+    Of a message that is longer than `MAX_BYTES` only the beginning is returned, so that no server can fill the memory.
 
     Attributes
     ----------
@@ -44,43 +39,32 @@ class Decoder:
     --------
     >>> decoder = Decoder()
     >>> decoder.feed(b":ok\n\nid: 7\r\nda"), decoder.feed(b"ta: a\r\n"), decoder.feed(b"data: b\r\n\r\n")
-    ([], [], [Message(data=b'a\nb', id=b'7', type=b'message', truncated=False)])
+    ([], [], [Message(data=b'a\nb', id=b'7', type=b'message')])
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self) -> None:
         self.last_id = b""
         self.retry_ms: int | None = None
         self._parts: list[bytes] = []  # of the message that is incomplete
         self._size = 0
-        self._head: bytes | None = None  # its beginning, once it is too long
         self._after_cr = False
         self._started = False
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Decode the next bytes; return the messages that they complete."""
         text = self._with_line_feeds(chunk)
-        messages: list[Message] = []
-        if not text:
-            return messages
+        blocks: list[bytes] = []
         self._parts.append(text)
         self._size += len(text)
         if b"\n" in text:  # else it is joined later: a long line is not copied with every chunk
             *blocks, rest = b"".join(self._parts).split(b"\n\n")
             self._parts, self._size = [rest], len(rest)
-            for block in blocks:
-                head, self._head = self._head, None
-                if message := self._parse(block if head is None else head):
-                    messages.append(message if head is None else message._replace(truncated=True))
-        if self._size > self.max_bytes:
-            self._truncate()
-        return messages
-
-    def _truncate(self) -> None:
-        if self._head is None:
-            self._head = b"".join(self._parts)[:KEPT_BYTES]
-        self._parts = [b"x\n" if self._parts[-1].endswith(b"\n") else b"x"]  # enough to find its end
-        self._size = 0
+        if self._size > MAX_BYTES:
+            rest = b"".join(self._parts)
+            is_line_over = rest.endswith(b"\n")
+            self._parts = [rest[:KEPT_BYTES], b"\n" if is_line_over else b"\n:"]  # what follows is a comment
+            self._size = KEPT_BYTES
+        return [message for block in blocks if (message := self._parse(block))]
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:
         """Return the chunk with every line end as a line feed, also where CR LF was cut in two."""

@@ -48,12 +48,6 @@ def test_a_batch_is_read_again_over_a_new_connection(scripted_relay):
     assert (lines(rows), offset) == (LINES[5:], {"line": 7, "end": True})
 
 
-def test_a_long_line_is_cut_and_the_next_one_is_whole(scripted_relay, monkeypatch):
-    monkeypatch.setattr(relay, "MAX_LINE_BYTES", 50)
-    address = scripted_relay(b"x" * 195, b"y" * 49, b"z" * 50, b"short", relay.end_line(4))
-    assert read_all(address) == [[b"x" * 50, b"y" * 49, b"z" * 50, b"short"]]
-
-
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

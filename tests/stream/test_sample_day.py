@@ -122,12 +122,6 @@ def test_a_jar_that_does_not_hold_the_day_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_day_that_cannot_be_kept_is_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"file must have room .* Got: File exists\. .* or set a RECORDING"):
-        sample_day.write_day([old()], tmp_path / "file/out.jsonl.gz")
-
-
 def test_the_day_as_it_is():
     day = [events.decode(line) for line in recording.lines(sample_day.ensure())]
     assert len(day) == sample_day.EVENTS == len({event.meta.id for event in day})
