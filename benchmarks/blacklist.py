@@ -42,8 +42,8 @@ def run(members: int = 100_000, look_ups: int = 100_000) -> pd.DataFrame:
         plain = set(users)
         ways: dict[str, tuple[float, Callable[[Sequence[str]], object]]] = {
             "pybloom-live BloomFilter, one by one": (len(bare.bitarray) / 8, _one_by_one(bare)),
-            "filter, one by one": (bloom.nbytes, _one_by_one(bloom)),
-            "filter, in bulk": (bloom.nbytes, bloom.contains),
+            "filter, one by one": (len(bloom.bitarray) / 8, _one_by_one(bloom)),
+            "filter, in bulk": (len(bloom.bitarray) / 8, bloom.contains),
             "Python set": (_size_of_set(plain), _one_by_one(plain)),
             "ledger, in bulk (the exact answer)": (_size_of_ledger(ledger), ledger.look_up),
         }

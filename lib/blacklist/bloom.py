@@ -21,10 +21,12 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pybloom_live import BloomFilter
 
 from lib import artifacts
@@ -86,11 +88,6 @@ class BlacklistFilter(BloomFilter):
                 return bloom
             requested_error_rate *= 0.9
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the bits alone."""
-        return len(self.bitarray.tobytes())
-
     def contains(self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return which users the filter takes for members; each distinct user is hashed once.
 
@@ -103,15 +100,11 @@ class BlacklistFilter(BloomFilter):
         -------
         numpy.ndarray of bool, (n,)
         """
-        column = users if isinstance(users, pa.Array | pa.ChunkedArray) else pa.array(users, pa.string())
+        column = pc.dictionary_encode(users)
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
-        if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
-        answers = np.array(
-            [user in self for user in column.dictionary.to_pylist()] + [False]
-        )  # last: for null
-        return answers[column.indices.fill_null(len(answers) - 1).to_numpy(zero_copy_only=False)]
+        hits = np.array([user in self for user in column.dictionary.to_pylist()] + [False])  # last: for null
+        return hits[column.indices.fill_null(len(hits) - 1).to_numpy(zero_copy_only=False)]
 
     def update(self, users: Iterable[str]) -> None:
         """Add users who are new in the ledger; pybloom-live raises IndexError when they do not fit."""
@@ -152,8 +145,7 @@ class BlacklistFilter(BloomFilter):
         checksum, _, body = data.partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != checksum:
             raise BlacklistError(
-                "A filter must have the checksum it was written with. Got bytes that are damaged or no filter. "
-                "Rebuild it from the ledger."
+                "A filter must have the checksum written in it. Got another. Rebuild it from the ledger."
             )
         header, _, bits = body.partition(b"\n")
         written = json.loads(header)
@@ -201,8 +193,8 @@ def update_filter(bloom: BlacklistFilter, ledger: Ledger, added: Sequence[str]) 
     return BlacklistFilter.build(members, max(2 * bloom.capacity, 2 * len(members)), bloom.bound)
 
 
-def load_or_rebuild(path: str | Path, ledger: Ledger) -> tuple[BlacklistFilter, str | None]:
-    """Return the filter of a file, or one built from the ledger when the file cannot be used.
+def load_or_rebuild(path: str | Path, ledger: Ledger) -> BlacklistFilter:
+    """Return the filter of a file, or one built from the ledger when the file is missing, damaged or lacks a member.
 
     Parameters
     ----------
@@ -211,18 +203,11 @@ def load_or_rebuild(path: str | Path, ledger: Ledger) -> tuple[BlacklistFilter, 
 
     Returns
     -------
-    bloom : BlacklistFilter
-    reason : str or None
-        Why the filter was rebuilt; None when the file was good.
+    BlacklistFilter
     """
     members = ledger.members()
-    try:
+    with suppress(OSError, BlacklistError):
         bloom = BlacklistFilter.load(path)
-        missing = len(members) - int(bloom.contains(members).sum())
-        if missing:
-            raise BlacklistError(
-                f"A filter must hold all {len(members)} members of the ledger. It lacks {missing}."
-            )
-    except (OSError, BlacklistError) as error:
-        return BlacklistFilter.build(members), str(error)
-    return bloom, None
+        if bloom.contains(members).all():
+            return bloom
+    return BlacklistFilter.build(members)

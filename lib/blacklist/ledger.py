@@ -22,22 +22,20 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from lib import paths
+from lib import artifacts, paths
 
 #: What `evidence["edit"]` of an entry holds of the edit that crossed the threshold.
 EDIT_COLUMNS = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
-FORMAT = 1  # of the tables below; another number is refused
 LOCK_TIMEOUT_SECONDS = 30
 MADE_BY = "notebooks/03_eda_train.ipynb"
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS ledger_format (version INTEGER NOT NULL) STRICT",
     # With a rowid, although the key is a text: entries are large, and so the look-up of a user who is not listed
     # reads the index alone.
     """CREATE TABLE IF NOT EXISTS blacklist (
@@ -52,12 +50,11 @@ _TABLES = (
 )
 _ENTRY = "user, reason, evidence, score, model_version, since"
 _ENDED = f"{_ENTRY}, ended, ended_reason"
-_UNLESS_ALLOWED = "WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"
 _BATCH = 1000  # users per statement of a look-up
 
 
 class BlacklistError(Exception):
-    """The ledger's or the filter's file cannot be used, or a change breaks a rule of the ledger."""
+    """The file of the ledger or of the filter cannot be used."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -85,12 +82,6 @@ class Entry(msgspec.Struct, frozen=True):
     evidence: dict[str, Any] = {}
     score: float | None = None
     model_version: str = ""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.user, str):
-            raise BlacklistError(
-                f"A user must be named by a string. Got {self.user!r}. Leave such users out."
-            )
 
 
 class EndedEntry(msgspec.Struct, frozen=True):
@@ -138,18 +129,12 @@ def translate_errors(path: str | Path) -> Iterator[None]:
     """Raise :class:`BlacklistError` when SQLite finds the file at `path` locked or damaged."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if "locked" not in str(error):
+    except sqlite3.DatabaseError as error:  # damage is of this very class, a lock of one of its subclasses
+        if type(error) is not sqlite3.DatabaseError and "locked" not in str(error):
             raise
         raise BlacklistError(
-            f"{paths.show(path)} must not be locked by another program. Got a lock for more than "
-            f"{LOCK_TIMEOUT_SECONDS} s. Close the program that has the file open, then run again."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise
-        raise BlacklistError(
-            f"{paths.show(path)} must be a sound SQLite file. Got: {error}. Restore a copy, or run {MADE_BY} again."
+            f"{paths.show(path)} must be a sound SQLite file that no other program has locked. Got: {error}. "
+            f"Close the program that has it open, restore a copy, or run {MADE_BY} again."
         ) from error
 
 
@@ -160,11 +145,6 @@ class Ledger:
     ----------
     connection : sqlite3.Connection
         The tables are created in it if they are missing.
-
-    Raises
-    ------
-    BlacklistError
-        The database holds a ledger of another format.
     """
 
     def __init__(self, connection: sqlite3.Connection):
@@ -172,24 +152,15 @@ class Ledger:
         with transaction(connection):
             for statement in _TABLES:
                 connection.execute(statement)
-            version = connection.execute("SELECT max(version) FROM ledger_format").fetchone()[0]
-            if version is None:
-                connection.execute("INSERT INTO ledger_format VALUES (?)", (FORMAT,))
-            elif version != FORMAT:
-                raise BlacklistError(
-                    f"A ledger must have format {FORMAT}. Got format {version}. Run {MADE_BY} again."
-                )
 
     @classmethod
-    def open(cls, path: str | Path, *, must_exist: bool = False, read_only: bool = False) -> Ledger:
+    def open(cls, path: str | Path, *, read_only: bool = False) -> Ledger:
         """Open a ledger file, or create it.
 
         Parameters
         ----------
         path : str or Path
             The file; ":memory:" keeps the ledger in memory.
-        must_exist : bool
-            Refuse to create it.
         read_only : bool
             Read a copy of an existing file: neither it nor its folder is written to.
 
@@ -200,14 +171,12 @@ class Ledger:
 
         Raises
         ------
+        lib.artifacts.MissingInput
+            The file is missing, with `read_only`.
         BlacklistError
-            The file is missing (with `must_exist` or `read_only`), damaged, locked or of another format.
+            The file is damaged or locked.
         """
-        if (must_exist or read_only) and not Path(path).is_file():
-            raise BlacklistError(
-                f"There must be a ledger at {paths.show(path)}. Got none. Run {MADE_BY} first."
-            )
-        return cls(_read_copy(path) if read_only else connect(path))
+        return cls(_read_copy(artifacts.require(Path(path), MADE_BY)) if read_only else connect(path))
 
     def close(self) -> None:
         """Close the connection."""
@@ -232,7 +201,8 @@ class Ledger:
         list of str
             The users who were not listed before, in order: what the filter must add.
         """
-        insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 {_UNLESS_ALLOWED}"
+        unless_allowed = "WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"
+        insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 {unless_allowed}"
         with transaction(self.connection):
             return [entry.user for entry in entries if self.connection.execute(insert, _row(entry)).rowcount]
 
@@ -244,7 +214,7 @@ class Ledger:
         users : iterable of str
             Users who are not listed are skipped.
         reason : str
-            Why; must not be empty.
+            Why.
         at : int
             Event time in milliseconds.
 
@@ -252,14 +222,7 @@ class Ledger:
         -------
         list of str
             The users who were listed, in order.
-
-        Raises
-        ------
-        BlacklistError
-            The reason is empty.
         """
-        if not reason:
-            raise BlacklistError("A removal must have a reason. Got an empty one. Name the reason.")
         move = f"INSERT INTO history ({_ENDED}) SELECT {_ENTRY}, ?, ? FROM blacklist WHERE user = ?"
         removed = []
         with transaction(self.connection):
@@ -308,16 +271,10 @@ class Ledger:
         set of str
             The users whom a person took off the list and who were not listed again: they should stay off it.
         """
-        read = earlier.connection.execute
         with transaction(self.connection):
-            self.connection.executemany(
-                "INSERT OR REPLACE INTO allowed VALUES (?, ?, ?)",
-                read("SELECT user, reason, since FROM allowed"),
-            )
-            self.connection.executemany(
-                f"INSERT INTO history ({_ENDED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                read(f"SELECT {_ENDED} FROM history ORDER BY rowid"),
-            )
+            for table, marks in (("allowed", "?, ?, ?"), ("history", "?, ?, ?, ?, ?, ?, ?, ?")):
+                rows = earlier.connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
+                self.connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
             self.add(entry for entry in earlier.entries() if entry.reason not in automatic)
         return {ended.entry.user for ended in earlier.history()} - set(earlier.members())
 
@@ -376,14 +333,13 @@ def _entry(row: Sequence[Any]) -> Entry:
     return Entry(user, reason, since, msgspec.json.decode(evidence), score, model_version)
 
 
-def _read_copy(path: str | Path) -> sqlite3.Connection:
+def _read_copy(path: Path) -> sqlite3.Connection:
     """Read a database with its write-ahead log into memory, by way of a copy: SQLite would write beside the file."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     with translate_errors(path), tempfile.TemporaryDirectory() as folder:
-        for ending in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                shutil.copyfile(f"{path}{ending}", f"{folder}/copy{ending}")
-        with closing(sqlite3.connect(f"{folder}/copy")) as copy:
+        for file in filter(Path.exists, (path, path.with_name(f"{path.name}-wal"))):
+            shutil.copy(file, folder)
+        with closing(sqlite3.connect(Path(folder) / path.name)) as copy:
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)

@@ -147,7 +147,7 @@ def read(out_dir: str | Path, user: str) -> Card | None:
     user : str
     """
     folder = paths.resolve(out_dir)
-    with Ledger.open(folder / "ledger.sqlite", must_exist=True) as ledger:
+    with Ledger.open(artifacts.require(folder / "ledger.sqlite", MADE_BY)) as ledger:
         entry = ledger.get(user)
     return None if entry is None else from_entry(entry, _edits_before(folder, [user])[user])
 

@@ -115,7 +115,7 @@ class OnlineJob:
             self._threads = opened.enter_context(ThreadPoolExecutor(2))
             self._resources = opened.pop_all()
         file = out_dir / "blacklist.bloom"
-        self.bloom, _ = bloom.load_or_rebuild(
+        self.bloom = bloom.load_or_rebuild(
             file if file.exists() else model_dir / file.name, self.state.ledger
         )
         self.classifier = OnlineClassifier(self.model, self.state)

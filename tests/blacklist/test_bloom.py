@@ -54,21 +54,17 @@ def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
 @pytest.mark.parametrize(
     "users",
     [
-        ["bot 1", None, "None", "bot 1"],
-        pa.array(["bot 1", None, "None", "bot 1"]).dictionary_encode(),
-        pa.chunked_array([["bot 1", None], ["None", "bot 1"]]),
-        pa.array(["x", "bot 1", None, "None", "bot 1"], pa.large_string())[1:],
+        ["bot 1", None, "nan", "bot 1"],
+        pa.array(["bot 1", None, "nan", "bot 1"]).dictionary_encode(),
+        pa.chunked_array([["bot 1", None], ["nan", "bot 1"]]),
+        pa.array(["x", "bot 1", None, "nan", "bot 1"], pa.large_string())[1:],
     ],
     ids=["list", "dictionary", "chunked", "sliced"],
 )
-def test_columns_of_users(users):
-    assert BlacklistFilter.build(bots(10)).contains(users).tolist() == [True, False, False, True]
-
-
-@pytest.mark.parametrize("users", [[], [None, None]])
-def test_null_is_no_member(users):
-    bloom = BlacklistFilter.build(["None", "nan"])
-    assert not bloom.contains(users).any() and not bloom.contains(pa.array(users, pa.string())).any()
+def test_columns_of_users_in_which_null_is_no_member(users):
+    bloom = BlacklistFilter.build([*bots(10), "None"])
+    assert bloom.contains(users).tolist() == [True, False, False, True]
+    assert not bloom.contains(users[:0]).any() and not bloom.contains(users[1:2]).any()
 
 
 def test_every_flipped_bit_and_every_truncation_is_refused():
@@ -111,21 +107,18 @@ def test_filter_grows_with_the_ledger_and_loses_nobody():
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (None, "No such file"),
-        (b"\x80\x04\x95 something else ", "must have the checksum"),
-        (BlacklistFilter.build(bots(49)).to_bytes(), "all 50 members of the ledger. It lacks 1"),
-    ],
+    "content",
+    [None, b"\x80\x04\x95 something else ", BlacklistFilter.build(bots(49)).to_bytes()],
     ids=["missing", "foreign", "stale"],
 )
-def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, content, reason):
+def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, content):
     path = tmp_path / "blacklist.bloom"
+    if content is not None:
+        path.write_bytes(content)
     with Ledger.open(":memory:") as ledger:
         ledger.add(Entry(user, "test", 1) for user in bots(50))
-        good = BlacklistFilter.build(ledger.members())
-        good.save(path)
-        assert load_or_rebuild(path, ledger)[1] is None
-        path.unlink() if content is None else path.write_bytes(content)
-        bloom, why = load_or_rebuild(path, ledger)
-    assert reason in why and bloom.to_bytes() == good.to_bytes()
+        rebuilt = load_or_rebuild(path, ledger)
+        assert rebuilt.to_bytes() == BlacklistFilter.build(bots(50)).to_bytes()
+        larger = BlacklistFilter.build(bots(50), capacity=5000)
+        larger.save(path)
+        assert load_or_rebuild(path, ledger).to_bytes() == larger.to_bytes()

@@ -1,12 +1,12 @@
 """The ledger: nothing is lost, the allow-list wins, and changes join the caller's transaction."""
 
 import itertools
-import sqlite3
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.artifacts import MissingInput
 from lib.blacklist import ledger as ledger_module
 from lib.blacklist.ledger import BlacklistError, Entry, Ledger, transaction
 
@@ -19,10 +19,6 @@ def ledger(tmp_path):
 
 def listed(user: str, since: int = 1000) -> Entry:
     return Entry(user, "model", since, {"edits": 3, "comment": "<b>"}, 0.99, "m1")
-
-
-def is_empty(ledger: Ledger) -> bool:
-    return not (ledger.members() or ledger.history() or ledger.allowed())
 
 
 def test_entry_comes_back_as_it_was_put_in(ledger):
@@ -49,13 +45,6 @@ def test_allowed_user_is_never_listed(ledger):
     assert ledger.add([listed("A", since=1400)]) == ["A"]
 
 
-def test_rules_of_entries_and_removals(ledger):
-    with pytest.raises(BlacklistError, match="must have a reason"):
-        ledger.remove(["A"], reason="", at=1)
-    with pytest.raises(BlacklistError, match="named by a string"):
-        Entry(None, "model", 1)  # type: ignore[arg-type]
-
-
 def test_bulk_look_up_finds_thousands(ledger):
     ledger.add(listed(f"bot {i}") for i in range(5000))
     found = ledger.look_up([f"bot {i}" for i in range(2500, 7500)])
@@ -71,96 +60,75 @@ def test_file_can_be_read_while_written_and_copied(tmp_path):
             writer.add([listed("B")])
             assert reader.members() == ["A"]
         assert reader.members() == ["A", "B"]
+    with Ledger.open(copy) as ledger:
+        assert ledger.add([listed("A"), listed("C")]) == ["C"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.sqlite", "ledger.sqlite"]
-    with Ledger.open(copy, read_only=True) as ledger:
-        assert ledger.members() == ["A"]
 
 
 def test_a_locked_file_is_waited_for_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_SECONDS", 0.2)
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as writer, Ledger.open(path) as other, transaction(writer.connection):
-        with pytest.raises(BlacklistError, match=r"ledger\.sqlite must not be locked by another program"):
-            other.add([listed("A")])
-        with pytest.raises(BlacklistError, match="Close the program"):
-            Ledger.open(path)
+        for change in (lambda: other.add([listed("A")]), lambda: Ledger.open(path)):
+            with pytest.raises(
+                BlacklistError, match=r"ledger\.sqlite must be .* that no other program has locked"
+            ):
+                change()
 
 
-def test_broken_transaction_leaves_nothing(ledger):
+def test_changes_join_the_callers_transaction(ledger):
     with pytest.raises(KeyError), transaction(ledger.connection):
-        ledger.add([listed("A")])
-        ledger.allow("B", reason="ours", at=1)
+        ledger.add([listed("A"), listed("B")])
+        ledger.remove(["A"], reason="a person", at=1100)
+        ledger.allow("C", reason="ours", at=1)
         raise KeyError
-    assert is_empty(ledger)
-
-
-@pytest.mark.parametrize("isolation_level", [None, ""])
-def test_in_the_callers_transaction_nothing_is_committed(tmp_path, isolation_level):
-    connection = sqlite3.connect(tmp_path / "online.sqlite", isolation_level=isolation_level)
-    ledger = Ledger(connection)
-    connection.execute("BEGIN")
-    ledger.add([listed("A"), listed("B")])
-    ledger.remove(["A"], reason="a person", at=1100)
-    ledger.allow("C", reason="ours", at=1)
-    assert connection.in_transaction
-    connection.rollback()
-    assert is_empty(ledger)
-    connection.close()
+    assert not (ledger.members() or ledger.history() or ledger.allowed())
 
 
 @pytest.mark.parametrize(
-    ("kind", "read_only"),
-    [*itertools.product(["foreign", "truncated", "other format"], [False, True]), ("changed", True)],
+    ("kind", "read_only"), [*itertools.product(["foreign", "truncated"], [False, True]), ("changed", True)]
 )
 def test_a_file_that_cannot_be_used_is_refused_and_left_as_it_is(tmp_path, kind, read_only):
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as ledger:
         ledger.add(listed(f"bot {number}") for number in range(500))
-        if kind == "other format":
-            ledger.connection.execute("UPDATE ledger_format SET version = 99")
-    data = bytearray(path.read_bytes())
+    data = path.read_bytes()
     middle = len(data) // 2 // 4096 * 4096
     contents = {
         "foreign": b"not a database, but long enough " * 100,
         "truncated": data[:-8192],
         "changed": data[:middle] + bytes(64) + data[middle + 64 :],
     }
-    path.write_bytes(contents.get(kind, data))
-    before = path.read_bytes()
-    wanted = "Got format 99" if kind == "other format" else "must be a sound SQLite file"
-    with pytest.raises(BlacklistError, match=wanted):
+    path.write_bytes(contents[kind])
+    with pytest.raises(BlacklistError, match="must be a sound SQLite file"):
         Ledger.open(path, read_only=read_only).members()
-    assert path.read_bytes() == before
+    assert path.read_bytes() == contents[kind]
 
 
-@pytest.mark.parametrize("how", ["must_exist", "read_only"])
-def test_a_missing_file_is_refused(tmp_path, how):
-    with pytest.raises(BlacklistError, match=r"There must be a ledger at .* Got none\. Run .*03_eda_train"):
-        Ledger.open(tmp_path / "none.sqlite", **{how: True})
+def test_a_missing_file_is_not_created_to_be_read(tmp_path):
+    with pytest.raises(MissingInput, match=r"none.sqlite is missing. Run .*03_eda_train"):
+        Ledger.open(tmp_path / "none.sqlite", read_only=True)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wal", [False, True])
 def test_reading_touches_neither_the_file_nor_its_folder(tmp_path, wal):
     """With `wal`, the second entry is in the write-ahead log that a killed program left."""
-    path = tmp_path / "a folder?" / "ledger.sqlite"
-    path.parent.mkdir()
-    ledger = Ledger.open(path)
-    ledger.add([listed("A")])
-    ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    ledger.add([listed("B")])
-    left = {file: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
-    ledger.close()
+    folder = tmp_path / "a folder?"
+    folder.mkdir()
+    path = folder / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.add([listed("A")])
+        ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ledger.add([listed("B")])
+        left = {file: file.read_bytes() for file in (path, folder / "ledger.sqlite-wal")}
     for file, content in left.items() if wal else ():
         file.write_bytes(content)
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.parent.iterdir()}
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
     assert len(before) == 1 + wal
     with Ledger.open(path, read_only=True) as reader:
         assert reader.members() == ["A", "B"]
-        reader.copy_to(tmp_path / "copy.sqlite")
-    with Ledger.open(tmp_path / "copy.sqlite") as copy:
-        assert copy.add([listed("C")]) == ["C"]
-    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.parent.iterdir()}
+    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
 
 
 #: Any text but lone surrogates: Arrow and SQLite have none.

@@ -5,7 +5,7 @@ import pytest
 from made_up import sample
 
 from lib import artifacts
-from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild
+from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import Entry, Ledger
 from lib.model import build_blacklist
 from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
@@ -90,8 +90,7 @@ def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
     with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert sorted(ledger.entries(), key=lambda entry: (entry.since, entry.user)) == listed
-        bloom, reason = load_or_rebuild(tmp_path / "blacklist.bloom", ledger)
-    assert reason is None
+    bloom = BlacklistFilter.load(tmp_path / "blacklist.bloom")
     assert bloom.contains([entry.user for entry in listed]).all()
 
 
@@ -123,7 +122,7 @@ def test_what_people_decided_is_taken_over_when_stage_3_runs_again(tmp_path, lis
             assert ledger.get("vandal") == Entry("vandal", "by hand", 8, {"who": "me"})
             assert ledger.get(spared).reason == "no person after all"
             assert ledger.history() == before
-            assert load_or_rebuild(tmp_path / "blacklist.bloom", ledger)[1] is None
+            assert BlacklistFilter.load(tmp_path / "blacklist.bloom").contains(ledger.members()).all()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
 
 
@@ -166,5 +165,5 @@ def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, train
     finish(tmp_path, trained, listed)
     build_blacklist.clear_outputs(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [build_blacklist.EARLIER_LEDGER]
-    with pytest.raises(artifacts.MissingInput, match="model.skops is missing. Run notebooks/03_eda_train"):
+    with pytest.raises(artifacts.MissingInput, match="ledger.sqlite is missing. Run notebooks/03_eda_train"):
         OnlineJob(tmp_path / "out", tmp_path)

@@ -179,7 +179,7 @@ def test_a_filter_that_says_yes_to_everybody_costs_nobody_an_edit(
 ):
     full = BlacklistFilter.build(["A"], capacity=2)
     full.bitarray.setall(1)
-    monkeypatch.setattr(run.bloom, "load_or_rebuild", lambda path, ledger: (full, None))
+    monkeypatch.setattr(run.bloom, "load_or_rebuild", lambda path, ledger: full)
     metrics = world.judge(tmp_path, model_dir, recording, **here)
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert metrics["hash_collisions"] > 100
