@@ -13,9 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 import pyarrow as pa
 from pyarrow import compute as pc
 from pyspark.errors import StreamingQueryException
@@ -25,6 +24,9 @@ from pyspark.sql.streaming import StreamingQuery
 from lib import artifacts, events, paths
 from lib.sample import csv_files
 from lib.stream import recording
+
+if TYPE_CHECKING:  # each Spark worker imports this module to decode; pandas would cost it two seconds
+    import pandas as pd
 
 STAGING = ".incoming"
 PROGRESS_SECONDS = 15.0
@@ -146,7 +148,7 @@ class SampleWriter:
         self.out_dir = out_dir
         self.counts: Counter[str] = Counter()
         self._staging = out_dir / STAGING
-        self._users: list[pd.DataFrame] = []
+        self._users: list[pa.Table] = []
 
     def __enter__(self) -> Self:
         self._lock = artifacts.lock_folder(self.out_dir, SamplingError)
@@ -185,7 +187,7 @@ class SampleWriter:
 
         Columns ``user, minute, edits, bot_edits, kept_edits``.
         """
-        return pd.concat(self._users).groupby(["user", "minute"], dropna=False).sum().reset_index()
+        return _sum_by_user(pa.concat_tables(self._users)).to_pandas()
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Put the files in the place of an older sample's; the manifest goes first and comes last.
@@ -227,11 +229,18 @@ class SampleWriter:
         }
 
 
-def _count_by_user(edits: pa.Table) -> pd.DataFrame:
-    frame = edits.select(["user", "timestamp", "bot", "kept"]).to_pandas()
-    numbers = {"edits": 1, "bot_edits": frame["bot"].eq(True), "kept_edits": frame["kept"].eq(True)}
-    keyed = frame[["user"]].assign(minute=frame["timestamp"] // MINUTE_MS, **numbers)
-    return keyed.groupby(["user", "minute"], dropna=False).sum()
+def _count_by_user(edits: pa.Table) -> pa.Table:
+    minutes = pc.divide(edits["timestamp"], MINUTE_MS)
+    flags = [pc.fill_null(edits[name], False).cast(pa.int64()) for name in ("bot", "kept")]
+    ones = pa.repeat(1, edits.num_rows)
+    return _sum_by_user(pa.table([edits["user"], minutes, ones, *flags], [*_USER_KEYS, *_USER_COUNTS]))
+
+
+def _sum_by_user(counts: pa.Table) -> pa.Table:
+    sums = counts.group_by(_USER_KEYS).aggregate([(name, "sum") for name in _USER_COUNTS])
+    return sums.rename_columns([*_USER_KEYS, *_USER_COUNTS]).sort_by(
+        [(key, "ascending") for key in _USER_KEYS]
+    )
 
 
 def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
