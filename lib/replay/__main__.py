@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib import paths
 from lib.replay import faults
-from lib.replay.server import CANARY_SECONDS, CUT_SECONDS, Server
+from lib.replay.server import CANARY_SECONDS, Server
 from lib.stream import recording
 
 
@@ -20,16 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings: list[str] = []
     try:
-        server = Server(
-            _readable_lines(options.recording, warnings),
-            faults.load(options.faults) if options.faults else None,
-            options.host,
-            options.port,
-            speed=options.speed,
-            cut_seconds=options.cut,
-            canary_seconds=options.canaries,
-            connections=options.connections,
-        )
+        plan = faults.load(options.faults or {})
+        lines = _readable_lines(options.recording, warnings)
+        server = Server(lines, plan, options.port, speed=options.speed, canary_seconds=options.canaries)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -60,13 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         type=paths.resolve,
         help="JSON lines (.jsonl, .jsonl.gz) or a folder of events-*.jsonl.gz",
     )
-    add("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
     add("--port", type=int, default=8888, help="port to listen on, 0 for a free one (default: 8888)")
     add("--speed", type=float, default=0.0, help="times real time (default: as fast as the client)")
     add("--faults", type=paths.resolve, help="a fault plan in YAML (see lib/replay/faults.py)")
-    add("--cut", type=float, default=CUT_SECONDS, help="seconds after which connections are cut")
     add("--canaries", type=int, default=CANARY_SECONDS, help="seconds between canaries; 0: none")
-    add("--connections", type=int, default=0, help="connections per address (default: any number)")
     add("--while-stdin", action="store_true", help="stop when standard input closes")
     return parser
 

@@ -51,11 +51,7 @@ import yaml
 from lib import events
 
 STREAM = "mediawiki.recentchange"
-#: The others that EventStreams has; a recording's events of these are served under their names.
-OTHER_STREAMS = tuple(
-    f"mediawiki.{name}"
-    for name in ("page-create", "page-delete", "page-move", "page-undelete", "revision-create", "test")
-)
+CENTERS = ("eqiad", "codfw")
 CONTENT = ("canaries", "malformed", "duplicates", "switch")
 TRANSPORT = ("cuts", "gaps", "stalls", "errors", "comments")
 
@@ -166,7 +162,6 @@ class Record(NamedTuple):
     raw: bytes
     time: int  #: Kafka's timestamp, milliseconds since the epoch
     topic: str
-    stream: str
     ordinal: int  #: number of the recording's event that it is or stems from
 
 
@@ -178,35 +173,30 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def records(lines: Iterable[bytes]) -> Iterator[Record]:
-    """Yield every line of a recording with its time, topic and stream.
+    """Yield every line of a recording with its time and topic.
 
     What cannot be decoded is served as it is, with the time and the topic of the line before it, or, at the beginning,
     of the first that can be decoded.
     """
     early: list[bytes] = []
-    last: Record | None = None
+    last: tuple[int, str] | None = None
     for ordinal, raw in enumerate(lines):
-        record = _dated(raw, ordinal)
-        if record is None and last is None:
+        last = _time_and_topic(raw) or last
+        if last is None:
             early.append(raw)
             continue
-        if record is not None and last is None:
-            yield from (record._replace(raw=other, ordinal=number) for number, other in enumerate(early))
-        last = record or last
-        yield last._replace(raw=raw, ordinal=ordinal)  # type: ignore[union-attr]
-    if last is None:
-        yield from (Record(raw, 0, f"eqiad.{STREAM}", STREAM, number) for number, raw in enumerate(early))
+        yield from (Record(text, *last, number) for number, text in enumerate(early))
+        early.clear()
+        yield Record(raw, *last, ordinal)
+    yield from (Record(raw, 0, f"{CENTERS[0]}.{STREAM}", number) for number, raw in enumerate(early))
 
 
-def _dated(raw: bytes, ordinal: int) -> Record | None:
+def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
     try:
         meta = _envelope.decode(raw).meta
-        moment = events.Event(meta=meta).time_ms
+        return events.Event(meta=meta).time_ms, meta.topic or f"{CENTERS[0]}.{STREAM}"
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         return None
-    name = f"mediawiki.{(meta.stream or '').removeprefix('mediawiki.')}"
-    stream = name if name in OTHER_STREAMS else STREAM  # what does not name another one is a recent change
-    return Record(raw, moment, meta.topic or f"eqiad.{stream}", stream, ordinal)
 
 
 def with_content_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:
@@ -235,7 +225,7 @@ def switch_datacenter(record: Record, center: str) -> Record:
 
 def canary(record: Record) -> Record:
     """Return a test event beside a record; every second one has no more than the schema's required fields."""
-    meta = {"dt": events.iso(record.time), "stream": record.stream, "domain": "canary"}
+    meta = {"dt": events.iso(record.time), "stream": STREAM, "domain": "canary"}
     if record.ordinal % 2 == 0:
         name = f"canary {record.topic} {record.ordinal}"
         meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "topic": record.topic}

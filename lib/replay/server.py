@@ -8,15 +8,14 @@ What it does as Wikimedia's service does (mediawiki-services-eventstreams and Ka
 - ``/v2/stream/recentchange`` and comma-joined lists; 404 for a stream that does not exist.
 - ``:ok``, then events with an ``id`` that is a JSON array: per topic the Kafka timestamp **plus one**, or
   ``"offset": -1`` for a topic that was silent on this connection.
-- ``?since=`` in milliseconds or as a date, ignored when ``Last-Event-ID`` is sent; 400 for what is neither.
+- ``?since=`` in milliseconds or as an ISO 8601 date, ignored when ``Last-Event-ID`` is sent; 400 for what is neither.
   Per topic Kafka's look-up: from the first message whose timestamp is not smaller.
-- A canary event every hour and topic; every connection is cut after 15 minutes; no heartbeat.
-- 403 for a User-Agent that names nobody, 429 for too many connections from one address.
+- A canary event every hour and data centre; no heartbeat.
 
 What it does differently, because a recording has an end: a stream that is over sends ``event: end`` before it
 closes, and a request from there gets 204, which tells a browser's EventSource not to come back. A client
-without a position starts at the recording's beginning, or, in real time, at the moment that the replay has
-reached. What a reader should know of the recording comes as ``event: warning`` before the end.
+without a position starts at the recording's beginning. What a reader should know of the recording comes as
+``event: warning`` before the end.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import tempfile
 import threading
 import time
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,10 +40,9 @@ from lib.replay.faults import Plan
 from lib.replay.timeline import PREFIX, Assignment, Timeline, parse_request, with_hourly_canaries
 from lib.stream.connection import StreamError
 
-CUT_SECONDS = 900.0
 CANARY_SECONDS = 3600
 BLOCK_BYTES = 1 << 16
-UNKNOWN_AGENTS = ("python-requests/", "python-urllib/")
+HOST = "127.0.0.1"
 LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
@@ -58,16 +55,12 @@ class Server(ThreadingHTTPServer):
         The recording: one JSON text per item.
     plan : Plan, optional
         What goes wrong.
-    host, port : str, int
-        Where to listen; port 0 takes a free one.
+    port : int, default 0
+        Where to listen on loopback; 0 takes a free port.
     speed : float, default 0
         Seconds of event time per second; 0 is as fast as the client reads.
-    cut_seconds : float, default 900
-        When a connection is cut, however well it goes; 0 never.
     canary_seconds : int, default 3600
         Event time between two canaries of a topic; 0 is none.
-    connections : int, default 0
-        Connections that one address may have; 0 is any number.
 
     Raises
     ------
@@ -82,38 +75,34 @@ class Server(ThreadingHTTPServer):
         self,
         lines: Iterable[bytes],
         plan: Plan | None = None,
-        host: str = "127.0.0.1",
         port: int = 0,
         *,
         speed: float = 0.0,
-        cut_seconds: float = CUT_SECONDS,
         canary_seconds: int = CANARY_SECONDS,
-        connections: int = 0,
     ) -> None:
         self.plan = plan or Plan()
         records = faults.with_content_faults(self.plan, faults.records(lines))
         self.timeline = Timeline(with_hourly_canaries(records, canary_seconds), self.plan)
-        self.speed, self.cut_seconds, self.connections = speed, cut_seconds, connections
+        self.speed = speed
         self.closed = threading.Event()
         self.warning = ""  #: what a reader should know of the recording
         self.head = 0  #: place up to which the stream was sent: what counts as "latest"
         self.served = 0  #: stream requests so far
         self.lock = threading.Lock()
         self.happened: set[tuple[int, str]] = set()  #: transport faults: each happens once
-        self.active: Counter[str] = Counter()  #: connections by address
-        self._started: tuple[float, int] | None = None
+        self._clock: float | None = None  #: monotonic time at which event time 0 would have been due
         try:
-            super().__init__((host, port), Handler)
+            super().__init__((HOST, port), Handler)
         except OSError as error:
             raise OSError(
-                f"The replay server must be able to listen on {host}:{port}. Got: {error.strerror or error}. "
+                f"The replay server must be able to listen on {HOST}:{port}. Got: {error.strerror or error}. "
                 "Choose another port, or 0 for a free one."
             ) from None
 
     @property
     def url(self) -> str:
         """Address of the recentchange stream."""
-        return f"http://{self.server_address[0]!s}:{self.server_address[1]}{PREFIX}recentchange"
+        return f"http://{HOST}:{self.server_address[1]}{PREFIX}recentchange"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.05,), name="replay", daemon=True).start()
@@ -125,22 +114,22 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def start_clock(self, place: int) -> None:
-        """Start the replay's clock, once: at the time of the first client's first message."""
+        """Start real time, once: the message at a place is due now, the others before or after it."""
         with self.lock:
-            if self.speed and self._started is None:
-                self._started = (time.monotonic(), self.timeline.due[place])
+            if self._clock is None:
+                self._clock = time.monotonic() - self.timeline.due[place] / 1000 / self.speed
 
-    def clock(self) -> int | None:
-        """Return the replay's time, milliseconds since the epoch; None while it has none."""
-        if self._started is None:
-            return None
-        started, moment = self._started
-        return moment + round((time.monotonic() - started) * 1000 * self.speed)
-
-    def new_client_start(self) -> int:
-        """Return the place where a client without a position starts."""
-        now = self.clock()
-        return 0 if now is None else bisect.bisect_left(self.timeline.due, now)
+    def wait_until_due(self, place: int) -> int:
+        """Wait until the message at a place is due; return the place up to which all are."""
+        if not self.speed:
+            return len(self.timeline)
+        self.start_clock(place)
+        assert self._clock is not None
+        self.closed.wait(
+            max(0.0, self._clock + self.timeline.due[place] / 1000 / self.speed - time.monotonic())
+        )
+        now = (time.monotonic() - self._clock) * self.speed * 1000
+        return max(place + 1, bisect.bisect_right(self.timeline.due, now))
 
     def set_head(self, place: int) -> None:
         """Move the head forward."""
@@ -162,63 +151,47 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Respond to a request for a stream."""
         self.close_connection = True
-        server, address = self.server, self.client_address[0]
-        agent = self.headers.get("User-Agent", "").lower()
-        if not agent or agent.startswith(UNKNOWN_AGENTS):
-            return self._refuse(403, "Please set a User-Agent that names you: name/version (url; contact).")
+        server = self.server
         with server.lock:
-            if server.connections and server.active[address] >= server.connections:
-                return self._refuse(
-                    429, f"Too many connections from your address: {server.connections} allowed."
-                )
-            server.active[address] += 1
             server.served += 1
             number = server.served
         try:
-            last_id, start = self.headers.get("Last-Event-ID", ""), server.new_client_start()
-            assignments = parse_request(self.path, last_id, server.timeline, server.head, start)
+            last_id = self.headers.get("Last-Event-ID", "")
+            assignments = parse_request(self.path, last_id, server.timeline, server.head)
         except ValueError as error:
             self._refuse(*error.args)
         else:
             self._respond(number, assignments)
-        finally:
-            with server.lock:
-                server.active[address] -= 1
 
     def _respond(self, number: int, assignments: list[Assignment]) -> None:
-        plan, is_empty = self.server.plan, number in self.server.plan.empty
+        plan = self.server.plan
         refusal = next((refusal for refusal in plan.refuse if number in refusal.connections), None)
         if number in plan.hang_up:
             return
         if refusal is not None:
             self._refuse(refusal.status, "As the fault plan says.", refusal.retry_after)
-        elif not is_empty and all(entry.start >= len(self.server.timeline) for entry in assignments):
+        elif number not in plan.empty and all(it.start == len(self.server.timeline) for it in assignments):
             self.send_response(204)
             self.end_headers()
         else:
             packed = plan.gzip and "gzip" in self.headers.get("Accept-Encoding", "")
             headers = {"Transfer-Encoding": "chunked", **({"Content-Encoding": "gzip"} if packed else {})}
-            self._send_head(200, "text/event-stream; charset=utf-8", headers)
-            delivery = Delivery(self.server, assignments, self.wfile, number, packed=packed)
-            delivery.begin()
-            if is_empty or delivery.run():
-                delivery.end()
+            self._send_head(200, {"Content-Type": "text/event-stream; charset=utf-8", **headers})
+            sender = EventSender(self.server, assignments, self.wfile, number, packed=packed)
+            if sender.run(is_empty=number in plan.empty):
+                sender.end()
 
     def _refuse(self, status: int, message: str, retry_after: float | None = None) -> None:
         body = json.dumps({"status": status, "detail": message}).encode() + b"\n"
-        headers = {"Content-Length": str(len(body))}
+        headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
         if retry_after is not None:
             headers["Retry-After"] = f"{retry_after:g}"
-        self._send_head(status, "application/problem+json", headers)
+        self._send_head(status, headers)
         self.wfile.write(body)
 
-    def _send_head(self, status: int, content_type: str, headers: dict[str, str]) -> None:
+    def _send_head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {
-            "Content-Type": content_type,
-            "Cache-Control": "private, no-store",
-            **headers,
-        }.items():
+        for name, value in {"Cache-Control": "private, no-store", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -226,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing: a replay in a notebook must not print."""
 
 
-class Delivery:
+class EventSender:
     """Sends a client its messages, in the plan's form, until the recording is over or the connection ends."""
 
     def __init__(
@@ -242,7 +215,6 @@ class Delivery:
         self.file = file
         self.random = random.Random(f"{self.plan.seed}:connection {number}")
         self.gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if packed else None
-        self.deadline = time.monotonic() + server.cut_seconds if server.cut_seconds else float("inf")
         self.heads = [f'{{"topic":{json.dumps(entry.name)},"partition":0,' for entry in assignments]
         self.entries = [f"{head}{entry.state}}}" for head, entry in zip(self.heads, assignments, strict=True)]
         self.order = [*range(len(assignments))]
@@ -251,23 +223,18 @@ class Delivery:
         self.line_end = LINE_ENDS[self.plan.line_end]
         self.starts = {entry.topic: (slot, entry.start) for slot, entry in enumerate(assignments)}
 
-    def begin(self) -> None:
-        """Send what comes before the first message."""
+    def run(self, *, is_empty: bool) -> bool:
+        """Send what there is; return whether the body ends as it should (False: the connection just closes)."""
         self._special(":ok")
         if self.plan.retry is not None:
             self._special(f"retry: {self.plan.retry}")
-
-    def run(self) -> bool:
-        """Send messages; return whether the body ends as it should (False: the connection just closes)."""
+        if is_empty:
+            return True
         place = min(start for _, start in self.starts.values())
-        self.server.start_clock(place)
         while place < len(self.timeline):
-            due = self._wait(place)
-            if due is None:
-                return True
-            place, closes = self._send_block(place, due)
+            place, closes = self._send_block(place, self.server.wait_until_due(place))
             self.server.set_head(place)
-            if closes:
+            if closes or self.server.closed.is_set():
                 return False
         if self.server.warning:
             self._special("event: warning", f"data: {self.server.warning}")
@@ -279,19 +246,6 @@ class Delivery:
         if self.gzip and (rest := self.gzip.flush()):
             self.file.write(b"%x\r\n%b\r\n" % (len(rest), rest))
         self.file.write(b"0\r\n\r\n")
-
-    def _wait(self, place: int) -> int | None:
-        """Wait until the message at a place is due; return the place up to which all are, None for a cut."""
-        while time.monotonic() < self.deadline and not self.server.closed.is_set():
-            now = self.server.clock()
-            if now is None:
-                return len(self.timeline)
-            early = self.timeline.due[place] - now
-            if early <= 0:
-                return bisect.bisect_right(self.timeline.due, now, lo=place)
-            seconds = min(early / 1000 / self.server.speed, self.deadline - time.monotonic())
-            self.server.closed.wait(max(0.0, seconds))
-        return None
 
     def _send_block(self, place: int, due: int) -> tuple[int, bool]:
         """Send messages from a place on, until a fault or a full buffer; return the next place and whether to close."""

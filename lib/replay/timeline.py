@@ -5,12 +5,11 @@ Positions are looked up as Kafka does: per topic, from the first message whose t
 
 from __future__ import annotations
 
-import bisect
-import email.utils
 import itertools
 import mmap
 import tempfile
 from array import array
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -20,11 +19,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from lib.replay import faults
-from lib.replay.faults import Plan, Record
+from lib.replay.faults import CENTERS, STREAM, Plan, Record
 
 PREFIX = "/v2/stream/"
-STREAMS = tuple(name.removeprefix("mediawiki.") for name in (faults.STREAM, *faults.OTHER_STREAMS))
-CENTERS = ("eqiad", "codfw")
+OTHER_STREAMS = ("page-create", "page-delete", "page-move", "page-undelete", "revision-create", "test")
 
 
 class Timeline:
@@ -43,12 +41,13 @@ class Timeline:
     """
 
     def __init__(self, records: Iterable[Record], plan: Plan) -> None:
-        self.topics: dict[tuple[str, str], int] = {}  #: topic and stream, and its number
+        self.topics = {f"{center}.{STREAM}": number for number, center in enumerate(CENTERS)}
         self.times = array("q")
         self.topic_of = array("H")
         self.faults: dict[int, frozenset[str]] = {}
         self._ends = array("q", [0])
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the timeline
+        #: Of each topic: the places of its messages, and the greatest timestamp up to each.
         self._of_topic: dict[int, tuple[array, array]] = defaultdict(lambda: (array("q"), array("q")))
         schedule, ordinal = plan.schedule(faults.TRANSPORT), -1
         for place, record in enumerate(records):
@@ -66,7 +65,7 @@ class Timeline:
         self._file.write(record.raw)
         self._ends.append(self._ends[-1] + len(record.raw))
         self.times.append(record.time)
-        topic = self.topics.setdefault((record.topic, record.stream), len(self.topics))
+        topic = self.topics.setdefault(record.topic, len(self.topics))
         self.topic_of.append(topic)
         places, newest = self._of_topic[topic]
         places.append(place)
@@ -81,19 +80,34 @@ class Timeline:
 
     def first_since(self, topic: int, moment: int) -> int:
         """Return the place of a topic's first message whose timestamp is not smaller; the length if none is."""
-        return self.by_offset(topic, bisect.bisect_left(self._of_topic[topic][1], moment))
+        return self._nth(topic, bisect_left(self._of_topic[topic][1], moment))
 
-    def by_offset(self, topic: int, offset: int) -> int:
-        """Return the place of a topic's message of that number, from 0; the length if there are fewer."""
+    def first_from(self, topic: int, place: int) -> int:
+        """Return the place of a topic's first message at a place or after it; the length if none is."""
+        return self._nth(topic, bisect_left(self._of_topic[topic][0], place))
+
+    def _nth(self, topic: int, number: int) -> int:
         places = self._of_topic[topic][0]
-        return places[offset] if offset < len(places) else len(self)
+        return places[number] if number < len(places) else len(self)
 
     def other_streams(self) -> Counter[str]:
         """Return how many events are no recent changes, by their streams."""
-        streams = [stream for _, stream in self.topics]
-        counts = Counter(streams[topic] for topic in self.topic_of)
-        del counts[faults.STREAM]
+        names = [f"mediawiki.{stream_of(topic)}" for topic in self.topics]
+        counts = Counter(names[topic] for topic in self.topic_of)
+        del counts[STREAM]
         return counts
+
+
+def stream_of(topic: str) -> str:
+    """Return the stream of a topic; what does not name another stream is a recent change.
+
+    Examples
+    --------
+    >>> stream_of("codfw.mediawiki.page-create"), stream_of("mine")
+    ('page-create', 'recentchange')
+    """
+    name = topic.partition(".mediawiki.")[2]
+    return name if name in OTHER_STREAMS else "recentchange"
 
 
 def with_hourly_canaries(records: Iterable[Record], seconds: int) -> Iterator[Record]:
@@ -103,14 +117,13 @@ def with_hourly_canaries(records: Iterable[Record], seconds: int) -> Iterator[Re
         period = record.time // period_ms if seconds > 0 else 0
         if last is not None and period > last:
             for center in CENTERS:
-                topic = f"{center}.{record.stream}"
-                yield faults.canary(record._replace(topic=topic, time=period * period_ms))
+                yield faults.canary(record._replace(topic=f"{center}.{STREAM}", time=period * period_ms))
         last = period if last is None else max(last, period)
         yield record
 
 
 def parse_since(text: str) -> int:
-    """Return ``since`` in milliseconds, from milliseconds or a date that JavaScript's ``Date.parse`` takes.
+    """Return ``since`` in milliseconds, from milliseconds or an ISO 8601 date.
 
     Raises
     ------
@@ -122,22 +135,20 @@ def parse_since(text: str) -> int:
     >>> parse_since("1442018818771"), parse_since("2015-09-12T00:46:58.771Z")
     (1442018818771, 1442018818771)
     """
-    for parse in (int, datetime.fromisoformat, email.utils.parsedate_to_datetime):
-        try:
-            moment = parse(text)
-        except ValueError:
-            continue
-        if isinstance(moment, int):
-            return moment
-        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    raise ValueError(400, f"Could not parse `since` parameter: {text!r}")
+    if text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(400, f"Could not parse `since` parameter: {text!r}") from None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class Assignment(NamedTuple):
     """Where one topic's messages begin for a client."""
 
     name: str
-    topic: int | None  #: its number in the timeline; None for a topic that the recording does not have
+    topic: int  #: its number in the timeline
     start: int  #: place of the first message to send
     state: str  #: its part of the id until its first message: ``"timestamp":…`` or ``"offset":-1``
 
@@ -146,14 +157,10 @@ class _Entry(msgspec.Struct):
     topic: str
     partition: Literal[0]
     timestamp: int | None = None
-    offset: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.timestamp is None and self.offset is None:
-            raise ValueError("an entry must have a timestamp or an offset")
+    offset: Literal[-1] | None = None  #: the latest
 
 
-def parse_request(path: str, last_id: str, timeline: Timeline, head: int, start: int = 0) -> list[Assignment]:
+def parse_request(path: str, last_id: str, timeline: Timeline, head: int) -> list[Assignment]:
     """Return where each requested topic begins.
 
     Parameters
@@ -166,8 +173,6 @@ def parse_request(path: str, last_id: str, timeline: Timeline, head: int, start:
         What is served.
     head : int
         Place that counts as "latest".
-    start : int, default 0
-        Place where a client without a position starts.
 
     Raises
     ------
@@ -175,32 +180,23 @@ def parse_request(path: str, last_id: str, timeline: Timeline, head: int, start:
         The status that EventStreams answers with, 400 or 404, and a message.
     """
     url = urlsplit(path)
-    if not url.path.startswith(PREFIX):
-        raise ValueError(404, f"Not found: {url.path}. Streams are below {PREFIX}.")
-    topics = _topics(unquote(url.path.removeprefix(PREFIX)), timeline)
-    since = parse_qs(url.query, keep_blank_values=True).get("since", [""])[-1]
+    wanted = {name.removeprefix("mediawiki.") for name in unquote(url.path.removeprefix(PREFIX)).split(",")}
+    if not url.path.startswith(PREFIX) or not wanted <= {"recentchange", *OTHER_STREAMS}:
+        raise ValueError(404, f"No such stream: {url.path}. Streams: {PREFIX}recentchange.")
+    query = parse_qs(url.query, keep_blank_values=True)
+    entries: dict[str, _Entry] = {}
+    default = _Entry("", 0)
     if last_id:
         entries = _parse_last_id(last_id)
-        default = _Entry("", 0, offset=-1)
-    elif "since=" in url.query:
-        entries, default = {}, _Entry("", 0, timestamp=parse_since(since))
+    elif "since" in query:
+        default = _Entry("", 0, parse_since(query["since"][-1]))
     else:
-        entries, default, head = {}, _Entry("", 0, offset=-1), start
+        head = 0
     return [
-        _assign(name, topic, entries.get(name, default), timeline, head) for name, topic in topics.items()
+        _assign(name, topic, entries.get(name, default), timeline, head)
+        for name, topic in timeline.topics.items()
+        if stream_of(name) in wanted
     ]
-
-
-def _topics(names: str, timeline: Timeline) -> dict[str, int | None]:
-    """Return the topics of a comma-joined list of streams, each with its number in the timeline."""
-    topics: dict[str, int | None] = {}
-    for name in names.split(","):
-        if name.removeprefix("mediawiki.") not in STREAMS:
-            raise ValueError(404, f"No such stream: {name!r}. Streams: {', '.join(sorted(STREAMS))}.")
-        wanted = f"mediawiki.{name.removeprefix('mediawiki.')}"
-        topics |= {f"{center}.{wanted}": None for center in CENTERS if f"{center}.{wanted}" not in topics}
-        topics |= {topic: number for (topic, stream), number in timeline.topics.items() if stream == wanted}
-    return topics
 
 
 def _parse_last_id(text: str) -> dict[str, _Entry]:
@@ -210,16 +206,12 @@ def _parse_last_id(text: str) -> dict[str, _Entry]:
         raise ValueError(400, f"Last-Event-ID must be a JSON array of topics. {error}") from None
 
 
-def _assign(name: str, topic: int | None, entry: _Entry, timeline: Timeline, head: int) -> Assignment:
-    """Return the start of one topic; an offset beats a timestamp, and a negative one means latest."""
-    if topic is None:
-        is_since = not entry.topic and entry.timestamp is not None
-        state = f'"timestamp":{entry.timestamp}' if is_since else '"offset":-1'
-        return Assignment(name, topic, len(timeline), state)
-    if entry.offset is not None:
-        start = head if entry.offset < 0 else timeline.by_offset(topic, entry.offset)
-        return Assignment(name, topic, start, f'"offset":{entry.offset}')
-    moment = entry.timestamp or 0
-    in_seconds = entry.topic and moment < 10**11  # as ids were until 2025; `since` is in milliseconds
-    start = timeline.first_since(topic, moment * 1000 if in_seconds else moment)
-    return Assignment(name, topic, start, f'"timestamp":{entry.timestamp}')
+def _assign(name: str, topic: int, entry: _Entry, timeline: Timeline, head: int) -> Assignment:
+    """Return the start of one topic."""
+    if entry.timestamp is None or entry.offset is not None:
+        return Assignment(name, topic, timeline.first_from(topic, head), '"offset":-1')
+    in_seconds = (
+        entry.topic and entry.timestamp < 10**11
+    )  # as ids were until 2025; `since` is in milliseconds
+    moment = entry.timestamp * 1000 if in_seconds else entry.timestamp
+    return Assignment(name, topic, timeline.first_since(topic, moment), f'"timestamp":{entry.timestamp}')

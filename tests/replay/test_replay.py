@@ -82,19 +82,10 @@ def test_texts_are_served_byte_for_byte():
 
 @pytest.mark.parametrize(
     "since",
-    [
-        str(START + 3000),
-        "2015-09-11T22:40:03Z",
-        quote("2015-09-12T00:40:03+02:00"),
-        quote("Fri, 11 Sep 2015 22:40:03 GMT"),
-    ],
+    [str(START + 3000), "2015-09-12T00:00:03Z", "2015-09-12T00:00:03", quote("2015-09-12T02:00:03+02:00")],
 )
 def test_since_in_every_form(since):
-    start = START - 4_800_000  # 22:40 the day before
-    with Server(
-        [event(n, at=None, meta={"dt": f"2015-09-11T22:40:0{n}Z"}) for n in range(6)], **QUIET
-    ) as server:
-        since = str(start + 3000) if since.isdigit() else since
+    with Server(make_events(6), **QUIET) as server:
         assert numbers(read(server, f"recentchange?since={since}")) == [3, 4, 5]
 
 
@@ -104,12 +95,10 @@ def test_since_is_kafkas_lookup_so_what_is_late_comes_too():
         assert numbers(read(server, f"recentchange?since={START + 5000}")) == [5, 2, 6]
 
 
-def test_last_event_id_beats_since_and_an_offset_beats_a_timestamp():
+def test_last_event_id_beats_since():
     with Server(make_events(6), **QUIET) as server:
         since = f"recentchange?since={START}"
         assert numbers(read(server, since, **{"Last-Event-ID": position(START + 3001)})) == [4, 5]
-        both = json.dumps([{"topic": ID.format("eqiad"), "partition": 0, "timestamp": START, "offset": 5}])
-        assert numbers(read(server, since, **{"Last-Event-ID": both})) == [5]
 
 
 def test_ids_of_two_topics_are_two_positions():
@@ -120,7 +109,7 @@ def test_ids_of_two_topics_are_two_positions():
 
 
 @pytest.mark.parametrize(
-    "id_", ["[" * 5000, "7", "[7]", "{}", "[{}]", '[{"topic": "x", "partition": 0}]', "no", position("a")]
+    "id_", ["[" * 5000, "7", "[7]", "{}", "[{}]", "no", position("a"), position(offset=5)]
 )
 def test_a_bad_last_event_id_is_400(id_):
     with Server(make_events(1)) as server:
@@ -144,25 +133,12 @@ def test_status_of_a_request(path, status):
         assert get(server, path)[0].status == status
 
 
-@pytest.mark.parametrize("agent", ["", "python-requests/2.34.2", "Python-urllib/3.11"])
-def test_a_user_agent_that_says_nothing_is_403(agent):
-    with Server(make_events(1)) as server:
-        assert get(server, **{"User-Agent": agent})[0].status == 403
-
-
 def test_a_list_of_streams_has_the_events_of_all():
     other = event(1, meta={"stream": "mediawiki.page-create", "topic": "eqiad.mediawiki.page-create"})
     with Server([event(0), other, event(2)], **QUIET) as server:
         assert numbers(read(server)) == [0, 2]
         assert numbers(read(server, "page-create")) == [1]
         assert numbers(read(server, "recentchange,page-create")) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["recentchange", "", None, "eqiad.mediawiki.recentchange", "mine"])
-def test_what_does_not_name_another_stream_is_a_recent_change(name):
-    odd = event(1, meta={"stream": name})
-    with Server([event(0), odd, event(2)], **QUIET) as server:
-        assert numbers(read(server)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("text", [b'{"meta": {"dt":\r"x"}}', b"a\revent: end", b"a\r\revent: end\rdata: b"])
@@ -173,14 +149,11 @@ def test_a_carriage_return_in_a_line_ends_neither_the_line_nor_the_stream(text):
 
 
 def test_who_asks_from_the_end_gets_204():
+    with Server([]) as server:
+        assert get(server)[0].status == 204
     with Server(make_events(3)) as server:
         assert get(server, **{"Last-Event-ID": position(START + 2001)})[0].status == 204
         assert get(server, f"recentchange?since={START + 3000}")[0].status == 204
-
-
-def test_an_empty_recording_is_over():
-    with Server([]) as server:
-        assert get(server)[0].status == 204
 
 
 def test_a_canary_comes_every_hour_in_every_data_centre():
@@ -191,38 +164,11 @@ def test_a_canary_comes_every_hour_in_every_data_centre():
     assert found[2]["domain"] == "canary"
 
 
-def test_a_connection_is_cut_in_time():
-    with Server(make_events(100), speed=1, cut_seconds=0.3) as server:
-        begun = time.monotonic()
-        messages = read(server)
-    assert 0.25 < time.monotonic() - begun < 3
-    assert b"end" not in {message.type for message in messages}
-
-
 def test_real_time_times_n():
     with Server(make_events(5), speed=10) as server:
         begun = time.monotonic()
         assert numbers(read(server)) == [0, 1, 2, 3, 4]
     assert 0.39 < time.monotonic() - begun < 3
-
-
-def test_in_real_time_a_newcomer_joins_now_and_history_is_still_there():
-    with Server(make_events(1000), speed=1000) as server:
-        server.start_clock(0)
-        time.sleep(0.1)
-        late = numbers(read(server))
-        assert late[0] >= 90 and late == list(range(late[0], 1000))
-        assert numbers(read(server, f"recentchange?since={START}")) == list(range(1000))
-
-
-def test_too_many_connections_from_one_address_are_429():
-    with Server(make_events(50), speed=1, connections=1, cut_seconds=5) as server:
-        url = urlsplit(server.url)
-        first = http.client.HTTPConnection(url.hostname, url.port)
-        first.request("GET", "/v2/stream/recentchange", headers=AGENT)
-        assert first.getresponse().read(3) == b":ok"
-        assert get(server)[0].status == 429
-        first.close()
 
 
 # --- the fault plan over a socket -------------------------------------------------------------------------------------
@@ -328,9 +274,7 @@ def test_comments_and_retry():
 def test_a_recording_is_served_by_a_process_of_its_own(tmp_path):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
     with replay.serve(tmp_path, "--canaries", "0") as server:
-        request = urllib.request.Request(server.url, headers=AGENT)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert numbers(sse.Decoder().feed(answer.read())) == [0, 1, 2]
+        assert numbers(read(server)) == [0, 1, 2]
     assert server.process.returncode == 0
 
 
@@ -373,9 +317,7 @@ def test_of_a_damaged_recording_what_can_be_read_is_served(tmp_path):
     recording.write_segment(segment, [event(n, comment=f"{n * n:x}" * 50) for n in range(2000)])
     segment.write_bytes(segment.read_bytes()[:-2000])
     with replay.serve(segment, "--canaries", "0") as server:
-        request = urllib.request.Request(server.url, headers=AGENT)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found = numbers(sse.Decoder().feed(answer.read()))
+        found = numbers(read(server))
     assert 1000 < len(found) < 2000 and found == list(range(len(found)))
 
 
