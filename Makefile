@@ -7,7 +7,7 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-quick notebooks lint bench oracle reproduce experiments soak cluster-test lock clean
+.PHONY: help setup run live lab test test-servers test-others test-quick notebooks lint bench oracle reproduce experiments soak cluster-test lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,7 +38,15 @@ lab: setup ## Open JupyterLab on the whole project
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
-	@$(PY) -m pytest --nbval tests lib notebooks
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-servers test-others
+
+# The two halves of it, side by side: what starts Spark or a broker, and the rest.
+SERVERS := tests/online tests/infra
+test-servers:
+	@$(PY) -m pytest --nbval notebooks $(SERVERS)
+
+test-others:
+	@$(PY) -m pytest tests lib $(addprefix --ignore=,$(SERVERS))
 
 test-quick: setup ## Run the tests that take less than five seconds each
 	@$(PY) -m pytest -m "not slow and not cluster and not soak"
