@@ -1,6 +1,7 @@
 import json
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,35 +28,30 @@ def asked(at):
     return {entry["topic"]: entry for entry in json.loads(at.last_event_id())}
 
 
-def test_a_reconnect_goes_back_a_few_seconds_from_kafkas_timestamp():
-    at = Cursor(start=T - 60_000)
-    at.update(id_of(stamp(A, T + 1)))
-    assert asked(at)[A] == stamp(A, T - cursor.REWIND_MS)
-
-
-def test_but_never_to_before_the_beginning():
-    at = Cursor(start=T - 100)
-    at.update(id_of(stamp(A, T + 1)))
-    assert asked(at)[A] == stamp(A, T - 100)
-
-
-def test_a_silent_topic_is_asked_for_by_time():
-    at = Cursor(start=T - 60_000)
-    at.update(id_of(silent(B), stamp(A, T + 1)))
-    assert asked(at)[B] == stamp(B, T - 60_000)
-
-
-def test_a_topic_that_has_spoken_does_not_become_silent_again():
-    at = Cursor(start=T - 60_000)
-    at.update(id_of(stamp(A, T + 1), stamp(B, T + 1)))
-    at.update(id_of(stamp(A, T + 5), silent(B)))
-    assert asked(at)[B] == stamp(B, T - cursor.REWIND_MS)
-
-
-def test_seconds_are_answered_in_seconds():
-    at = Cursor(start=T - 60_000)
-    at.update(id_of(stamp(A, T // 1000 + 1), silent(B)))
-    assert asked(at) == {A: stamp(A, T // 1000 - 5), B: stamp(B, (T - 60_000) // 1000)}
+@pytest.mark.parametrize(
+    ("start", "ids", "expected"),
+    [
+        (T - 60_000, [[stamp(A, T + 1)]], [stamp(A, T - cursor.REWIND_MS)]),
+        (T - 100, [[stamp(A, T + 1)]], [stamp(A, T - 100)]),
+        (T - 60_000, [[silent(B), stamp(A, T + 1)]], [stamp(B, T - 60_000), stamp(A, T - cursor.REWIND_MS)]),
+        (
+            T - 60_000,
+            [[stamp(A, T + 1), stamp(B, T + 1)], [stamp(A, T + 5), silent(B)]],
+            [stamp(A, T + 4 - cursor.REWIND_MS), stamp(B, T - cursor.REWIND_MS)],
+        ),
+        (
+            T - 60_000,
+            [[stamp(A, T // 1000 + 1), silent(B)]],
+            [stamp(A, T // 1000 - 5), stamp(B, (T - 60_000) // 1000)],
+        ),
+    ],
+    ids=["a few seconds", "not before the start", "silent: by time", "silent later: no", "in seconds"],
+)
+def test_what_a_reconnect_asks_for(start, ids, expected):
+    at = Cursor(start=start)
+    for entries in ids:
+        at.update(id_of(*entries))
+    assert json.loads(at.last_event_id()) == expected
 
 
 def test_without_ids_the_time_of_the_last_event_counts():

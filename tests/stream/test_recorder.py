@@ -31,16 +31,8 @@ EVERYTHING = {
 
 
 def source(url, **changed):
-    return Source(
-        **{
-            "stream_url": url,
-            "recording": None,
-            "since": None,
-            "until": None,
-            "wikis": frozenset(),
-            **changed,
-        }
-    )
+    usual = {"recording": None, "since": None, "until": None, "wikis": frozenset()}
+    return Source(url, **{**usual, **changed})
 
 
 def make(folder, what, stop=None, segment_events=50, **options):
@@ -103,17 +95,10 @@ def test_texts_are_kept_as_they_came(tmp_path):
         event(1, title=None, user=..., extra={"deep": [1, 2, {"": None}]}),
         event(2).replace(b'{"$schema"', b'{  "$schema"'),
     ]
-    with Server(lines, canary_seconds=0) as server:
-        make(tmp_path, source(server.url))
-    assert list(recording.lines(tmp_path)) == lines
-
-
-def test_an_event_over_several_lines_is_one_line(tmp_path):
-    with Server(make_events(3), faults.load("multiline: true")) as server:
-        make(tmp_path, source(server.url))
-    assert [json.loads(line) for line in recording.lines(tmp_path)] == [
-        json.loads(line) for line in make_events(3)
-    ]
+    for plan in ("{}", "multiline: true"):  # over several lines it is one line again
+        with Server(lines, faults.load(plan), canary_seconds=0) as server:
+            make(tmp_path, source(server.url))
+        assert list(recording.lines(tmp_path)) == lines
 
 
 def test_nothing_at_all(tmp_path):
@@ -133,16 +118,22 @@ def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"since": START + 50_000}, {"until": START + 50_000}, {"wikis": frozenset({"x"})}]
+    ("changed", "numbers"),
+    [
+        ({"since": START + 50_000}, range(50, 120)),
+        ({"until": START + 50_000}, range(50)),
+        ({"wikis": frozenset({"x"})}, ()),
+    ],
 )
-def test_another_range_is_never_mixed_in(tmp_path, changed):
+def test_another_range_is_never_mixed_in(tmp_path, changed, numbers):
     with Server(make_events(120), faults.load("cuts: {at: [100]}")) as server:
         with pytest.raises(ZeroDivisionError):
             make(tmp_path, source(server.url), failing(76))
-        make(tmp_path, source(server.url, **changed))
-    kept = [json.loads(line)["meta"]["id"] for line in recording.lines(tmp_path)]
-    numbers = range(50) if "until" in changed else range(50, 120) if "since" in changed else ()
-    assert kept == [f"id-{number}" for number in numbers]
+        url = changed.pop("stream_url", "{}").format(server.url)
+        assert (
+            make(tmp_path, source(url, **changed))["repeated"] <= 60
+        )  # of its own break, none of the first run
+    assert ids(tmp_path) == [f"id-{number}" for number in numbers]
 
 
 def test_another_stream_is_never_mixed_in(tmp_path):
@@ -260,11 +251,6 @@ def test_parameters_that_contradict_each_other(changed, says):
         Source.from_settings(settings(**changed))
 
 
-def test_a_recording_that_is_not_there():
-    with pytest.raises(recording.RecordingError, match="which is not there"):
-        Source.from_settings(settings(recording=Path("nowhere.jsonl")))
-
-
 def test_a_recording_is_replayed_just_as_it_is(tmp_path):
     hours = [event(n, at=START + 3_000_000 * n) for n in range(20)]
     day = tmp_path / "day.jsonl.gz"
@@ -370,7 +356,10 @@ def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
             agree(folder, artifacts.read(folder, "01_stream"), plan, lines)
 
 
-def killed_at_random(children, tmp_path, seed, kills, count):
+@pytest.mark.parametrize(
+    ("seed", "kills", "count"), [(1, 6, 2000), pytest.param(2, 20, 4000, marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments(children, tmp_path, seed, kills, count):
     chance = random.Random(seed)
     plan, lines = faults.load({**EVERYTHING, "seed": seed}), make_events(count)
     orders = [
@@ -378,16 +367,5 @@ def killed_at_random(children, tmp_path, seed, kills, count):
     ]
     with Server(lines, plan, canary_seconds=0, speed=count / 3) as server:
         server.start_clock(0)
-        killed = kill_until_done(children, tmp_path, server.url, orders)
+        assert kill_until_done(children, tmp_path, server.url, orders) > 5
     agree(tmp_path, artifacts.read(tmp_path, "01_stream"), plan, lines)
-    return killed
-
-
-def test_killed_at_random_moments(children, tmp_path):
-    assert killed_at_random(children, tmp_path, seed=1, kills=6, count=2000) == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3])
-def test_killed_at_many_random_moments(children, tmp_path, seed):
-    assert killed_at_random(children, tmp_path, seed, kills=20, count=4000) > 5
