@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib import paths
+from lib.params import ParameterError
 
 NAME = "manifest.json"
 DEAD_LETTERS = "dead_letters.jsonl"
 PACKAGES = (
+    "wikisieve",
     "numpy",
     "pandas",
     "pyarrow",
@@ -31,10 +33,6 @@ PACKAGES = (
     "kafka-python",
     "sseclient",
 )
-
-
-class MissingInput(FileNotFoundError):
-    """A stage's input is not there."""
 
 
 def write(folder: Path, name: str = NAME, **content: Any) -> Path:
@@ -55,8 +53,7 @@ def write(folder: Path, name: str = NAME, **content: Any) -> Path:
         The file.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    whole = {**content, "created": created, "versions": versions()}
-    return write_json(folder / name, whole)
+    return write_json(folder / name, {**content, "created": created, "versions": versions()})
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -83,16 +80,10 @@ def read(folder: Path, made_by: str, name: str = NAME) -> dict[str, Any]:
 
     Raises
     ------
-    MissingInput
+    ParameterError
         When there is no such file.
     """
-    path = require(folder / name, made_by)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingInput(
-            f"{paths.show(path)} must be JSON as {made_by} writes it. Got {error}. Run {made_by} again."
-        ) from None
+    return json.loads(require(folder / name, made_by).read_text(encoding="utf-8"))
 
 
 def require(path: Path, made_by: str) -> Path:
@@ -102,20 +93,16 @@ def require(path: Path, made_by: str) -> Path:
     --------
     >>> require(paths.ROOT / "no" / "such.csv", "notebooks/02_sample.ipynb")
     Traceback (most recent call last):
-    lib.artifacts.MissingInput: no/such.csv is missing. Run notebooks/02_sample.ipynb first: it makes it.
+    lib.params.ParameterError: no/such.csv is missing. Run notebooks/02_sample.ipynb first: it makes it.
     """
     if not path.exists():
-        raise MissingInput(f"{paths.show(path)} is missing. Run {made_by} first: it makes it.")
+        raise ParameterError(f"{paths.show(path)} is missing. Run {made_by} first: it makes it.")
     return path
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of wikisieve and of the packages that shape the results."""
-    return {
-        "python": platform.python_version(),
-        "wikisieve": version("wikisieve"),
-        **{package: version(package) for package in PACKAGES},
-    }
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def sha256(path: Path) -> str:
@@ -161,11 +148,9 @@ def dead_letter(raw: bytes, reason: str) -> str:
     >>> print(dead_letter("é".encode() + b" caf\xe9", "invalid continuation byte"), end="")
     {"raw": "é caf\\xe9", "reason": "invalid continuation byte", "not_utf8": true}
     """
-    try:
-        letter: dict[str, str | bool] = {"raw": raw.decode(), "reason": reason}
-    except UnicodeDecodeError:
-        letter = {"raw": raw.decode(errors="backslashreplace"), "reason": reason, "not_utf8": True}
-    return json.dumps(letter, ensure_ascii=False) + "\n"
+    text = raw.decode(errors="backslashreplace")
+    mark = {"not_utf8": True} if text.encode() != raw else {}
+    return json.dumps({"raw": text, "reason": reason, **mark}, ensure_ascii=False) + "\n"
 
 
 def sync_folder(folder: Path) -> None:

@@ -35,8 +35,7 @@ START_SECONDS = 120
 # Kernels talk over files of the user's own instead of unencrypted TCP ports.
 KERNEL = Config(KernelManager={"transport": "ipc"})
 SUMMARIES = {
-    "01_stream": "{events:,} events recorded, {duplicates:,} duplicates, {canaries:,} canaries and {invalid:,} invalid "
-    "left out",
+    "01_stream": "{events:,} events; {duplicates:,} duplicates, {canaries:,} canaries, {invalid:,} invalid skipped",
     "02_sample": "{edits_read:,} edits in, {edits_kept:,} out: {users_kept:,} of {users_read:,} users",
     "03_eda_train": "{users[n]:,} users in ({users[bots]:,} bots), {blacklist[members]:,} on the blacklist out; "
     "average precision {users[with_name][average_precision]:.3f}",
@@ -48,22 +47,19 @@ SUMMARIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What to run: the folder of the stages' folders, and the parameters that differ from the notebooks' defaults."""
+    """What to run: the folder of the stages' folders, and the parameters that differ from the notebooks' defaults.
 
-    about: str
-    root: Path
+    By default the notebooks as they are: the default day, offline.
+    """
+
+    about: str = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
+    root: Path = paths.DATA
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def reports(self) -> Path:
         """The folder of the reports."""
         return self.root / "reports"
-
-
-def default_run() -> Run:
-    """Return the run of the notebooks as they are: the default day, offline."""
-    about = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
-    return Run(about, paths.DATA)
 
 
 def live_run(minutes: float) -> Run:
@@ -77,12 +73,11 @@ def live_run(minutes: float) -> Run:
     root = paths.DATA / "live"
     stream, sample, model, online = (str(root / folder) for folder in FOLDERS.values())
     train, judge = max(round(minutes * 40), 1), max(round(minutes * 20), 1)
-    live = {"STREAM_URL": LIVE_URL}
     parameters: dict[str, dict[str, Any]] = {
-        "01_stream": {**live, "MAX_SECONDS": train, "OUT_DIR": stream},
+        "01_stream": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": train, "OUT_DIR": stream},
         "02_sample": {"IN_DIR": stream, "OUT_DIR": sample},
         "03_eda_train": {"IN_DIR": sample, "OUT_DIR": model},
-        "04_online": {**live, "MAX_SECONDS": judge, "MODEL_DIR": model, "OUT_DIR": online},
+        "04_online": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": judge, "MODEL_DIR": model, "OUT_DIR": online},
     }
     return Run(f"The live stream: {train} seconds to train on, {judge} seconds to judge.", root, parameters)
 
@@ -152,27 +147,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all four notebooks ran, 1 when one failed, 130 when interrupted.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m lib.pipeline", description="Run the four notebooks and write the reports."
+        "python -m lib.pipeline", description="Run the notebooks, write reports."
     )
-    parser.add_argument(
-        "--live", action="store_true", help="against the live stream instead of the default day"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=10, help="how long to listen to the live stream (default: 10)"
-    )
+    parser.add_argument("--live", action="store_true", help="the live stream instead of the default day")
+    parser.add_argument("--minutes", type=float, default=10, help="how long to listen to it (default: 10)")
     options = parser.parse_args(arguments)
     if options.minutes <= 0:
         parser.error(f"--minutes must be above 0. Got {options.minutes:g}.")
-    plan = live_run(options.minutes) if options.live else default_run()
+    plan = live_run(options.minutes) if options.live else Run()
     try:
         plan.reports.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(
-            f"The reports need a folder that can be written to. Got {paths.show(plan.reports)} "
-            f"({error.strerror}). Correct its permissions, or copy the repository to a folder of your own.",
-            file=sys.stderr,
-        )
-        return 1
+        parser.exit(1, f"The reports must be written to a folder. Got: {error}. Correct its permissions.\n")
     try:
         stages = run(plan)
     except KeyboardInterrupt:

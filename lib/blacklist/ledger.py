@@ -171,7 +171,7 @@ class Ledger:
 
         Raises
         ------
-        lib.artifacts.MissingInput
+        lib.params.ParameterError
             The file is missing, with `read_only`.
         BlacklistError
             The file is damaged or locked.

@@ -74,7 +74,7 @@ class OnlineJob:
 
     Raises
     ------
-    MissingInput
+    ParameterError
         When stage 3 has not run.
     OnlineError
         When another run uses the folder, or a part of an earlier one is missing.

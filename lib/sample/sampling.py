@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
 from lib import artifacts, events, paths
+from lib.params import ParameterError
 from lib.sample import csv_files
 from lib.stream import recording
 
@@ -61,14 +62,14 @@ def inputs(in_dir: Path) -> dict[str, str]:
 
     Raises
     ------
-    MissingInput
+    ParameterError
         When there is no recording.
     RecordingError
         When a file is damaged.
     """
     files = recording.segments(in_dir) if in_dir.is_dir() else []
     if not files:
-        raise artifacts.MissingInput(
+        raise ParameterError(
             f"IN_DIR must hold events-*.jsonl.gz. Got {paths.show(in_dir)} without any. "
             "Run notebooks/01_stream.ipynb first: it makes them."
         )

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.artifacts import MissingInput
 from lib.blacklist import ledger as ledger_module
 from lib.blacklist.ledger import BlacklistError, Entry, Ledger, transaction
+from lib.params import ParameterError
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_left_as_it_is(tmp_path, kind,
 
 
 def test_a_missing_file_is_not_created_to_be_read(tmp_path):
-    with pytest.raises(MissingInput, match=r"none.sqlite is missing. Run .*03_eda_train"):
+    with pytest.raises(ParameterError, match=r"none.sqlite is missing. Run .*03_eda_train"):
         Ledger.open(tmp_path / "none.sqlite", read_only=True)
     assert not list(tmp_path.iterdir())
 

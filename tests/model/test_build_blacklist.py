@@ -12,6 +12,7 @@ from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset
 from lib.online import drift
 from lib.online.run import OnlineJob
+from lib.params import ParameterError
 from lib.stats import upper_bound
 
 
@@ -165,5 +166,5 @@ def test_a_run_that_fails_leaves_nothing_that_stage_4_would_take(tmp_path, train
     finish(tmp_path, trained, listed)
     build_blacklist.clear_outputs(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [build_blacklist.EARLIER_LEDGER]
-    with pytest.raises(artifacts.MissingInput, match="ledger.sqlite is missing. Run notebooks/03_eda_train"):
+    with pytest.raises(ParameterError, match="ledger.sqlite is missing. Run notebooks/03_eda_train"):
         OnlineJob(tmp_path / "out", tmp_path)

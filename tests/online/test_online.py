@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 import world
 
-from lib import artifacts, events
+from lib import events
 from lib.blacklist.bloom import BlacklistFilter
 from lib.online import inputs, run, sinks
 from lib.online.run import OnlineJob
 from lib.online.sinks import SCHEMA
 from lib.online.state import OnlineError, StateStore
+from lib.params import ParameterError
 from lib.replay import server as replay
 
 
@@ -252,7 +253,7 @@ def test_two_runs_in_one_folder_are_refused(here, model_dir, tmp_path):
 
 
 def test_a_missing_model_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(artifacts.MissingInput, match=r"03_eda_train.ipynb"):
+    with pytest.raises(ParameterError, match=r"03_eda_train.ipynb"):
         OnlineJob(tmp_path / "out", tmp_path)
 
 

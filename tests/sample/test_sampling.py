@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from test_csv_files import HOSTILE
 
 from lib import artifacts
+from lib.params import ParameterError
 from lib.sample import csv_files, sampling
 from lib.sample.tcp_source import RelayDataSource
 from lib.stream import recording, relay
@@ -211,7 +212,7 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
 
 
 def test_a_missing_recording_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(artifacts.MissingInput, match="Run notebooks/01_stream.ipynb first"):
+    with pytest.raises(ParameterError, match="Run notebooks/01_stream.ipynb first"):
         sampling.inputs(tmp_path / "nothing")
 
 
