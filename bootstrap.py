@@ -24,12 +24,16 @@ VERSION = sys.version.split()[0]
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-COMPLETE = VENV / ".packages"  # exists when all packages are installed
+COMPLETE = (
+    VENV / ".packages"
+)  # exists when all packages are installed; without it the environment is made again
 LOG = ROOT / ".setup" / "setup.log"
 TEMPORARY = ROOT / ".setup" / "tmp"  # /tmp may be small: Spark's package alone is unpacked to 1 GB
 MIN_FREE_GB = 4  # the environment takes 1.7, and packages are unpacked beside it
 REDIRECTIONS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV")
 
+# What pip and uv write before the first package is changed.
+INSTALLING = ("Installing collected packages", "Prepared ", "Failed to install")
 # What installers write when something outside them is wrong, and what to do about it.
 SYMPTOMS = {
     ("No space left on device", "Errno 28", "os error 28"): (
@@ -62,14 +66,20 @@ def main() -> None:
     if not COMPLETE.exists():
         print(f"Making .venv with Python {VERSION}", flush=True)
         install([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    COMPLETE.unlink(missing_ok=True)
     print(f"Installing the packages (about two minutes; {LOG.relative_to(ROOT)} has the details)", flush=True)
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile"]
     if shutil.which("uv"):
         pip = ["uv", "pip", "install", "--python", str(PYTHON)]
-    install([*pip, "--require-hashes", "-r", "requirements.lock"])
-    install([*pip, "--no-deps", "-e", "."])
+    was_complete = COMPLETE.exists()
+    COMPLETE.unlink(missing_ok=True)
+    try:
+        install([*pip, "--require-hashes", "-r", "requirements.lock"])
+    except SystemExit:
+        if was_complete and not any(word in LOG.read_text("utf-8", "replace") for word in INSTALLING):
+            COMPLETE.touch()
+        raise
     COMPLETE.touch()
+    install([*pip, "--no-deps", "-e", "."])
     compiling = subprocess.Popen([str(PYTHON), "-m", "compileall", "-qq", "-j2", str(VENV / "lib")])
     for module in ("lib.infra.java", "lib.infra.jars"):
         if subprocess.run([str(PYTHON), "-m", module], check=False).returncode:

