@@ -29,15 +29,15 @@ def main() -> int:
     """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(ALL)}; none: all")
-    given = parser.parse_args().names or list(ALL)
-    if unknown := [name for name in given if name not in ALL]:
+    names = parser.parse_args().names or list(ALL)
+    if unknown := [name for name in names if name not in ALL]:
         parser.error(f"A benchmark must be one of {', '.join(ALL)}. Got {unknown[0]}.")
     print(f"The load is {firehose.described()}.")
-    for name in given:
+    for name in names:
         title, measure = ALL[name]
-        begin = time.perf_counter()
+        start = time.perf_counter()
         table = measure()
-        print(f"\n{title} ({time.perf_counter() - begin:.0f} s)\n")
+        print(f"\n{title} ({time.perf_counter() - start:.0f} s)\n")
         print(table.to_string(index=False, float_format=_short), flush=True)
     return 0
 

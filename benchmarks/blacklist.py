@@ -16,7 +16,7 @@ RUNS = 5
 
 
 def run(members: int = 100_000, look_ups: int = 100_000) -> pd.DataFrame:
-    """Measure, for half members and half strangers, the best of some runs.
+    """Measure, for half members and half unseen users, the best of some runs.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def run(members: int = 100_000, look_ups: int = 100_000) -> pd.DataFrame:
     """
     users = [f"Member {number}" for number in range(members)]
     asked = [f"Member {2 * number}" for number in range(look_ups)][: look_ups // 2]
-    asked += [f"Stranger {number}" for number in range(look_ups - len(asked))]
+    asked += [f"Unseen user {number}" for number in range(look_ups - len(asked))]
     bloom = BlacklistFilter.build(users, members)
     bare = BloomFilter(members, ERROR_RATE)
     for user in users:
@@ -69,9 +69,9 @@ def _one_by_one(container: object) -> Callable[[Iterable[str]], object]:
 def _best(ask: Callable[[Sequence[str]], object], users: Sequence[str]) -> float:
     times = []
     for _ in range(RUNS):
-        begin = perf_counter()
+        start = perf_counter()
         ask(users)
-        times.append(perf_counter() - begin)
+        times.append(perf_counter() - start)
     return min(times)
 
 

@@ -31,7 +31,7 @@ def there() -> bool:
 
 
 def described() -> str:
-    """Say what the load is."""
+    """Return a description of the load."""
     if there():
         return f"a slice of the firehose, {FILE.name}"
     return f"the default day, as {FILE.name} is not in {FOLDER} (WIKISIEVE_BENCH_DATA names another folder)"
@@ -44,7 +44,7 @@ def raw_events() -> list[bytes]:
 
 
 def tiles(n: int) -> Iterator[tuple[bytes | None, bytes]]:
-    """Give `n` events, each with its key: the slice again and again, each time by other users."""
+    """Yield `n` events, each with its key: the slice again and again, each time by other users."""
     moulds = [_mould(number, raw) for number, raw in enumerate(raw_events())]
     made = tile = 0
     while made < n:

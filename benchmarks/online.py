@@ -82,11 +82,11 @@ def parse_only(bootstrap: str, topic: str, session: SparkSession, **options: str
         .select("event.*")
     )
     with tempfile.TemporaryDirectory() as checkpoint:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         sink = stream.writeStream.format("noop").option("checkpointLocation", checkpoint)
         query = sink.trigger(availableNow=True).start()
         query.awaitTermination()
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - start
         return sum(progress.numInputRows for progress in query.recentProgress) / seconds
 
 
@@ -177,7 +177,7 @@ def flatness(
     with session(2) as running:
         for n, known in ((1_000_000, 1_000), *sizes):  # the first is to warm up: Java compiles what is hot
             with topic(n, 2) as (bootstrap, events, folder):
-                listed = [Entry(f"Made-up bot {number}", "benchmark", 0) for number in range(known)]
+                listed = [Entry(f"Synthetic bot {number}", "benchmark", 0) for number in range(known)]
                 build_blacklist.write(folder / "model", listed)
                 rows.append({"known users": known} | judged(bootstrap, events, running, folder))
     table = pd.DataFrame(rows[1:])
@@ -214,7 +214,7 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def _anonymous(process: psutil.Process) -> float:
-    """Give a process's memory without the pages of files that lie in it; 0 when it has ended."""
+    """Return a process's memory without the pages of files that lie in it; 0 when it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     except OSError:
@@ -248,9 +248,9 @@ class Paced(Filled):
         producer = KafkaProducer(
             bootstrap_servers=self.bootstrap, compression_type="lz4", linger_ms=5, acks="all"
         )
-        begin = time.perf_counter()
+        start = time.perf_counter()
         for number, (key, raw) in enumerate(firehose.tiles(self.rate * self.seconds)):
-            early = begin + number / self.rate - time.perf_counter()
+            early = start + number / self.rate - time.perf_counter()
             if early > 0.002:
                 time.sleep(early)
             producer.send(self.topic, raw, key=key)

@@ -2,7 +2,7 @@
 
 Bits and hashes are pybloom-live's; this module adds what it lacks. A file with a checksum, so that a flipped bit or
 another version is refused instead of losing members in silence. A bound that holds: :meth:`BlacklistFilter.error` is
-the exact chance that a user who is not a member is taken for one, :meth:`BlacklistFilter.build` takes more bits until
+the exact chance of a false positive, :meth:`BlacklistFilter.build` takes more bits until
 it is below the bound, and :func:`update_filter` grows the filter from the ledger before it is full.
 
 A yes of the filter is not the truth: ask the ledger before it is acted on.
@@ -32,7 +32,7 @@ from pybloom_live import BloomFilter
 from lib import artifacts
 from lib.blacklist.ledger import BlacklistError, Ledger
 
-ERROR_RATE = 0.001  # largest share of users off the list who are taken for members
+ERROR_RATE = 0.001  # largest share of false positives among the users off the list
 MIN_CAPACITY = 1024  # below it a filter is smaller than its header is worth
 LIBRARY = "pybloom-live " + importlib.metadata.version("pybloom-live")  # another version may hash otherwise
 
@@ -50,7 +50,7 @@ class BlacklistFilter(BloomFilter):
     Attributes
     ----------
     bound : float
-        The share of users who are not members that may be taken for members at most.
+        The largest share of false positives among the users who are not members.
     """
 
     bound = ERROR_RATE
@@ -89,7 +89,7 @@ class BlacklistFilter(BloomFilter):
             requested_error_rate *= 0.9
 
     def contains(self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """Return which users the filter takes for members; each distinct user is hashed once.
+        """Return which users hit the filter; each distinct user is hashed once.
 
         Parameters
         ----------

@@ -8,9 +8,7 @@ escaped.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +87,7 @@ def from_entry(entry: Entry, edits: Iterable[dict[str, Any]] = ()) -> Card:
         The user's edits up to the verdict.
     """
     evidence = entry.evidence
-    contributions = [Contribution(name, share) for name, share in evidence.get("contributions", [])]
+    contributions = [Contribution(*pair) for pair in evidence.get("contributions", [])]
     edit = dict(evidence.get("edit", {}))
     if isinstance(edit.get("timestamp"), int):
         edit["timestamp"] = events.iso(edit["timestamp"])
@@ -127,11 +125,9 @@ def counterfactual(contributions: list[Contribution], score: float | None, thres
         odds -= item.log_odds
         names.append("“" + item.feature.replace("“", "‘").replace("”", "’") + "”")
         if odds < logit(threshold):
-            reasons = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-            return (
-                f"Had {reasons} been as with an average user, the score would have been {expit(odds):.3f} "
-                "and the verdict “kept”."
-            )
+            reasons = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            after = f"the score would have been {expit(odds):.3f} and the verdict “kept”"
+            return f"Had {reasons} been as with an average user, {after}."
     return (
         "Even with an average user's values in all of these the score would have stayed above the threshold."
     )
@@ -167,17 +163,16 @@ def write(out_dir: Path, ledger: Ledger, texts: Texts) -> Path:
     entries = [entry for entry in ledger.entries() if entry.reason == judge.REASON]
     edits = _edits_before(out_dir, [entry.user for entry in entries])
     found = texts(frozenset(edit["meta_id"] for listed in edits.values() for edit in listed))
-    content = {}
+    cards = {}
     for entry in entries:
         with_texts = [edit | found.get(edit["meta_id"], {}) for edit in edits[entry.user]]
-        content[entry.user] = msgspec.to_builtins(from_entry(entry, with_texts))
-    return artifacts.write_json(out_dir / FILE, content)
+        cards[entry.user] = from_entry(entry, with_texts)
+    return artifacts.write_json(out_dir / FILE, msgspec.to_builtins(cards))
 
 
 def load(out_dir: Path) -> dict[str, Card]:
     """Return the cards that :func:`write` wrote, by user."""
-    path = artifacts.require(out_dir / FILE, MADE_BY)
-    return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Card])
+    return msgspec.json.decode(artifacts.require(out_dir / FILE, MADE_BY).read_bytes(), type=dict[str, Card])
 
 
 def pick_examples(cards: dict[str, Card], data: pd.DataFrame) -> list[Card]:
@@ -194,11 +189,11 @@ def pick_examples(cards: dict[str, Card], data: pd.DataFrame) -> list[Card]:
     users["score"] = [cards[user].score or 0.0 for user in users.index]
     bots, humans = users[users["is_bot"]], users[~users["is_bot"]]
     examples = [
-        bots.sort_values("edits", kind="stable").index[-1:],
-        bots.sort_values("score", kind="stable").index[:1],
-        humans.sort_values("score", kind="stable").index[-1:],
+        bots.sort_values("edits", kind="stable").tail(1),
+        bots.sort_values("score", kind="stable").head(1),
+        humans.sort_values("score", kind="stable").tail(1),
     ]
-    return [cards[name] for name in dict.fromkeys(chain(*examples))]
+    return [cards[name] for name in pd.concat(examples).index.unique()]
 
 
 def show(card: Card) -> None:
@@ -207,9 +202,8 @@ def show(card: Card) -> None:
     if card.contributions:
         plots.show(card.figure(), card.would_have_changed)
     if card.edits:
-        edits = pd.DataFrame(card.edits).reindex(
-            columns=["timestamp", "wiki", "title", "comment", "verdict", "score"]
-        )
+        columns = ["timestamp", "wiki", "title", "comment", "verdict", "score"]
+        edits = pd.DataFrame(card.edits).reindex(columns=columns)
         plots.table(edits.round({"score": 3}), f"What {card.user} had done up to then")
 
 

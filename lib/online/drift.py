@@ -7,6 +7,7 @@ as stage 4 scores, each up to the edit that crosses the threshold. Stage 4 keeps
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ COMPARED = (
     "on a talk page",
     "size reduced",
 )
+_COLUMNS = [user_features.FEATURES.index(name) for name in COMPARED]
+#: What is compared, both values, the statistic, its p-value, and whether the change is large and sure.
+Comparison = tuple[str, str, str, str, str, bool]
 
 
 def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
@@ -67,8 +71,12 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
     state, *_ = user_features.update_states(
         user_features.new_states(n), dataset.user[judged], dataset.times[judged], evidence[judged]
     )
-    columns = user_features.to_features(state)[:, [user_features.FEATURES.index(name) for name in COMPARED]]
-    quantiles = np.quantile(columns, np.linspace(0, 1, QUANTILES + 1), axis=0, method="inverted_cdf")
+    quantiles = np.quantile(
+        user_features.to_features(state)[:, _COLUMNS],
+        np.linspace(0, 1, QUANTILES + 1),
+        axis=0,
+        method="inverted_cdf",
+    )
     return {
         "model": model.version,
         "users": n,
@@ -100,73 +108,47 @@ def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> pd.DataFrame:
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         rows = [*_features(out_dir, before), *_rates(data, before), *rows]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["what", "sample", "stream", "statistic", "p-value", "large"])
 
 
-def _features(out_dir: Path, before: dict[str, Any]) -> list[dict[str, Any]]:
+def _features(out_dir: Path, before: dict[str, Any]) -> Iterator[Comparison]:
     """Compare distributions over users, by the two-sample Kolmogorov–Smirnov test."""
-    columns = [user_features.FEATURES.index(name) for name in COMPARED]
     with StateStore(out_dir) as store:
-        kept = user_features.to_features(store.all_states(user_features.STATE_SIZE))[:, columns]
+        kept = user_features.to_features(store.all_states(user_features.STATE_SIZE))[:, _COLUMNS]
         entries = [entry for entry in store.ledger.entries() if entry.reason == judge.REASON]
     flagged = [[entry.evidence["features"][name] for name in COMPARED] for entry in entries]
     now = np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED)))))
     n = round(before["users"] * len(now) / (before["users"] + len(now)))
-    rows = []
     for name, stream in zip(COMPARED, now.T, strict=True) if n else ():
         sample = np.array(before["features"][name][1:])
         d = float(stats.ks_2samp(sample, stream).statistic)
         p = float(stats.kstwo.sf(d, n))  # with the number of users, not that of the quantiles
-        values = f"{sample.mean():.3g}", f"{stream.mean():.3g}", f"D = {d:.3f}"
-        rows.append(_row(name, *values, p, large=d >= KS_THRESHOLD))
-    return rows
+        large = d >= KS_THRESHOLD and p < ALPHA
+        yield name, f"{sample.mean():.3g}", f"{stream.mean():.3g}", f"D = {d:.3f}", f"{p:.1g}", large
 
 
-def _rates(data: pd.DataFrame, before: dict[str, Any]) -> list[dict[str, Any]]:
-    users = metrics.count_by_user(data)
-    judged = data[data["user"].notna() & (data["verdict"] != "dropped")]
-    flagged = int((judged["verdict"] == "flagged").sum())
-    return [
-        _ratio(
-            "bots among the users", before["bots"], before["users"], int(users["is_bot"].sum()), len(users)
-        ),
-        _ratio(
-            "new bots per edit that is judged",
-            before["flagged"],
-            before["edits_judged"],
-            flagged,
-            len(judged),
-        ),
-    ]
+def _rates(data: pd.DataFrame, before: dict[str, Any]) -> Iterator[Comparison]:
+    bots = metrics.count_by_user(data)["is_bot"]
+    yield _ratio("bots among the users", before["bots"], before["users"], int(bots.sum()), len(bots))
+    judged = data.loc[data["user"].notna() & (data["verdict"] != "dropped"), "verdict"]
+    now = int((judged == "flagged").sum()), len(judged)
+    yield _ratio("new bots per edit that is judged", before["flagged"], before["edits_judged"], *now)
 
 
-def _cover(data: pd.DataFrame) -> dict[str, Any]:
+def _cover(data: pd.DataFrame) -> Comparison:
     """Compare the share of the bot edits that the list covers in their first and their last quarter."""
     dropped = (data.loc[data["is_bot"], "verdict"] == "dropped").to_numpy()
     n = len(dropped) // 4
     first, last = int(dropped[:n].sum()), int(dropped[len(dropped) - n :].sum())
     row = _ratio("bot edits that the list covers: first and last quarter", first, n, last, n)
-    return row | {"large": row["large"] and last < first}
+    return (*row[:5], row[5] and last < first)
 
 
-def _ratio(what: str, before: int, n_before: int, now: int, n_now: int) -> dict[str, Any]:
+def _ratio(what: str, before: int, n_before: int, now: int, n_now: int) -> Comparison:
     """Compare two shares, by Fisher's exact test."""
     p = float(stats.fisher_exact(np.array([[before, n_before - before], [now, n_now - now]])).pvalue)
-    low, high = sorted((before / max(n_before, 1), now / max(n_now, 1)))
+    shares = before / max(n_before, 1), now / max(n_now, 1)
+    low, high = sorted(shares)
     ratio = high / low if low else (np.inf if high else 1.0)
-    values = (
-        f"{100 * before / max(n_before, 1):.2f} % of {n_before:,}",
-        f"{100 * now / max(n_now, 1):.2f} % of {n_now:,}",
-    )
-    return _row(what, *values, f"ratio {ratio:.2f}", p, large=ratio >= RATIO_THRESHOLD)
-
-
-def _row(what: str, sample: str, stream: str, statistic: str, p: float, large: bool) -> dict[str, Any]:
-    return {
-        "what": what,
-        "sample": sample,
-        "stream": stream,
-        "statistic": statistic,
-        "p-value": f"{p:.1g}",
-        "large": bool(large and p < ALPHA),
-    }
+    sample, stream = (f"{100 * s:.2f} % of {n:,}" for s, n in zip(shares, (n_before, n_now), strict=True))
+    return what, sample, stream, f"ratio {ratio:.2f}", f"{p:.1g}", ratio >= RATIO_THRESHOLD and p < ALPHA

@@ -20,6 +20,7 @@ from lib.online.sinks import SCHEMA
 from lib.stats import bootstrap_ci, is_bot, upper_bound
 
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
+ALL = pc.scalar(True)  # the filter that every row passes
 COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
 
 
@@ -85,7 +86,7 @@ def compute(out_dir: Path) -> dict[str, Any]:
     """
     files = [str(path) for path in sinks.part_files(out_dir)]
     dataset = ds.dataset(files, SCHEMA, "parquet") if files else ds.dataset(SCHEMA.empty_table())
-    all_users, late_users = _count(dataset), _count_last_quarter(dataset)
+    all_users, late_users = _count(dataset, ALL), _count_last_quarter(dataset)
     total, total_late = all_users.sum(), late_users.sum()
     users = all_users[all_users.index.notna()]
     humans = users[~is_bot(users["bot_edits"], users["edits"])]
@@ -112,7 +113,7 @@ def compute(out_dir: Path) -> dict[str, Any]:
     }
 
 
-def _count(dataset: ds.Dataset, where: pc.Expression | None = None) -> pd.DataFrame:
+def _count(dataset: ds.Dataset, where: pc.Expression) -> pd.DataFrame:
     """Return counts per user, a hidden one included; files are read in batches, so memory grows with users alone."""
     bot, stopped = pc.coalesce(pc.field("bot"), False), pc.field("verdict") != "kept"
     marks = [pc.scalar(True), bot, pc.field("verdict") == "flagged", stopped, bot & stopped]
@@ -120,7 +121,7 @@ def _count(dataset: ds.Dataset, where: pc.Expression | None = None) -> pd.DataFr
     sums = [(name, "hash_sum", None, name) for name in COUNTS]
     steps = [
         acero.Declaration("scan", acero.ScanNodeOptions(dataset, filter=where)),
-        acero.Declaration("filter", acero.FilterNodeOptions(pc.scalar(True) if where is None else where)),
+        acero.Declaration("filter", acero.FilterNodeOptions(where)),
         acero.Declaration("project", acero.ProjectNodeOptions(columns, ["user", *COUNTS])),
         acero.Declaration("aggregate", acero.AggregateNodeOptions(sums, keys=["user"])),
     ]
@@ -136,7 +137,7 @@ def _count_last_quarter(dataset: ds.Dataset) -> pd.DataFrame:
     start = pa.scalar(int(np.partition(times.cast(pa.int64()).to_numpy(), -n)[-n]), times.type)
     late = _count(dataset, pc.field("timestamp") > start)
     first = dataset.to_table(filter=pc.field("timestamp") == start).sort_by([("meta_id", "descending")])
-    rest = _count(ds.dataset(first.slice(0, n - int(late["edits"].sum()))))
+    rest = _count(ds.dataset(first.slice(0, n - int(late["edits"].sum()))), ALL)
     return pd.concat([late, rest]).groupby(level=0, dropna=False).sum()
 
 

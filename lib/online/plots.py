@@ -36,14 +36,10 @@ def over_time(data: pd.DataFrame) -> Figure:
     words = ["kept", "dropped", "flagged"]
     counts = pd.DataFrame({word: (shown["verdict"] == word).groupby(steps).sum() for word in words})
     figure, axes = plt.subplots()
-    bottom = np.zeros(len(counts))
-    for word in words if len(counts) else ():
-        top = bottom + counts[word].to_numpy() * 60 / seconds
-        axes.fill_between(
-            counts.index, bottom, top, step="post", color=plots.VERDICTS[word], lw=0, label=word
-        )
-        bottom = top
+    colours = [plots.VERDICTS[word] for word in words]
+    rates = counts.T.to_numpy(float) * 60 / seconds
     if len(counts):
+        axes.stackplot(counts.index, rates, step="post", colors=colours, lw=0, labels=words)
         axes.legend(loc="upper right", ncols=3)
     axes.set(title="Verdicts over time", ylabel="edits per minute", ylim=(0, None))
     _time_axis(axes, data)
