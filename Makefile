@@ -7,7 +7,8 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run live lab test test-servers test-others test-quick notebooks lint bench oracle reproduce experiments soak cluster-test lock clean
+.PHONY: help setup run live lab test test-quick notebooks lint bench oracle reproduce experiments soak cluster-test lock clean
+.PHONY: test-servers test-others
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
