@@ -1,3 +1,3 @@
-"""wikisieve: find bots in Wikipedia's edit stream and sieve their edits out."""
+"""wikisieve: find bots in Wikipedia's edit stream and filter their edits out."""
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ from matplotlib import font_manager
 
 from lib.stats import clopper_pearson
 
-# Okabe and Ito's palette (2008) keeps apart under every common colour blindness.
+# Okabe and Ito's palette (2008) stays distinguishable under every common colour blindness.
 HUMAN = "#0072B2"
 BOT = "#D55E00"
 GREEN = "#009E73"

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = ", ".join(f"{stream}: {n:,}" for stream, n in sorted(others.items()))
         warnings.append(
             f"A recording must be of recent changes. Got {others.total():,} events of other streams ({names}), which "
-            "were left out. Their meta.stream shows it."
+            "were skipped. Their meta.stream shows it."
         )
     server.warning = " ".join(warnings)
     print(server.warning, end="", file=sys.stderr, flush=True)

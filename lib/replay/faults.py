@@ -25,7 +25,7 @@ the *transport* (cuts, gaps, stalls, errors) happen once: a client that reconnec
     hang_up:    [6]                             # connections that are closed without an answer
     # the form
     gzip: true
-    chunk: [1, 1000]                            # bytes per HTTP chunk, drawn anew each time; or one number
+    chunk: [1, 1000]                            # bytes per HTTP chunk, drawn each time; or one number
     line_end: crlf                              # lf, crlf, cr
     id_unit: seconds                            # milliseconds, seconds
     id_order: shuffled                          # fixed, reversed, shuffled

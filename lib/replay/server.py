@@ -13,7 +13,7 @@ What it does as Wikimedia's service does (mediawiki-services-eventstreams and Ka
 - A canary event every hour and data centre; no heartbeat.
 
 What it does differently, because a recording has an end: a stream that is over sends ``event: end`` before it
-closes, and a request from there gets 204, which tells a browser's EventSource not to come back. A client
+closes, and a request from there gets 204, which stops a browser's EventSource from coming back. A client
 without a position starts at the recording's beginning. What a reader should know of the recording comes as
 ``event: warning`` before the end.
 """
@@ -65,7 +65,7 @@ class Server(ThreadingHTTPServer):
     Raises
     ------
     OSError
-        If the address cannot be had, with one sentence that says what to do.
+        If the address cannot be had.
     """
 
     daemon_threads = True

@@ -111,7 +111,7 @@ def stream_of(topic: str) -> str:
 
 
 def with_hourly_canaries(records: Iterable[Record], seconds: int) -> Iterator[Record]:
-    """Add the operators' test events: one per data centre whenever another `seconds` of event time have begun."""
+    """Add the operators' test events: one per data centre whenever another `seconds` of event time have started."""
     period_ms, last = 1000 * seconds, None
     for record in records:
         period = record.time // period_ms if seconds > 0 else 0

@@ -26,7 +26,7 @@ from pyarrow import csv
 
 from lib import artifacts, events
 
-#: Rows of one file: the same recording then gives the same files, however Spark cut its batches.
+#: Rows of one file: the same recording makes the same files, however Spark cut its batches.
 ROWS_PER_FILE = 100_000
 
 #: Options of ``pandas.read_csv``: every cell as the text that is in the file.

@@ -6,8 +6,8 @@
   ``meta.id``, what it has already. The memory of ids is bounded: the last 200,000 at least.
 - Canaries are dropped before anything else is read; what cannot be decoded is yielded with the reason.
 - It survives the 15-minute cut, cuts in the middle of an event, silence, empty responses, refused connections, 429
-  and 5xx (waiting as long as Retry-After says, else ever longer, up to ten seconds, with jitter). On
-  400, 403, 404 and the like it ends with an error that says what to change.
+  and 5xx (waiting as long as Retry-After requires, else ever longer, up to ten seconds, with jitter). On
+  400, 403, 404 and the like it ends with an error.
 
 **What ends a run.** ``until``: events from then on are skipped, and the run ends when every topic that has sent
 anything is past it, with a minute's slack for events that are late; or 20 seconds after the last event from before

@@ -55,7 +55,7 @@ class Rates(NamedTuple):
 
     per_minute: pd.DataFrame  #: one row per step, columns ``human`` and ``bot``, events per minute
     step_minutes: int
-    outliers: int  #: events left out, for their time lies far from the others'
+    outliers: int  #: events skipped because their time lies far from the others'
 
 
 def event_rates(events: pd.DataFrame) -> Rates:

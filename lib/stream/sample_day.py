@@ -38,7 +38,7 @@ new field           where it comes from
 ``delta``           ``delta`` in bytes: a property of ours, as the lengths it would follow from are unknown
 ==================  ====================================================================================
 
-Left out: ``added`` and ``deleted`` (``delta`` is their difference), ``isAnonymous`` and the six fields of places,
+Skipped: ``added`` and ``deleted`` (``delta`` is their difference), ``isAnonymous`` and the six fields of places,
 which EventStreams has never carried.
 """
 
