@@ -33,6 +33,7 @@ from lib.model.classifier import (
     NestedFit,
     assign_folds,
     probabilities,
+    round_fitted,
 )
 from lib.model.dataset import EditDataset, read_csv
 from lib.model.evaluation import name_contains_bot
@@ -53,9 +54,9 @@ class Attempt:
     make: Callable[[int, bool], Any]  #: untrained classifier for a seed, with or without the name
     without: tuple[str, ...] = ()  #: families of features left out
     whole: float = 0.0  #: share of a user's weight on the row of all edits; the rest on prefixes
-    names_twice: bool = False  #: every feature a second time for users whose name says "bot"
+    names_twice: bool = False  #: every feature a second time for users whose name contains "bot"
     trims: bool = False  #: leave the most bot-like unflagged users out of training
-    label: str = "any"  #: learn as bots: users with any flagged edit, or with most edits flagged
+    label: str = "any"  #: train on as bots: users with any flagged edit, or with most edits flagged
 
 
 def kept(seed: int, with_name: bool) -> Any:
@@ -109,7 +110,7 @@ class Blend(ClassifierMixin, BaseEstimator):
 
 
 class Calibrated(ClassifierMixin, BaseEstimator):
-    """Logistic regression with isotonic calibration learnt on the half of the rows it was not trained on."""
+    """Logistic regression with isotonic calibration trained on the half of the rows it was not trained on."""
 
     def __init__(self, seed: int, with_name: bool) -> None:
         self.seed, self.with_name = seed, with_name
@@ -146,7 +147,7 @@ ATTEMPTS = (
     *(Attempt(f"… C = 0.1, features end at {end} standard deviations", linear(0.1, end)) for end in (3, 8)),
     *(Attempt(f"… without {family}", kept, without=(family,)) for family in FAMILIES),
     Attempt("… a bot has most edits flagged, not any", kept, label="most"),
-    Attempt("… learnt from all edits only, no prefixes", kept, whole=1.0),
+    Attempt("… trained on all edits only, no prefixes", kept, whole=1.0),
     Attempt("… half of a user's weight on the row of all edits", kept, whole=0.5),
     Attempt("… every feature twice: for bot-like names too", kept, names_twice=True),
     Attempt("… positive-unlabelled: doubtful left out", kept, trims=True),
@@ -159,7 +160,7 @@ ATTEMPTS = (
 
 def _fit(estimator: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Any:
     last = f"{estimator.steps[-1][0]}__sample_weight" if hasattr(estimator, "steps") else "sample_weight"
-    return estimator.fit(x, y, **{last: weight})
+    return round_fitted(estimator.fit(x, y, **{last: weight}))
 
 
 def _columns(without: Iterable[str], with_name: bool) -> np.ndarray:
@@ -193,7 +194,7 @@ def _train(attempt: Attempt, people: EditDataset, rows: CheckpointRows, with_nam
 
 
 def judge(attempt: Attempt, nested: NestedFit, with_name: bool, seed: int = 0) -> np.ndarray:
-    """Score every user from all their edits, by an attempt that has not learnt from the user's fold."""
+    """Score every user from all their edits, by an attempt that was not trained on the user's fold."""
     rows = nested.rows()
     scores = np.zeros(len(nested.dataset))
     for k in nested.folds:
@@ -228,7 +229,7 @@ def _ten(people: EditDataset) -> np.ndarray:
 
 
 def _pieces(texts: list[str], known: np.ndarray) -> sp.csr_matrix:
-    """Character n-grams by tf-idf, learnt from some of the texts."""
+    """Character n-grams by tf-idf, fitted on some of the texts."""
     bag = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=2, sublinear_tf=True)
     bag.fit([text for text, inside in zip(texts, known, strict=True) if inside])
     return bag.transform(texts)
@@ -247,9 +248,9 @@ def simple(nested: NestedFit) -> tuple[np.ndarray, np.ndarray]:
     for k in nested.folds:
         known = nested.fold != k
         scaled = sp.csr_matrix(0.3 * StandardScaler().fit(numbers[known]).transform(numbers))
-        blind = sp.hstack([_pieces(documents, known), scaled]).tocsr()
-        seeing = sp.hstack([blind, _pieces(list(people.names), known)]).tocsr()
-        for score, x in zip(scores, (seeing, blind), strict=True):
+        without_name = sp.hstack([_pieces(documents, known), scaled]).tocsr()
+        with_name = sp.hstack([without_name, _pieces(list(people.names), known)]).tocsr()
+        for score, x in zip(scores, (with_name, without_name), strict=True):
             regression = LogisticRegression(C=10, solver="liblinear", dual=True, tol=0.01, random_state=0)
             regression.fit(x[known], people.is_bot[known])
             score[~known] = probabilities(regression, x[~known])
@@ -260,21 +261,21 @@ def simple(nested: NestedFit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noise(people: EditDataset, scores: np.ndarray) -> dict[str, float]:
-    """Say how far the labels allow to go.
+    """Return how good a model can be with these labels.
 
     Parameters
     ----------
     people : EditDataset
     scores : ndarray of float, shape (users,)
-        Of models that have not learnt from the user.
+        Of models that were not trained on the user.
 
     Returns
     -------
     dict
-        ``named``, unflagged users whose name says "bot", and ``named_on_top``, those among the 20 unflagged users of
-        highest score; ``without_them`` and ``recall_without_them``, average precision and recall at 0.5 % of the people
-        when they are left out; ``perfect`` and ``perfect_recall``, those of a model that puts all bots and these users
-        above everybody else, in an order that knows nothing of flags (means over 200 draws).
+        ``named``, unflagged users with "bot" in their names, and ``named_on_top``, those among the 20 unflagged users
+        of highest score; ``without_them`` and ``recall_without_them``, average precision and recall at 0.5 % of the
+        people when they are left out; ``perfect`` and ``perfect_recall``, those of a model that puts all bots and these
+        users above everybody else, in an order that knows nothing of flags (means over 200 draws).
     """
     bots = people.is_bot
     named = ~bots & name_contains_bot(people.names)
@@ -295,9 +296,9 @@ def _noise_lines(nested: NestedFit) -> Iterator[str]:
     for words, with_name in (("with the name", True), ("without the name", False)):
         found = noise(nested.dataset, judge(KEPT, nested, with_name))
         yield (
-            f"{words}: {found['named_on_top']} of the 20 highest-scored unflagged users have a name that says “bot”. "
+            f"{words}: {found['named_on_top']} of the 20 highest-scored unflagged users have “bot” in their names. "
             f"Without the {found['named']} such users: AP {found['without_them']:.3f}, "
-            f"recall {found['recall_without_them']:.3f}. Bots told from people perfectly, flagged or not in no order: "
+            f"recall {found['recall_without_them']:.3f}. Bots separated perfectly from people, the flag unknown: "
             f"AP {found['perfect']:.3f}, recall {found['perfect_recall']:.3f}"
         )
 
@@ -320,7 +321,7 @@ HEADER = f"{'attempt':52} {'AP with name':>22} {'AP without':>22} {'recall with'
 
 
 def lines(people: EditDataset, attempts: Iterable[Attempt], seeds: int) -> Iterator[str]:
-    """Give the table of one capture, a line at a time: means over the seeds, the first seed's 95 % interval."""
+    """Yield the lines of one capture's table: means over the seeds, the first seed's 95 % interval."""
     nested_fits = [NestedFit(people, assign_folds(people, FOLDS, seed)) for seed in range(seeds)]
     for attempt in attempts:
         begin = time.monotonic()
@@ -364,7 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "captures", nargs="*", type=Path, help="CSV folder or file, or JSON lines, also compressed"
     )
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="how often users are dealt into folds")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how often users are assigned to folds")
     parser.add_argument("--only", default="", help="attempts whose name holds this text")
     parser.add_argument("--no-day", action="store_true", help="leave the default day out")
     options = parser.parse_args(arguments)

@@ -31,12 +31,11 @@ SETTINGS: dict[str, dict[str, str]] = {
     "another time zone": {"TZ": "Asia/Kathmandu"},
     "another locale": {"LC_ALL": "C"},
 }
-QUICK = ("OpenBLAS Haswell", "OpenBLAS Prescott")
 NEEDS = {"OpenBLAS SkylakeX": "avx512f", "OpenBLAS Haswell": "avx2", "OpenBLAS Zen": "avx2"}
 RUN = """
 import sys, papermill
-source, output, cwd, *given = sys.argv[1:]
-papermill.execute_notebook(source, output, dict(zip(given[::2], given[1::2])), cwd=cwd, kernel_name="python3",
+source, output, cwd, *words = sys.argv[1:]
+papermill.execute_notebook(source, output, dict(zip(words[::2], words[1::2])), cwd=cwd, kernel_name="python3",
                            progress_bar=False)
 """
 
@@ -70,8 +69,8 @@ def texts(cell: nbformat.NotebookNode, folders: dict[str, str]) -> list[str]:
     for output in cell.outputs:
         data = output.get("data", {})
         text = output.get("text", "") + data.get("text/html", data.get("text/plain", ""))
-        for given, default in folders.items():
-            text = text.replace(given, default)
+        for folder, default in folders.items():
+            text = text.replace(folder, default)
         found.append(re.sub(r"0x[0-9a-f]+", "0x", text))
     return found
 
@@ -98,17 +97,17 @@ def run(setting: str, sample: Path, quick: bool, python: str = sys.executable) -
             plans.append(("04_online", {"MODEL_DIR": str(model), "OUT_DIR": str(online)}))
         folders = {str(model): "data/03_model", str(online): "data/04_online", str(sample): "data/02_sample"}
         differing = []
-        for notebook, given in plans:
+        for notebook, values in plans:
             source, output = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{notebook}.ipynb"
-            words = [word for pair in given.items() for word in pair]
+            words = [word for pair in values.items() for word in pair]
             command = [python, "-c", RUN, str(source), str(output), str(source.parent), *words]
             environment = os.environ | SETTINGS[setting]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{notebook} failed under {setting}:\n{done.stderr[-2000:]}")
             differing += [f"{notebook[:2]}:{n}" for n in differing_cells(output, source, folders)]
-        facts = json.loads((model / "metrics.json").read_text())
-        return differing, str(facts.get("model_version", "")), "" if quick else oracle.of_verdicts(online)
+        facts = json.loads((model / "manifest.json").read_text())
+        return differing, facts["model_version"], "" if quick else oracle.of_verdicts(online)
 
 
 def main() -> int:

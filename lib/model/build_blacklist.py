@@ -8,7 +8,6 @@ sample was labelled, so nothing is guessed. The row's reason says which; the fla
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,11 +28,9 @@ from lib.stats import upper_bound
 JUDGED = "model: score at the threshold"
 FLAGGED = "flagged in the sample"
 LEDGER = "ledger.sqlite"
-EARLIER_LEDGER = ".ledger.before.sqlite"  # of an earlier run while a run is under way, or has failed
 FILTER = "blacklist.bloom"
 MODEL, REFERENCE, METRICS = "model.skops", "reference.json", "metrics.json"
 OUTPUTS = (MODEL, FILTER, REFERENCE, METRICS, artifacts.NAME)
-_SQLITE_FILES = ("", "-wal", "-shm")
 
 
 class FprBoundExceeded(ValueError):
@@ -53,18 +50,13 @@ def select_users(dataset: EditDataset, cross: CrossFit, model: BotClassifier) ->
     """
     rows, scores = cross.rows, cross.row_scores(model.with_name)
     reached = np.flatnonzero((scores >= model.threshold) & ~rows.last)
-    users, first = np.unique(
-        rows.user[reached], return_index=True
-    )  # rows at checkpoints are in order of time
+    # Rows at checkpoints are in order of time, so the first of a user is the earliest.
+    users, first = np.unique(rows.user[reached], return_index=True)
     listed = _judged(dataset, model, users, rows.edit[reached[first]], scores[reached[first]])
     for user in np.setdiff1d(np.flatnonzero(dataset.is_bot), users):
-        edits = np.flatnonzero(dataset.user == user)
-        last = int(edits[-1])
-        evidence = {
-            "edit": _edit(dataset, last),
-            "edits": len(edits),
-            "flagged_edits": int(dataset.flagged[edits].sum()),
-        }
+        last = int(np.flatnonzero(dataset.user == user)[-1])
+        counts = {"edits": dataset.edits_per_user[user], "flagged_edits": dataset.flagged_per_user[user]}
+        evidence = {"edit": _edit(dataset, last), **{name: int(count) for name, count in counts.items()}}
         listed.append(Entry(str(dataset.names[user]), FLAGGED, int(dataset.times[last]), evidence))
     return sorted(listed, key=lambda entry: (entry.since, entry.user))
 
@@ -73,33 +65,27 @@ def _judged(
     dataset: EditDataset, model: BotClassifier, users: np.ndarray, at: np.ndarray, scores: np.ndarray
 ) -> list[Entry]:
     """Return entries with the edit at which each user's score reached the threshold, and the state up to it."""
-    place, until = np.full(len(dataset), -1, np.int64), np.full(len(dataset), -1, np.int64)
-    place[users], until[users] = np.arange(len(users)), at
+    until = np.full(len(dataset), -1, np.int64)
+    until[users] = at
     read = np.flatnonzero(np.arange(len(dataset.user)) <= until[dataset.user])
-    user = place[dataset.user[read]]
+    user = np.searchsorted(users, dataset.user[read])
     features = model.edit_features(dataset.table.take(pa.array(read)))
-    states, _, _ = user_features.update_states(
-        user_features.new_states(len(users)), user, dataset.times[read], features
-    )
-    edits = np.bincount(user, minlength=len(users))
-    x, reasons = user_features.to_features(states), model.explain(states)
-    return [
-        Entry(
-            str(dataset.names[users[i]]),
-            JUDGED,
-            int(dataset.times[at[i]]),
-            {
-                "edit": _edit(dataset, int(at[i])),
-                "threshold": model.threshold,
-                "edits": int(edits[i]),
-                "contributions": [list(share) for share in reasons[i]],
-                "features": dict(zip(user_features.FEATURES, x[i].tolist(), strict=True)),
-            },
-            float(scores[i]),
-            model.version,
-        )
-        for i in range(len(users))
-    ]
+    states = user_features.new_states(len(users))
+    states, _, _ = user_features.update_states(states, user, dataset.times[read], features)
+    edits = np.bincount(user, minlength=len(users)).tolist()
+    x, reasons = user_features.to_features(states).tolist(), model.explain(states)
+    entries = []
+    for i, (number, edit) in enumerate(zip(users.tolist(), at.tolist(), strict=True)):
+        evidence = {
+            "edit": _edit(dataset, edit),
+            "threshold": model.threshold,
+            "edits": edits[i],
+            "contributions": [list(share) for share in reasons[i]],
+            "features": dict(zip(user_features.FEATURES, x[i], strict=True)),
+        }
+        name, since, score = str(dataset.names[number]), int(dataset.times[edit]), float(scores[i])
+        entries.append(Entry(name, JUDGED, since, evidence, score, model.version))
+    return entries
 
 
 def _edit(dataset: EditDataset, row: int) -> dict[str, Any]:
@@ -108,18 +94,17 @@ def _edit(dataset: EditDataset, row: int) -> dict[str, Any]:
 
 def false_positives(dataset: EditDataset, listed: Sequence[Entry]) -> pd.DataFrame:
     """Tabulate the listed users who are human by the flag: errors of the model, or of the flag."""
-    number = {name: user for user, name in enumerate(dataset.names)}
-    humans = [entry for entry in listed if not dataset.is_bot[number[entry.user]]]
-    humans.sort(key=lambda entry: (-(entry.score or 0), entry.user))
+    edits = dict(zip(dataset.names[~dataset.is_bot], dataset.edits_per_user[~dataset.is_bot], strict=True))
+    humans = [entry for entry in listed if entry.user in edits]
     return pd.DataFrame(
         {
             "user": entry.user,
-            "edits": int(dataset.edits_per_user[number[entry.user]]),
+            "edits": int(edits[entry.user]),
             "listed after": entry.evidence["edits"],
             "score": f"{entry.score:.2f}",
             "comment of that edit": (entry.evidence["edit"]["comment"] or "")[:80],
         }
-        for entry in humans
+        for entry in sorted(humans, key=lambda entry: (-(entry.score or 0), entry.user))
     )
 
 
@@ -160,19 +145,12 @@ def check_bound(rates: dict[str, Any], max_human_fpr: float) -> None:
 
 
 def clear_outputs(folder: Path) -> None:
-    """Remove what an earlier run of stage 3 left, so that a run that fails leaves nothing that stage 4 would take.
+    """Remove what an earlier run of stage 3 left, so that a run that fails leaves no model that stage 4 would take.
 
-    The ledger is set aside: :func:`write_blacklist` imports from it what people decided.
+    The ledger stays until :func:`write_blacklist` replaces it: it holds what people decided.
     """
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
-    if (folder / LEDGER).exists():
-        _remove(folder / EARLIER_LEDGER)
-        for ending in _SQLITE_FILES[
-            ::-1
-        ]:  # the database last: as long as it is there, this can be done again
-            with contextlib.suppress(FileNotFoundError):
-                (folder / (LEDGER + ending)).rename(folder / (EARLIER_LEDGER + ending))
 
 
 def write_blacklist(folder: Path, listed: Iterable[Entry]) -> None:
@@ -185,25 +163,23 @@ def write_blacklist(folder: Path, listed: Iterable[Entry]) -> None:
     new = folder / f".{LEDGER}.new"
     _remove(new)
     with Ledger.open(new) as ledger:
-        released = _import_decisions(folder, ledger)
+        released = _import_decisions(folder / LEDGER, ledger)
         ledger.add(entry for entry in listed if entry.user not in released)
         members = ledger.members()
     _remove(folder / LEDGER)
     new.rename(folder / LEDGER)
-    _remove(folder / EARLIER_LEDGER)
     BlacklistFilter.build(members).save(folder / FILTER)
 
 
-def _import_decisions(folder: Path, ledger: Ledger) -> set[str]:
-    """Import what people decided in the ledger that lies here or was set aside; return who stays off the list."""
-    found = [folder / name for name in (LEDGER, EARLIER_LEDGER) if (folder / name).exists()]
-    if not found:
+def _import_decisions(path: Path, ledger: Ledger) -> set[str]:
+    """Import what people decided in an earlier ledger, if there is one; return who stays off the list."""
+    if not path.exists():
         return set()
     try:
-        with Ledger.open(found[0], read_only=True) as earlier:
+        with Ledger.open(path, read_only=True) as earlier:
             return ledger.import_decisions(earlier, (JUDGED, FLAGGED))
     except BlacklistError as error:
-        kept = found[0].replace(folder / "ledger.damaged.sqlite")
+        kept = path.replace(path.with_name("ledger.damaged.sqlite"))
         text = f"{error} Its allow-list is not imported. The file is kept: {paths.show(kept)}."
         warnings.warn(text, stacklevel=3)
         return set()
@@ -211,7 +187,7 @@ def _import_decisions(folder: Path, ledger: Ledger) -> set[str]:
 
 def _remove(database: Path) -> None:
     """Remove a SQLite file with its write-ahead log, which would otherwise be read into the next one."""
-    for ending in _SQLITE_FILES:
+    for ending in ("", "-wal", "-shm"):
         database.with_name(database.name + ending).unlink(missing_ok=True)
 
 
@@ -223,7 +199,7 @@ def save_outputs(
     metrics: dict[str, Any],
     **facts: Any,
 ) -> None:
-    """Write all files of stage 3 or, when something fails, none. The model comes last: where it is, all are.
+    """Write all files of stage 3. The model comes after what stage 4 reads with it: where it is, they are.
 
     Parameters
     ----------
@@ -238,16 +214,9 @@ def save_outputs(
     **facts
         For the manifest; the outputs' SHA-256 are added.
     """
-    new = folder / f".{MODEL}.new"
-    try:
-        write_blacklist(folder, listed)
-        artifacts.write_json(folder / REFERENCE, reference)
-        artifacts.write_json(folder / METRICS, metrics)
-        model.save(new)
-        outputs = {name: artifacts.sha256(folder / name) for name in (FILTER, METRICS)}
-        artifacts.write(folder, **facts, outputs={MODEL: artifacts.sha256(new), **outputs})
-        new.rename(folder / MODEL)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        clear_outputs(folder)
-        raise
+    write_blacklist(folder, listed)
+    artifacts.write_json(folder / REFERENCE, reference)
+    artifacts.write_json(folder / METRICS, metrics)
+    model.save(folder / MODEL)
+    outputs = {name: artifacts.sha256(folder / name) for name in (MODEL, FILTER, METRICS)}
+    artifacts.write(folder, **facts, outputs=outputs)

@@ -1,4 +1,4 @@
-"""A threshold that keeps its promise."""
+"""The threshold keeps the requested bound."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from lib.model.classifier import ThresholdNotAttainable, choose_threshold
 
 
-def test_the_promise_is_kept_as_often_as_said():
+def test_the_bound_holds_with_95_percent_confidence():
     """Draw people again and again: the true share above the threshold is too high in at most 5 % of the draws."""
     random = np.random.default_rng(0)
     broken = 0
@@ -24,13 +24,13 @@ def test_299_people_are_the_fewest_for_one_percent():
 
 
 @pytest.mark.parametrize("fpr", [0.0, 1e-4])
-def test_an_impossible_promise_is_refused(fpr):
+def test_a_bound_that_too_few_humans_can_guarantee_is_refused(fpr):
     with pytest.raises(ThresholdNotAttainable, match="Raise MAX_HUMAN_FPR"):
         choose_threshold(np.zeros(1300), fpr)
     with pytest.raises(ThresholdNotAttainable):
         choose_threshold(np.empty(0), fpr)
 
 
-def test_ties_do_not_break_the_promise():
+def test_ties_do_not_break_the_bound():
     scores = np.r_[np.zeros(1000), np.full(40, 0.5)]
     assert (scores >= choose_threshold(scores, 0.01)).sum() == 0
