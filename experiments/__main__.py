@@ -135,7 +135,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "texts": ("texts:",),
     "longest burst": ("longest burst",),
     "repetition": ("different", "comments repeated", "change"),
-    "what edits are": edit_features.FLAGS,
+    "what edits are": tuple(edit_features.FLAGS),
     "name hints": edit_features.NAME_FLAGS,
 }
 

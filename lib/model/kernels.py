@@ -10,7 +10,7 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -77,106 +77,82 @@ def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
     ['Ünïted', '', 'kingdom']
     """
     if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        if isinstance(column, pa.ChunkedArray):  # no chunk at all
-            column = pa.array([], pa.string())
-    if column.type not in (pa.string(), pa.large_string()):
-        column = column.cast(pa.large_string())
-    if column.null_count:
-        column = pc.fill_null(column, "")
-    width = np.int32 if column.type == pa.string() else np.int64
-    _, places, texts = column.buffers()
+        column = column.combine_chunks()
+    column = pc.fill_null(column.cast(pa.large_string()), "")
+    _, offsets, texts = column.buffers()
     data = np.frombuffer(texts if texts is not None and texts.size else b"\0", np.uint8)
     data.setflags(write=False)  # always: numba compiles anew for each mix of writable and read-only arrays
     if len(column) == 0:
         return np.zeros(1, np.int64), data
-    offsets = np.frombuffer(places, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
-    return offsets.astype(np.int64), data
+    return np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset).copy(), data
 
 
-def _small() -> np.ndarray:
-    """Small letters for ASCII capitals; a space for underscores, as page titles mean them, and for control bytes."""
-    table = np.arange(256, dtype=np.uint8)
-    table[65:91] += 32
-    table[:32] = table[95] = 32
-    return table
+@njit_inline
+def text_at(texts: tuple[np.ndarray, np.ndarray], i: int) -> np.ndarray:
+    """Return the bytes of text `i` of :func:`buffers`."""
+    return texts[1][texts[0][i] : texts[0][i + 1]]
 
 
-_SMALL = _small()
+_LOWER = np.arange(256, dtype=np.uint8)
+_LOWER[65:91] += 32
+_LOWER[:32] = _LOWER[95] = 32
 
 
 @njit_inline
 def to_lower(byte: int) -> int:
-    """Make an ASCII capital small, an underscore or a control byte a space."""
-    return _SMALL[byte]
+    """Return a capital of ASCII in lower case, and a space for an underscore (as in page titles) or control byte."""
+    return _LOWER[byte]
 
 
 @njit_inline
-def _is_here(
-    data: np.ndarray, place: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
-) -> bool:
-    length = name_stop - name_start
-    if place + length > stop:
+def _starts_with(text: np.ndarray, i: int, name: np.ndarray) -> bool:
+    if i + len(name) > len(text):
         return False
-    for i in range(length):
-        if to_lower(data[place + i]) != to_lower(name[name_start + i]):
+    for j in range(len(name)):
+        if to_lower(text[i + j]) != to_lower(name[j]):
             return False
     return True
 
 
 @njit_inline
-def _find_pair(data: np.ndarray, start: int, stop: int, byte: int) -> tuple[int, bool]:
-    """Find two equal bytes in a row before `stop`; -1 when they are not there. A colon on the way is reported."""
-    colon = False
-    for i in range(start, stop - 1):
-        if data[i] == byte and data[i + 1] == byte:
-            return i, colon
-        colon |= data[i] == 58
-    return -1, colon
+def _find_link_end(text: np.ndarray, start: int) -> int:
+    """Return where ``]]`` is; -1 where it is missing, or behind a colon."""
+    for i in range(start, len(text) - 1):
+        if text[i] == 93 and text[i + 1] == 93:
+            return i
+        if text[i] == 58:
+            return -1
+    return -1
 
 
 @njit_inline
-def _find_mark(
-    data: np.ndarray, i: int, stop: int, name: np.ndarray, name_start: int, name_stop: int
-) -> tuple[int, int, int]:
+def _find_mark(text: np.ndarray, i: int, name: np.ndarray) -> tuple[int, int, int]:
     """Return the mark in place of what begins at byte `i` (0: none), where it ends, and its ``SAW_…`` bit."""
-    if name_stop - name_start >= MIN_NAME_BYTES and _is_here(data, i, stop, name, name_start, name_stop):
-        return MARK_USER, i + name_stop - name_start, SAW_NAME
-    if i + 1 >= stop:
+    if len(name) >= MIN_NAME_BYTES and _starts_with(text, i, name):
+        return MARK_USER, i + len(name), SAW_NAME
+    if i + 1 >= len(text):
         return 0, i, 0
-    if data[i] == 47 and data[i + 1] == 42:  # /* section */
+    if text[i] == 47 and text[i + 1] == 42:  # /* section */
         end = i + 2
-        while end + 1 < stop and not (data[end] == 42 and data[end + 1] == 47):
+        while end + 1 < len(text) and not (text[end] == 42 and text[end + 1] == 47):
             end += 1
         return MARK_SECTION, end + 2, SAW_SECTION
-    if data[i] == 91 and data[i + 1] == 91:  # [[link]]: its words are the page's, not the user's
-        end, colon = _find_pair(data, i + 2, stop, 93)
-        if end >= 0 and not colon:
-            return MARK_LINK, end + 2, SAW_LINK
-        return 0, i, SAW_LINK
-    if data[i] == 123 and data[i + 1] == 123:
+    if text[i] == 91 and text[i + 1] == 91:  # [[link]]: its words are the page's, not the user's
+        end = _find_link_end(text, i + 2)
+        return (MARK_LINK, end + 2, SAW_LINK) if end >= 0 else (0, i, SAW_LINK)
+    if text[i] == 123 and text[i + 1] == 123:
         return 0, i, SAW_BRACES
     return 0, i, 0
 
 
 @njit_inline
-def normalize(
-    data: np.ndarray,
-    start: int,
-    stop: int,
-    name: np.ndarray,
-    name_start: int,
-    name_stop: int,
-    out: np.ndarray,
-) -> tuple[int, int]:
+def normalize(text: np.ndarray, name: np.ndarray, out: np.ndarray) -> tuple[int, int]:
     """Write a text with marks for names, links and sections, ``0`` for numbers, and in lower case.
 
     Parameters
     ----------
-    data, start, stop
-        The bytes, and where in them the text is.
-    name, name_start, name_stop
-        The user's name, likewise.
+    text, name : ndarray of uint8
+        The bytes of a text and of its user's name.
     out : ndarray of uint8, shape (at least MAX_TEXT_BYTES + 64,)
         Receives the normalized text.
 
@@ -185,13 +161,13 @@ def normalize(
     tuple of int
         Bytes of the normalized text, and what was found on the way (``SAW_…`` bits).
     """
-    stop = min(stop, start + MAX_TEXT_BYTES)
-    n, seen, i = 1, 0, start
+    text = text[:MAX_TEXT_BYTES]
+    n, seen, i = 1, 0, 0
     out[0] = MARK_START
-    while i < stop:
-        mark, end, found = _find_mark(data, i, stop, name, name_start, name_stop)
+    while i < len(text):
+        mark, end, found = _find_mark(text, i, name)
         seen |= found
-        byte = to_lower(data[i])
+        byte = to_lower(text[i])
         if mark:
             byte, i = mark, end
         else:
@@ -211,11 +187,11 @@ def mix64(value: np.uint64) -> np.uint64:
 
 
 @njit_inline
-def hash52(data: np.ndarray, start: int, stop: int) -> np.int64:
+def hash52(text: np.ndarray) -> np.int64:
     """FNV-1a of some bytes, folded to the 52 bits that a float holds exactly."""
     value = _FNV_START
-    for i in range(start, stop):
-        value = (value ^ np.uint64(data[i])) * _FNV_PRIME
+    for byte in text:
+        value = (value ^ np.uint64(byte)) * _FNV_PRIME
     return np.int64(mix64(value) >> np.uint64(12))
 
 
@@ -226,17 +202,15 @@ def bucket(value: np.uint64) -> np.int64:
 
 
 @njit_inline
-def hash_ngrams(
-    text: np.ndarray, length: int, shortest: int, longest: int, salt: np.uint64, out: np.ndarray, n: int
-) -> int:
-    """Append the bucket of every run of `shortest` to `longest` (≤ 7) bytes to `out` from place `n`; return the end."""
-    for size in range(shortest, longest + 1):
+def hash_ngrams(text: np.ndarray, sizes: tuple[int, int], salt: np.uint64, out: np.ndarray, n: int) -> int:
+    """Append the bucket of every run of bytes of the sizes (≤ 7) to `out` from index `n`; return the end."""
+    for size in range(sizes[0], sizes[1] + 1):
         kept = (_ONE << np.uint64(8 * size)) - _ONE
         mark = (np.uint64(size) << np.uint64(56)) + salt
         window = np.uint64(0)
-        for i in range(min(size - 1, length)):
+        for i in range(min(size - 1, len(text))):
             window = (window << _EIGHT) | np.uint64(text[i])
-        for i in range(size - 1, length):
+        for i in range(size - 1, len(text)):
             window = ((window << _EIGHT) | np.uint64(text[i])) & kept
             out[n] = bucket(window + mark)
             n += 1
@@ -250,14 +224,14 @@ def is_letter(byte: int) -> bool:
 
 
 @njit_inline
-def hash_words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, n: int) -> int:
+def hash_words(text: np.ndarray, salt: np.uint64, out: np.ndarray, n: int) -> int:
     """Append the bucket of every word and of every pair of neighbours; return the new end."""
     value, before, inside = _FNV_START, np.uint64(0), False
-    for i in range(length):
+    for i in range(len(text)):
         if is_letter(text[i]):
             value = (value ^ np.uint64(text[i])) * _FNV_PRIME
             inside = True
-        if inside and (not is_letter(text[i]) or i == length - 1):
+        if inside and (not is_letter(text[i]) or i == len(text) - 1):
             out[n] = bucket(value + _SALT_WORD + salt)
             out[n + 1] = bucket((value ^ (before * _GOLDEN)) + _SALT_PAIR + salt)
             n += 2
@@ -265,72 +239,50 @@ def hash_words(text: np.ndarray, length: int, salt: np.uint64, out: np.ndarray, 
     return n
 
 
-class KeywordMatcher:
-    """Many words looked for at once, one step per byte (Aho and Corasick, 1975).
+class KeywordMatcher(NamedTuple):
+    """Many words searched for at once, one step per byte (Aho and Corasick, 1975)."""
 
-    Parameters
-    ----------
-    groups : dict of str to list of str
-        Words by group, in small letters. A space stands for any byte of ASCII that is neither letter nor digit, the
-        text's beginning and its end: ``" bot "`` is the whole word.
+    steps: np.ndarray  #: state after a byte, shape (states, 256)
+    found: np.ndarray  #: groups that have a word ending in each state, as bits
 
-    Examples
-    --------
-    >>> lexicon = KeywordMatcher({"bot": [" bot ", "бот"], "revert": ["undid"]})
-    >>> [lexicon.look(text) for text in ("Bot: archiving", "bottom", "Работа бота", "Undid by bot")]
-    [['bot'], [], ['bot'], ['bot', 'revert']]
-    """
+    @classmethod
+    def of(cls, groups: dict[str, list[str]]) -> KeywordMatcher:
+        """Return the matcher of words by group.
 
-    def __init__(self, groups: dict[str, list[str]]) -> None:
-        self.groups = tuple(groups)
-        tree: list[dict[int, int]] = [{}]
-        found = [0]
-        for bit, patterns in enumerate(groups.values()):
-            for pattern in patterns:
-                state = 0
-                for byte in pattern.encode():
-                    if byte not in tree[state]:
-                        tree[state][byte] = len(tree)
-                        tree.append({})
-                        found.append(0)
-                    state = tree[state][byte]
-                found[state] |= 1 << bit
-        self.steps = np.zeros((len(tree), 256), np.int16)
-        self.found = np.array(found, np.int64)
-        self._complete(tree)
-
-    def _complete(self, tree: list[dict[int, int]]) -> None:
-        """Fill in where a failed match goes on, breadth first."""
-        back = [0] * len(tree)
-        queue = [0]
-        for state in queue:
-            if state:
-                self.steps[state] = self.steps[back[state]]
-            for byte, child in tree[state].items():
-                back[child] = int(self.steps[state, byte])
-                self.found[child] |= self.found[back[child]]
-                self.steps[state, byte] = child
-                queue.append(child)
-
-    def look(self, text: str) -> list[str]:
-        """Name the groups that a text has a word of."""
-        data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-        bits = match_keywords(data, 0, len(data), self.steps, self.found)
-        return [group for bit, group in enumerate(self.groups) if bits >> bit & 1]
+        Words are in lower case. A space stands for any byte of ASCII that is neither letter nor digit, and for the
+        beginning and the end of the text: ``" bot "`` is the whole word.
+        """
+        words = [[word.encode() for word in group] for group in groups.values()]
+        prefixes = sorted(
+            {word[:n] for group in words for word in group for n in range(len(word) + 1)}, key=len
+        )
+        number = {prefix: state for state, prefix in enumerate(prefixes)}
+        steps = np.zeros((len(prefixes), 256), np.int16)
+        found = np.array(
+            [sum(1 << bit for bit, group in enumerate(words) if prefix in group) for prefix in prefixes]
+        )
+        for state, prefix in enumerate(prefixes):
+            if state:  # a failed match continues from the longest suffix that begins a word
+                back = next(number[prefix[n:]] for n in range(1, len(prefix) + 1) if prefix[n:] in number)
+                steps[state] = steps[back]
+                found[state] |= found[back]
+            for byte in range(256):
+                steps[state, byte] = number.get(prefix + bytes([byte]), steps[state, byte])
+        return cls(steps, found)
 
 
 @njit_inline
-def match_keywords(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
+def match_keywords(text: np.ndarray, matcher: KeywordMatcher) -> int:
     """Return the groups of keywords that the text has a word of, as bits."""
-    state = np.int64(steps[0, 32])
-    bits = found[state]
-    for i in range(start, stop):
-        byte = to_lower(data[i])
+    state = np.int64(matcher.steps[0, 32])
+    bits = matcher.found[state]
+    for letter in text:
+        byte = to_lower(letter)
         if byte < 128 and not (97 <= byte <= 122 or 48 <= byte <= 57):
             byte = 32
-        state = np.int64(steps[state, byte])
-        bits |= found[state]
-    return bits | found[np.int64(steps[state, 32])]
+        state = np.int64(matcher.steps[state, byte])
+        bits |= matcher.found[state]
+    return bits | matcher.found[np.int64(matcher.steps[state, 32])]
 
 
 @njit_inline
@@ -346,13 +298,12 @@ def is_upper(byte: int) -> bool:
 
 
 @njit_inline
-def is_ip_address(data: np.ndarray, start: int, stop: int) -> bool:
+def is_ip_address(name: np.ndarray) -> bool:
     """Return whether a name is an IP address: digits and three dots, or hexadecimal groups with at least two colons."""
     dots, colons = 0, 0
-    if stop - start < 3 or stop - start > 45:
+    if len(name) < 3 or len(name) > 45:
         return False
-    for i in range(start, stop):
-        byte = data[i]
+    for byte in name:
         if byte == 46:
             dots += 1
         elif byte == 58:
@@ -365,79 +316,57 @@ def is_ip_address(data: np.ndarray, start: int, stop: int) -> bool:
 
 
 @njit_inline
-def is_temporary_account(data: np.ndarray, start: int, stop: int) -> bool:
+def is_temporary_account(name: np.ndarray) -> bool:
     """Return whether a name is a temporary account's: a tilde, a year, a dash, digits and dashes (`~2026-12345-67`)."""
-    if stop - start < 8 or data[start] != 126 or data[start + 5] != 45:
+    if len(name) < 8 or name[0] != 126 or name[5] != 45:
         return False
-    for i in range(start + 1, stop):
-        if not (is_digit(data[i]) or data[i] == 45):
+    for byte in name[1:]:
+        if not (is_digit(byte) or byte == 45):
             return False
     return True
 
 
 @njit_inline
-def name_flags(data: np.ndarray, start: int, stop: int, steps: np.ndarray, found: np.ndarray) -> int:
+def name_flags(name: np.ndarray, matcher: KeywordMatcher) -> int:
     """Return the bits of ``edit_features.NAME_FLAGS`` of a user name."""
-    bits = 0
-    for i in range(start, stop - 2):
-        if (data[i] | 32) != 98 or (data[i + 1] | 32) != 111 or (data[i + 2] | 32) != 116:
+    bits, stop = match_keywords(name, matcher) << 4, len(name)
+    bits |= is_ip_address(name) << 6 | is_temporary_account(name) << 7
+    for i in range(stop - 2):
+        if (name[i] | 32) != 98 or (name[i + 1] | 32) != 111 or (name[i + 2] | 32) != 116:
             continue
-        bits |= 1
         rest = i + 3
-        while rest < stop and (not is_letter(data[rest]) or is_digit(data[rest])):
+        while rest < stop and (not is_letter(name[rest]) or is_digit(name[rest])):
             rest += 1
         tail = rest
-        while tail < stop and (data[tail] == 73 or data[tail] == 86 or data[tail] == 88):  # BotII, Bot IV
+        while tail < stop and (name[tail] == 73 or name[tail] == 86 or name[tail] == 88):  # BotII, Bot IV
             tail += 1
-        ends = rest == stop or (tail == stop and (data[i] == 66 or rest > i + 3))
-        if ends:
-            bits |= 2
-        before = i == start or not is_letter(data[i - 1]) or is_digit(data[i - 1])
-        camel = data[i] == 66 and (before or not is_upper(data[i - 1]))
-        after = i + 3 == stop or not (97 <= data[i + 3] <= 122)
-        if (camel or before) and (after or ends):
-            bits |= 4
-        if i == start:
-            bits |= 8
-    words = match_keywords(data, start, stop, steps, found)
-    if words & 1:
-        bits |= 16
-    if words & 2:
-        bits |= 32
-    if is_ip_address(data, start, stop):
-        bits |= 64
-    if is_temporary_account(data, start, stop):
-        bits |= 128
+        ends = rest == stop or (tail == stop and (name[i] == 66 or rest > i + 3))
+        before = i == 0 or not is_letter(name[i - 1]) or is_digit(name[i - 1])
+        camel = name[i] == 66 and (before or not is_upper(name[i - 1]))
+        after = i + 3 == stop or not (97 <= name[i + 3] <= 122)
+        word = (camel or before) and (after or ends)
+        bits |= 1 | ends << 1 | word << 2 | (i == 0) << 3
     return bits
 
 
 @njit_inline
-def has_url(masked: np.ndarray, length: int) -> bool:
-    """Find `://` in a text."""
-    for i in range(length - 2):
-        if masked[i] == 58 and masked[i + 1] == 47 and masked[i + 2] == 47:
+def has_url(text: np.ndarray) -> bool:
+    """Return whether `://` is in a text."""
+    for i in range(len(text) - 2):
+        if text[i] == 58 and text[i + 1] == 47 and text[i + 2] == 47:
             return True
     return False
 
 
 @njit_inline
-def starts_upper(data: np.ndarray, start: int, stop: int) -> bool:
-    """Return whether a comment, behind its section, begins with an upper-case letter of ASCII."""
-    i = start
-    if stop - start > 3 and data[i] == 47 and data[i + 1] == 42:  # /* section */
-        i += 2
-        while i + 1 < stop and not (data[i] == 42 and data[i + 1] == 47):
+def starts_upper(text: np.ndarray) -> bool:
+    """Return whether a comment, after its section, starts with an upper-case letter of ASCII."""
+    i = 0
+    if len(text) > 3 and text[0] == 47 and text[1] == 42:  # /* section */
+        i = 2
+        while i + 1 < len(text) and not (text[i] == 42 and text[i + 1] == 47):
             i += 1
         i += 2
-    while i < stop and data[i] == 32:
+    while i < len(text) and text[i] == 32:
         i += 1
-    return i < stop and is_upper(data[i])
-
-
-@njit_inline
-def has_slash(data: np.ndarray, start: int, stop: int) -> bool:
-    """Find `/` in a title."""
-    for i in range(start, stop):
-        if data[i] == 47:
-            return True
-    return False
+    return i < len(text) and is_upper(text[i])

@@ -23,7 +23,7 @@ from lib.model.edit_features import (
 from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
-EDIT_FEATURES_SOURCE = "2999e9ff9b41"
+EDIT_FEATURES_SOURCE = "30adbcba93bd"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)
@@ -31,7 +31,7 @@ SILENCE_DAYS = 7  # a user silent for longer starts a new summary
 _SILENCE_MS = SILENCE_DAYS * 86_400_000
 
 _N_FLAGS, _N_HINTS = len(FLAGS), len(NAME_FLAGS)
-_EMPTY_COMMENT = 1 << FLAGS.index("empty comment")
+_EMPTY_COMMENT = 1 << list(FLAGS).index("empty comment")
 (_N, _LAST, _SUM, _SQUARES, _MAX, _MIN, _RECENT, _BITS) = range(8)
 _COUNTS = 8
 (_D_SAME, _D_LAST, _TITLE_LAST, _SERIES, _BURST, _LONGEST_BURST, _WIKIS) = range(
@@ -144,7 +144,7 @@ FEATURES = (
     *NAME_FLAGS,
 )
 _N_FEATURES = len(FEATURES)
-_FLAG_FEATURES = FEATURES.index(FLAGS[0])
+_FLAG_FEATURES = FEATURES.index(next(iter(FLAGS)))
 _NAME_FEATURES = FEATURES.index(NAME_FLAGS[0])
 #: Which features come from the user's name.
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES

@@ -104,11 +104,6 @@ def test_every_shape_of_column_runs_the_same_machine_code():
     assert len(compiled.signatures) == before
 
 
-def test_a_missing_column_is_named():
-    with pytest.raises(ValueError, match="Got none named comment"):
-        edit_features.compute(columns(user=["Ada"]).drop_columns("comment"), WEIGHTS)
-
-
 def hints(name):
     bits = int(edit_features.compute(columns(user=[name]), WEIGHTS)[0, edit_features.NAME_COLUMN])
     return [hint for i, hint in enumerate(edit_features.NAME_FLAGS) if bits >> i & 1]
