@@ -328,7 +328,7 @@ def test_what_is_of_another_stream_is_named_at_the_end(tmp_path):
         stream = EventStreamClient(server.url)
         assert len(list(stream)) == 2
     (warning,) = stream.warnings
-    assert "Got 1 events of other streams (mediawiki.page-create: 1), which were left out" in warning
+    assert "Got 1 events of other streams (mediawiki.page-create: 1), which were skipped" in warning
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path, capsys):
