@@ -1,8 +1,7 @@
 """How good the model is: grouped by user, forward in time, with an interval on every share.
 
 All figures are about users that the model in question was not trained on. A user is a *bot* when more than half of
-their edits carry the flag, else *human*. The flag is the only truth there is, and it has noise: :func:`label_noise`
-lists where.
+their edits carry the flag, else *human*. The flag is the only truth there is, and it has noise.
 """
 
 from __future__ import annotations
@@ -53,17 +52,15 @@ def account_type(names: Collection[str]) -> np.ndarray:
     >>> account_type(["Ada", "60.225.66.142", "2001:db8::1", "~2026-12345-67"]).tolist()
     ['registered', 'IP', 'IP', 'temporary account']
     """
-    return np.array([_account_type(name) for name in names], str)
-
-
-def _account_type(name: str) -> str:
-    if re.fullmatch(r"~\d{4}-[\d-]+", name):
-        return "temporary account"
-    try:
-        ip_address(name)
-    except ValueError:
-        return "registered"
-    return "IP"
+    types = []
+    for name in names:
+        try:
+            ip_address(name)
+            types.append("IP")
+        except ValueError:
+            temporary = re.fullmatch(r"~\d{4}-[\d-]+", name)
+            types.append("temporary account" if temporary else "registered")
+    return np.array(types, str)
 
 
 # --- measures of users' scores ----------------------------------------------------------------------------------------
@@ -120,22 +117,20 @@ def edit_f1(dataset: EditDataset, user_scores: np.ndarray) -> float:
 
 def errors_by(group: np.ndarray, is_bot: np.ndarray, flagged: np.ndarray) -> pd.DataFrame:
     """Count users and errors in each group of users, the largest first, with exact 95 % intervals."""
-    frame = pd.DataFrame({"group": group, "bot": is_bot, "flagged": flagged})
-    rows = []
-    for name, users in frame.groupby("group"):
-        humans, bots = users[~users["bot"]], users[users["bot"]]
-        wrong, n = int(humans["flagged"].sum()), len(humans)
-        interval = clopper_pearson(wrong, n)
-        rows.append((name, n, wrong, wrong / max(n, 1), *interval, len(bots), int((~bots["flagged"]).sum())))
-    columns = ["group", "humans", "humans flagged", "share", "low", "high", "bots", "bots missed"]
-    table = pd.DataFrame(rows, columns=columns)
+    users = pd.DataFrame(
+        {
+            "group": group,
+            "humans": ~is_bot,
+            "humans flagged": ~is_bot & flagged,
+            "bots": is_bot,
+            "bots missed": is_bot & ~flagged,
+        }
+    )
+    table = users.groupby("group", as_index=False).sum()
+    table["share"] = table["humans flagged"] / table["humans"].clip(lower=1)
+    pairs = zip(table["humans flagged"], table["humans"], strict=True)
+    table[["low", "high"]] = [clopper_pearson(wrong, humans) for wrong, humans in pairs]
     return table.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
-
-
-def first_wiki(dataset: EditDataset) -> np.ndarray:
-    """Return the wiki of each user's first edit."""
-    wikis = dataset.table.column("wiki").fill_null("unknown").to_pandas()
-    return wikis.groupby(dataset.user).first().to_numpy(object)
 
 
 # --- what is simpler --------------------------------------------------------------------------------------------------
@@ -153,9 +148,7 @@ def comment_baseline(train: EditDataset, test: EditDataset) -> np.ndarray:
     if not any(comment.split() for comment in known):
         return np.full(len(asked), train.flagged.mean() if len(known) else 0.0)
     words = CountVectorizer(token_pattern=r"(?u)\S+", max_features=10_000)
-    linear = LogisticRegression(
-        solver="liblinear", dual=True, max_iter=10_000, random_state=0
-    )  # calls no BLAS
+    linear = LogisticRegression(solver="liblinear", dual=True, max_iter=10_000, random_state=0)  # no BLAS
     return classifier.probabilities(make_pipeline(words, linear).fit(known, train.flagged), asked)
 
 
@@ -166,21 +159,6 @@ def comment_scores(dataset: EditDataset, fold: np.ndarray) -> np.ndarray:
         test = fold[dataset.user] == k
         scores[test] = comment_baseline(dataset.subset(~test), dataset.subset(test))
     return classifier.round_scores(np.bincount(dataset.user, scores, len(dataset)) / dataset.edits_per_user)
-
-
-def compare(cross: CrossFit) -> dict[str, np.ndarray]:
-    """Return the scores of all users by the model and by what is simpler.
-
-    A list of known bots knows none of the users that it is asked about, as the split is grouped by user: it is worth
-    the majority here, and something only forward in time.
-    """
-    return {
-        "model, with the name": cross.scores(True),
-        "model, without the name": cross.scores(False),
-        "name rule: “bot” in the name": name_contains_bot(cross.dataset.names).astype(float),
-        "words of the comment": comment_scores(cross.dataset, cross.fold),
-        "list of known bots, majority": np.zeros(len(cross.dataset)),
-    }
 
 
 # --- in the stream ----------------------------------------------------------------------------------------------------
@@ -292,28 +270,6 @@ def _fit_or_conservative(dataset: EditDataset, cross: CrossFit, max_human_fpr: f
     return BotClassifier.fit(dataset, cross.seed, max_human_fpr, cross=again, threshold=threshold)
 
 
-def forward_answers(forward: Forward) -> dict[str, np.ndarray]:
-    """Return which later edits are stopped by the model and by what is simpler.
-
-    Only the model is not trained on the users that it scores; the lists and the words may have seen them before.
-
-    Returns
-    -------
-    dict of str to ndarray of bool, shape (later edits,)
-    """
-    earlier, later = forward.earlier, forward.later
-    known = np.isin(later.names, earlier.names[earlier.is_bot])[later.user]
-    stopped = forward.verdicts != KEPT
-    return {
-        "model": stopped,
-        "name rule: “bot” in the name": name_contains_bot(later.names)[later.user],
-        "list of the earlier bots": known,
-        "model and list": stopped | known,
-        "words of the comment": comment_baseline(earlier, later) >= DECISION,
-        "majority: nobody is a bot": np.zeros(len(later.user), bool),
-    }
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -345,14 +301,14 @@ def report(cross: CrossFit, forward: Forward) -> dict[str, Any]:
     }
 
 
-def recall_by_edits(cross: CrossFit, threshold: float, with_name: bool = True) -> pd.DataFrame:
+def recall_by_edits(cross: CrossFit, threshold: float) -> pd.DataFrame:
     """Return how many bots were found after so many edits, of those that made as many; with exact 95 % intervals.
 
     Found means that one of the user's scores so far reached the threshold.
     """
     rows, dataset = cross.rows, cross.dataset
     first = np.full(len(dataset), np.iinfo(np.int64).max)
-    reached = (cross.row_scores(with_name) >= threshold) & ~rows.last
+    reached = (cross.row_scores() >= threshold) & ~rows.last
     np.minimum.at(first, rows.user[reached], rows.edits[reached])
     table = []
     for n in user_features.CHECKPOINTS:
@@ -366,33 +322,10 @@ def recall_by_edits(cross: CrossFit, threshold: float, with_name: bool = True) -
     return pd.DataFrame(table, columns=["edits", "bots", "found", "recall", "low", "high", "humans flagged"])
 
 
-def label_noise(cross: CrossFit, model: BotClassifier) -> dict[str, pd.DataFrame]:
-    """Return where the flag is doubtful, three tables by caption; the reasons are those of `model`."""
-    dataset, flagged = cross.dataset, cross.dataset.flagged_per_user
-    frame = pd.DataFrame(
-        {
-            "user": dataset.names,
-            "edits": dataset.edits_per_user,
-            "flagged edits": flagged,
-            "score": cross.scores(),
-        }
-    )
-    both = frame[(flagged > 0) & (flagged < frame["edits"])]
-    ends = frame["user"].str.lower().str.rstrip("0123456789 ").str.endswith("bot")
-    named = frame[(flagged == 0) & ends]
-    both, named = (part.sort_values(["edits", "user"], ascending=[False, True]) for part in (both, named))
-    likely = frame[flagged == 0].sort_values(["score", "user"], ascending=[False, True]).head(20)
+def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray, most: int = 4) -> list[str]:
+    """Return the features that speak most for a bot in users (numbers of rows of `dataset.names`)."""
     states = user_features.new_states(len(dataset))
     features = model.edit_features(dataset.table)
     states, _, _ = user_features.update_states(states, dataset.user, dataset.times, features)
-    reasons = [
-        "; ".join([name for name, share in shares if share > 0][:4])
-        for shares in model.explain(states[likely.index])
-    ]
-    return {
-        f"Accounts that edit with and without the flag ({len(both):,})": both.head(10).reset_index(drop=True),
-        f"Never flagged, but the name ends in “bot” ({len(named):,})": named.head(10).reset_index(drop=True),
-        "The most bot-like users without a flag, and why": likely.assign(reasons=reasons).reset_index(
-            drop=True
-        ),
-    }
+    found = model.explain(states[users])
+    return ["; ".join([name for name, share in shares if share > 0][:most]) for shares in found]

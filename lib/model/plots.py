@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import Formatter, FuncFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, precision_recall_curve
+from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve
 
 from lib import plots
 from lib.model import evaluation
@@ -27,25 +27,32 @@ _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 _COLORS = (plots.BOT, plots.GREEN, "black", plots.PURPLE, plots.YELLOW)
 
 
-def _legend_beside(axes: Axes, title: str = "") -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title=title, fontsize=9, title_fontsize=9)
+def _finish(axes: Axes, title: str, xlabel: str, ylabel: str, shares: Formatter = _PERCENT) -> None:
+    """Set title, labels and the format of the vertical axis, and put the legend beside the picture."""
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.yaxis.set_major_formatter(shares)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def _errorbar(axes: Axes, x: Any, parts: Any, wholes: Any, **options: Any) -> None:
+    """Draw shares with their exact 95 % intervals."""
+    share = np.asarray(parts) / np.asarray(wholes)
+    ends = [clopper_pearson(int(part), int(whole)) for part, whole in zip(parts, wholes, strict=True)]
+    axes.errorbar(x, share, np.abs(np.transpose(ends) - share), capsize=3, **options)
 
 
 def comparison_table(cross: CrossFit, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Tabulate average precision with its interval, recall and F1 of :func:`lib.model.evaluation.compare`."""
-    rows = []
+    """Tabulate average precision with its interval, recall and F1 of users' scores, a row per way to score."""
+    rows = {}
     for name, values in scores.items():
         metrics = evaluation.user_metrics(cross.dataset.is_bot, values, cross.seed)
         low, high = metrics["interval"]
-        rows.append(
-            {
-                "scores by": name,
-                "average precision": f"{metrics['average_precision']:.3f} ({low:.3f} to {high:.3f})",
-                "recall at 0.5 % humans flagged": f"{metrics['recall_at_half_percent_fpr']:.3f}",
-                "F1 of edits": f"{evaluation.edit_f1(cross.dataset, values):.3f}",
-            }
-        )
-    return pd.DataFrame(rows)
+        rows[name] = {
+            "average precision": f"{metrics['average_precision']:.3f} ({low:.3f} to {high:.3f})",
+            "recall at 0.5 % humans flagged": f"{metrics['recall_at_half_percent_fpr']:.3f}",
+            "F1 of edits": f"{evaluation.edit_f1(cross.dataset, values):.3f}",
+        }
+    return pd.DataFrame(rows).T.rename_axis("scores by")
 
 
 def precision_recall(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
@@ -57,15 +64,12 @@ def precision_recall(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Fi
             axes.step(recall, precision, where="pre", color=color, lw=2, label=name)
         elif values.any():
             axes.scatter(recall[1], precision[1], s=70, color=color, marker="D", zorder=4, label=name)
-    axes.axhline(
-        is_bot.mean(), color=plots.GREY, ls=":", label=f"chance, majority,\nknown bots: {is_bot.mean():.3f}"
-    )
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall: bots that are found")
-    axes.set_ylabel("precision: found that are bots")
-    axes.set_title(f"Bots among {len(is_bot):,} users, split by user")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_PERCENT)
-    _legend_beside(axes)
+    chance = f"chance, majority,\nknown bots: {is_bot.mean():.3f}"
+    axes.axhline(is_bot.mean(), color=plots.GREY, ls=":", label=chance)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter(_PERCENT)
+    title = f"Bots among {len(is_bot):,} users, split by user"
+    _finish(axes, title, "recall: bots that are found", "precision: found that are bots")
     return figure
 
 
@@ -94,36 +98,23 @@ def guarantee(cross: CrossFit, threshold: float, max_human_fpr: float) -> Figure
         axes.step(levels, share, line, where="pre", color=color, lw=2, label=label)
     axes.axhline(max_human_fpr, color=plots.GREY, ls=":", label=f"MAX_HUMAN_FPR: {100 * max_human_fpr:g} %")
     axes.axvline(threshold, color="black", lw=1.2, label=f"threshold {threshold:.3f}")
-    axes.set(
-        xscale="logit", yscale="log", ylim=(max(0.2 / len(human), 1e-5), 1.3), xlim=(levels[0], levels[-1])
-    )
+    axes.set(xscale="logit", yscale="log", xlim=(levels[0], levels[-1]))
+    axes.set_ylim(max(0.2 / len(human), 1e-5), 1.3)
     ticks = [mark for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999) if levels[0] <= mark <= levels[-1]]
     axes.set_xticks(ticks, [f"{mark:g}" for mark in ticks])
     axes.minorticks_off()
-    axes.set(
-        xlabel="threshold on a user's highest score (log-odds)",
-        ylabel="share of users",
-        title="The guarantee",
-    )
-    axes.yaxis.set_major_formatter(_FINE_PERCENT)
-    _legend_beside(axes)
+    label = "threshold on a user's highest score (log-odds)"
+    _finish(axes, "The guarantee", label, "share of users", _FINE_PERCENT)
     return figure
 
 
 def confusion(is_bot: np.ndarray, flagged: np.ndarray) -> Figure:
     """Draw what users are and whether they are flagged."""
-    cells = confusion_matrix(is_bot, flagged, labels=[False, True])
-    share = cells / cells.sum(axis=1, keepdims=True).clip(min=1)
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
-    for row, column in np.ndindex(2, 2):
-        text = f"{cells[row, column]:,}\n{100 * share[row, column]:.1f} %"
-        color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=13, color=color)
-    axes.set_xticks([0, 1], ["kept", "flagged"])
-    axes.set_yticks([0, 1], ["humans", "bots"])
+    options = {"display_labels": ["human", "bot"], "cmap": "Blues", "colorbar": False, "values_format": ",d"}
+    ConfusionMatrixDisplay.from_predictions(is_bot, flagged, ax=axes, labels=[False, True], **options)
+    axes.set(xlabel="flagged as", ylabel="by the flag", title="Users at the threshold")
     axes.grid(visible=False)
-    axes.set_title("Users at the threshold")
     return figure
 
 
@@ -147,51 +138,43 @@ def calibration(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
         truth, predicted = calibration_curve(is_bot, values, n_bins=5)
         counts = np.histogram(values, np.linspace(0, 1, 6))[0]
         counts = counts[counts > 0]
-        ends = [clopper_pearson(round(t * n), int(n)) for t, n in zip(truth, counts, strict=True)]
-        spread = np.abs(np.transpose(ends) - truth)
-        axes.errorbar(predicted, truth, spread, fmt="o-", color=color, capsize=3, label=name)
+        _errorbar(axes, predicted, np.rint(truth * counts), counts, fmt="o-", color=color, label=name)
         below.hist(values, np.linspace(0, 1, 21).tolist(), color=color, histtype="step", lw=1.5)
-    axes.set(ylabel="share of bots (95 % interval)", ylim=(-0.02, 1.02), title="What a score means")
+    axes.set_ylim(-0.02, 1.02)
     below.set(xlabel="score", ylabel="users", yscale="log", xlim=(0, 1))
-    axes.yaxis.set_major_formatter(_PERCENT)
-    _legend_beside(axes)
+    _finish(axes, "What a score means", "", "share of bots (95 % interval)")
     return figure
 
 
 def recall_by_edits(table: pd.DataFrame) -> Figure:
     """Draw how soon bots are found (:func:`lib.model.evaluation.recall_by_edits`)."""
     figure, axes = plt.subplots(figsize=(10, 4))
-    axes.fill_between(table["edits"], table["low"], table["high"], color=plots.BOT, alpha=0.2, lw=0)
     label = "bots found by then, of those\nwith as many edits (95 % interval)"
-    axes.plot(table["edits"], table["recall"], "o-", color=plots.BOT, label=label)
+    _errorbar(axes, table["edits"], table["found"], table["bots"], fmt="o-", color=plots.BOT, label=label)
     label = "humans flagged by then,\nof all humans"
     axes.plot(table["edits"], table["humans flagged"], "o-", color=plots.HUMAN, label=label)
-    axes.set(xscale="log", ylim=(-0.03, 1.1), ylabel="share of users", title="How soon a bot is found")
+    axes.set(xscale="log", ylim=(-0.03, 1.1))
     ticks = [f"{edits:,}\n({bots})" for edits, bots in zip(table["edits"], table["bots"], strict=True)]
     axes.set_xticks(table["edits"].tolist(), ticks)
-    axes.set_xlabel("edits of a user (in brackets: bots with as many)")
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(_PERCENT)
-    _legend_beside(axes)
+    _finish(
+        axes, "How soon a bot is found", "edits of a user (in brackets: bots with as many)", "share of users"
+    )
     return figure
 
 
-def errors(groups: pd.DataFrame, overall: float) -> Figure:
+def errors(groups: pd.DataFrame) -> Figure:
     """Draw the share of humans flagged in each group (:func:`lib.model.evaluation.errors_by`)."""
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.34 * len(groups)))
-    place = np.arange(len(groups))
-    spread = np.abs(np.vstack([groups["share"] - groups["low"], groups["high"] - groups["share"]]))
-    axes.axvline(overall, color=plots.GREY, ls=":", label="all humans")
-    axes.errorbar(groups["share"], place, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
     rows = zip(groups["group"], groups["humans"], strict=True)
-    axes.set_yticks(place, [f"{plots.safe_label(group, 32)} ({n:,})" for group, n in rows])
+    names = [f"{plots.safe_label(group, 32)} ({n:,})" for group, n in rows]
+    spread = np.abs(groups[["low", "high"]].sub(groups["share"], axis=0)).T
+    axes.errorbar(groups["share"], names, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
     axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, min(1.0, float(groups["high"].max()) * 1.05))
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(_FINE_PERCENT)
     axes.set(xlabel="share of the group's humans (in brackets their number; 95 % interval)")
     axes.set_title("Humans flagged, by kind of user and by wiki")
-    axes.legend(loc="upper right")
     return figure
 
 
@@ -202,61 +185,45 @@ def forward(test: Forward, answers: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(figsize=(10, 4))
     for (name, stopped), color in zip(answers.items(), _COLORS, strict=False):  # the majority stops nothing
         so_far = np.cumsum(stopped[bot]) / np.arange(1, len(bot) + 1)
-        label = f"{name}: {100 * so_far[-1]:.1f} %" if len(bot) else name
-        axes.plot(moments, so_far, color=color, lw=2, label=label)
+        axes.plot(moments, so_far, color=color, lw=2, label=name)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.set(xlabel="time (UTC)", ylabel="bot edits stopped so far")
     axes.set_ylim(top=1.01)
-    axes.yaxis.set_major_formatter(_PERCENT)
-    axes.set_title("Forward in time: trained before, scored after")
-    _legend_beside(axes)
+    _finish(axes, "Forward in time: trained before, scored after", "time (UTC)", "bot edits stopped so far")
     return figure
 
 
 def forward_table(test: Forward, answers: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Tabulate what was stopped after the moment, each with its count and interval."""
-    rows = []
+    rows = {}
     for name, stopped in answers.items():
         rates = evaluation.stop_rates(test.later, stopped)
-        caught, bot_edits, interval = (
-            rates[key] for key in ("bot_edits_caught", "bot_edits", "bot_edits_stopped_interval")
-        )
-        rows.append(
-            {
-                "stopped by": name,
-                "bot edits": plots.format_share(caught, bot_edits, interval),
-                "humans": plots.format_share(rates["humans_flagged"], rates["humans"]),
-                "95 % upper bound": f"{100 * rates['human_user_fpr_upper95']:.2f} %",
-            }
-        )
-    return pd.DataFrame(rows)
+        interval = rates["bot_edits_stopped_interval"]
+        rows[name] = {
+            "bot edits": plots.format_share(rates["bot_edits_caught"], rates["bot_edits"], interval),
+            "humans": plots.format_share(rates["humans_flagged"], rates["humans"]),
+            "95 % upper bound": f"{100 * rates['human_user_fpr_upper95']:.2f} %",
+        }
+    return pd.DataFrame(rows).T.rename_axis("stopped by")
 
 
 def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:
     """Draw measured errors of full Bloom filters: columns `filter`, `members`, `wrong`, `trials`."""
     figure, axes = plt.subplots(figsize=(10, 4.2))
     for (name, rows), color in zip(table.groupby("filter", sort=False), _COLORS, strict=False):
-        share = (rows["wrong"] / rows["trials"]).to_numpy()
-        ends = [clopper_pearson(int(w), int(n)) for w, n in zip(rows["wrong"], rows["trials"], strict=True)]
-        spread = np.abs(np.transpose(ends) - share)
-        axes.errorbar(rows["members"], share, spread, label=name, color=color, marker="o", capsize=3)
+        _errorbar(axes, rows["members"], rows["wrong"], rows["trials"], fmt="o-", color=color, label=name)
     axes.axhline(error_rate, color="black", ls=":", label=f"requested: {100 * error_rate:g} %")
-    axes.set(xscale="log", ylim=(0, None), xlabel="members (the filter is full)")
-    axes.set_ylabel("users off the list taken for members")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-    axes.yaxis.set_major_formatter(_FINE_PERCENT)
-    axes.set_title("Requested and measured error of Bloom filters (95 % intervals)")
-    _legend_beside(axes)
+    axes.set(xscale="log", ylim=(0, None))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    title = "Requested and measured error of Bloom filters (95 % intervals)"
+    _finish(
+        axes, title, "members (the filter is full)", "users off the list taken for members", _FINE_PERCENT
+    )
     return figure
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
     """Tabulate nested metrics, one row per figure."""
-    flat = pd.json_normalize(dict(metrics)).iloc[0]
-    return pd.DataFrame({"metric": flat.index, "value": [_figure(value) for value in flat]})
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, list):
-        return " to ".join(f"{end:.4g}" for end in value)
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+    flat = pd.json_normalize(dict(metrics)).T[0]
+    return pd.DataFrame(
+        {"value": [str(np.round(value, 4)) for value in flat]}, index=flat.index.rename("metric")
+    )

@@ -103,7 +103,7 @@ def slow_simulation(user, score_at, threshold):
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_the_simulation_is_what_one_would_do_by_hand(seed):
+def test_the_simulation_equals_one_edit_after_the_other(seed):
     random = np.random.default_rng(seed)
     user = random.integers(6, size=40)
     rows = np.flatnonzero(random.uniform(size=40) < 0.5)
@@ -144,16 +144,6 @@ def test_flags_of_later_edits_decide_nothing(ahead):
     np.testing.assert_array_equal(again.verdicts, ahead.verdicts)
 
 
-def test_a_list_of_earlier_bots_is_what_it_says(ahead):
-    answers = evaluation.forward_answers(ahead)
-    known = set(ahead.earlier.names[ahead.earlier.is_bot])
-    assert answers["list of the earlier bots"].tolist() == [
-        name in known for name in ahead.later.names[ahead.later.user]
-    ]
-    assert not answers["majority: nobody is a bot"].any()
-    assert (answers["model and list"] >= answers["model"]).all()
-
-
 # --- the report and its tables ----------------------------------------------------------------------------------------
 
 
@@ -181,25 +171,15 @@ def test_recall_grows_with_the_edits_of_the_same_bots(cross):
 
 def test_the_model_is_not_below_what_is_simpler(cross):
     is_bot = cross.dataset.is_bot
-    precision = {
-        name: average_precision_score(is_bot, scores) for name, scores in evaluation.compare(cross).items()
-    }
-    assert max(precision, key=precision.get).startswith("model")
-    assert precision["list of known bots, majority"] == pytest.approx(is_bot.mean())
+    words = evaluation.comment_scores(cross.dataset, cross.fold)
+    rule = evaluation.name_contains_bot(cross.dataset.names)
+    best = max(average_precision_score(is_bot, simpler) for simpler in (words, rule))
+    assert average_precision_score(is_bot, cross.scores()) >= best
 
 
-def test_label_noise_finds_what_was_put_there():
-    table = made_up.sample().to_pylist()
-    more = [made_up.row(90_000 + i, made_up.START + i, "Both", bot=i % 2 == 0) for i in range(6)]
-    more += [
-        made_up.row(95_000 + i, made_up.START + i * 9000, "Secret bot", comment=f"Bot: archiving page {i}")
-        for i in range(9)
-    ]
-    dataset = EditDataset.from_table(made_up.table(table + more))
-    cross = CrossFit(dataset)
-    model = BotClassifier.fit(dataset, max_human_fpr=0.02, cross=cross)
-    both, named, likely = evaluation.label_noise(cross, model).values()
-    assert both["user"].tolist() == ["Both"]
-    assert named["user"].tolist() == ["Secret bot"]
-    assert likely["user"].iloc[0] == "Secret bot" and likely["reasons"].iloc[0]
-    assert (likely["flagged edits"] == 0).all()
+def test_reasons_are_what_speaks_for_a_bot(cross):
+    model = BotClassifier.fit(cross.dataset, max_human_fpr=0.02, cross=cross)
+    bots, humans = np.flatnonzero(cross.dataset.is_bot), np.flatnonzero(~cross.dataset.is_bot)
+    reasons = evaluation.reasons(model, cross.dataset, np.array([bots[0], humans[0]]))
+    assert len(reasons) == 2
+    assert "bot" in reasons[0].lower() and reasons[0].count(";") <= 3

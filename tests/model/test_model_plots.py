@@ -1,6 +1,7 @@
 """Every picture of the model can be drawn, and the tables count what the evaluation counts."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import sample
@@ -31,9 +32,12 @@ def model(cross):
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_every_picture_is_drawn(cross, model):
-    is_bot, scores = cross.dataset.is_bot, evaluation.compare(cross)
+    is_bot = cross.dataset.is_bot
+    rule = evaluation.name_contains_bot(cross.dataset.names)
+    scores = {"model": cross.scores(), "rule": rule.astype(float), "nobody": np.zeros(len(rule))}
     flagged = cross.max_scores(repeats=1) >= model.threshold
     ahead = evaluation.forward_test(cross, 0.05)
+    answers = {"model": ahead.verdicts != evaluation.KEPT, "nobody": np.zeros(len(ahead.verdicts), bool)}
     kinds = evaluation.errors_by(evaluation.account_type(cross.dataset.names), is_bot, flagged)
     blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
     for figure in (
@@ -41,15 +45,15 @@ def test_every_picture_is_drawn(cross, model):
         model_plots.confusion(is_bot, flagged),
         model_plots.calibration(is_bot, {"model": cross.scores()}),
         model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
-        model_plots.errors(kinds, 0.01),
+        model_plots.errors(kinds),
         model_plots.guarantee(cross, model.threshold, 0.02),
-        model_plots.forward(ahead, evaluation.forward_answers(ahead)),
+        model_plots.forward(ahead, answers),
         model_plots.bloom_errors(blooms, 0.01),
     ):
         figure.canvas.draw()
         assert figure.axes[0].get_title("left")
-    shown = model_plots.forward_table(ahead, evaluation.forward_answers(ahead)).set_index("stopped by")
-    assert shown.loc["majority: nobody is a bot", "bot edits"].startswith("0.0 %")
+    shown = model_plots.forward_table(ahead, answers)
+    assert shown.loc["nobody", "bot edits"].startswith("0.0 %")
 
 
 def test_tables_count_what_the_evaluation_counts(cross, model):
@@ -60,15 +64,15 @@ def test_tables_count_what_the_evaluation_counts(cross, model):
     weights = model_plots.weights_table(model)["weight"].abs()
     assert weights.is_monotonic_decreasing
     compared = model_plots.comparison_table(
-        cross, {"rule": evaluation.name_contains_bot(cross.dataset.names)}
+        cross, {"rule": evaluation.name_contains_bot(cross.dataset.names).astype(float)}
     )
-    assert " to " in compared.loc[0, "average precision"]
+    assert " to " in compared.loc["rule", "average precision"]
 
 
 def test_metrics_are_shown_one_by_one():
     metrics = {"users": {"n": 1200, "with_name": {"interval": [0.5, 0.75]}}, "share": 0.123456}
-    assert model_plots.metrics_table(metrics).values.tolist() == [
-        ["share", "0.1235"],
-        ["users.n", "1,200"],
-        ["users.with_name.interval", "0.5 to 0.75"],
-    ]
+    assert model_plots.metrics_table(metrics)["value"].to_dict() == {
+        "share": "0.1235",
+        "users.n": "1200",
+        "users.with_name.interval": "[0.5  0.75]",
+    }
