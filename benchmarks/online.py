@@ -54,7 +54,7 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
         folder = Path(name)
         model = firehose.train()
         model.save(folder / "model" / "model.skops")
-        build_blacklist.write(folder / "model", [])
+        build_blacklist.write_blacklist(folder / "model", [])
         with broker.Broker(folder / "kafka", heap="1g") as embedded:
             events = f"firehose-{n}"
             kafka.make_topics(embedded.bootstrap, [events], partitions, {})
@@ -178,7 +178,7 @@ def flatness(
         for n, known in ((1_000_000, 1_000), *sizes):  # the first is to warm up: Java compiles what is hot
             with topic(n, 2) as (bootstrap, events, folder):
                 listed = [Entry(f"Synthetic bot {number}", "benchmark", 0) for number in range(known)]
-                build_blacklist.write(folder / "model", listed)
+                build_blacklist.write_blacklist(folder / "model", listed)
                 rows.append({"known users": known} | judged(bootstrap, events, running, folder))
     table = pd.DataFrame(rows[1:])
     return table.assign(**{"µs per event": 1e6 / table["events per second"]})

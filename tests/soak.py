@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -26,10 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import world
 
 from lib import events, paths
-from lib.infra import broker
 from lib.infra.spark import spark_session
 from lib.online.run import OnlineJob
-from lib.online.state import StateStore
 from lib.replay import server as replay
 
 SECONDS = 5.0  # that the recording takes
@@ -38,16 +37,20 @@ TRIES = 4
 
 
 def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
-    """Judge a recording that comes slowly, so that there is time to be killed."""
+    """Judge a recording that comes slowly, so that there is time to be killed; keep what is in both topics."""
     span = 14 * 3600
     with (
         replay.serve(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
-        OnlineJob(out, model_dir, resume=resume, max_offsets=200) as job,
+        OnlineJob(out, model_dir, resume=resume) as job,
         spark_session("soak", "local[2]", kafka=True) as session,
     ):
         client = world.client(job, server.url, since=edits_start(recording))
         print("judging", flush=True)
-        world.run(job, session, client)
+        world.run(job, session, client, max_offsets=200)
+        sent = {message.value for message in world.messages(job.bootstrap, job.topics["events"])}
+        verdicts = world.messages(job.bootstrap, job.topics["verdicts"])
+        pairs = {(message.key.decode(), message.value.decode()) for message in verdicts}
+    (out / "topics.json").write_text(json.dumps([sorted(x.decode("latin-1") for x in sent), sorted(pairs)]))
 
 
 def edits_start(recording: Path) -> int:
@@ -62,21 +65,16 @@ class KillRun:
     def __init__(self, out: Path, model_dir: Path, recording: Path):
         self.out, self.model_dir, self.recording = out, model_dir, recording
 
-    def start(self, resume: bool) -> subprocess.Popen[str]:
-        """Start the run and wait until it judges."""
-        command = [sys.executable, __file__, "run", str(self.out), str(self.model_dir), str(self.recording)]
-        process = subprocess.Popen(
-            [*command, *(["--resume"] if resume else [])],
-            cwd=paths.ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Start the run."""
+        command = [sys.executable, __file__, "run", self.out, self.model_dir, self.recording, *options]
+        return subprocess.Popen(
+            command, cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        return process
 
     def kill_and_resume(self, victim: str, chance: random.Random) -> list[str]:
-        """Run, kill, and run again until it ends well; say what happened."""
-        process = self.start(resume=False)
+        """Run, kill, and run again until it ends well; return what happened."""
+        process = self.start()
         lines = [_wait_for_start(process)]
         wait = chance.uniform(0, SECONDS)
         time.sleep(wait)
@@ -86,7 +84,7 @@ class KillRun:
             lines.append(rest)
             if process.returncode == 0:
                 return lines
-            process = self.start(resume=True)
+            process = self.start("--resume")
         raise AssertionError("The run did not end well:\n" + "\n".join(lines))
 
     def kill(self, victim: str, process: subprocess.Popen[str]) -> str:
@@ -116,18 +114,12 @@ class KillRun:
         found = world.rows(self.out)
         assert found == expected, _difference(found, expected)
         assert world.letters(self.out) == letters
-        with StateStore(self.out) as kept:
-            topics = kept.get_meta("topics")
-        with broker.Broker(self.out / "kafka") as kafka:
-            sent = Counter(message.value for message in world.messages(kafka.bootstrap, topics["events"]))
-            verdicts: dict[bytes, Counter] = {}
-            for message in world.messages(kafka.bootstrap, topics["verdicts"]):
-                verdicts.setdefault(message.key, Counter())[message.value] += 1
+        sent, pairs = json.loads((self.out / "topics.json").read_text())
         ids = {events.event_key(raw, None): raw for raw in raws}
-        assert set(sent) == set(ids.values()), "an event is missing in Kafka, or one is there that never came"
-        assert set(verdicts) == {row[0].encode() for row in expected}
-        for key, values in verdicts.items():
-            assert len(values) == 1 or key.startswith(b"sha1:"), f"two verdicts for {key!r}"
+        assert {text.encode("latin-1") for text in sent} == set(ids.values()), "an event is missing, or new"
+        assert {key for key, _ in pairs} == {row[0] for row in expected}
+        doubled = Counter(key for key, _ in pairs if not key.startswith("sha1:"))
+        assert doubled.total() == len(doubled), f"two verdicts for {doubled.most_common(2)}"
 
 
 def _wait_for_start(process: subprocess.Popen[str]) -> str:
@@ -146,9 +138,10 @@ def _difference(found: list[tuple], expected: list[tuple]) -> str:
 
 
 def prepare(folder: Path) -> tuple[Path, Path, list[bytes]]:
-    """Make the model and the recording."""
-    raws = world.make_events()
-    return world.train(folder / "model"), world.record(folder / "day.jsonl", raws), raws
+    """Make the model and the recording, and judge it in ``folder/whole``."""
+    raws, model_dir = world.make_events(), world.train(folder / "model")
+    world.judge_at_once(folder / "whole", model_dir, raws)
+    return model_dir, world.record(folder / "day.jsonl", raws), raws
 
 
 def main() -> int:
@@ -169,12 +162,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wikisieve-soak-") as name:
         folder = Path(name)
         model_dir, recording, raws = prepare(folder)
-        with (
-            broker.Broker(folder / "kafka") as kafka,
-            spark_session("whole", "local[2]", kafka=True) as session,
-        ):
-            options = {"bootstrap": kafka.bootstrap, "session": session}
-            world.judge(folder / "whole", model_dir, recording, **options)
         expected, letters = world.rows(folder / "whole"), world.letters(folder / "whole")
         for number in range(given.times):
             trial = KillRun(folder / f"trial-{number}", model_dir, recording)

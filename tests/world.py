@@ -9,14 +9,17 @@ import made_up
 import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from lib import events
+from lib import artifacts, events
+from lib.blacklist.bloom import BlacklistFilter
 from lib.infra import kafka
 from lib.model import build_blacklist
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset
-from lib.online import scoring, sinks
+from lib.online import scoring, sinks, state
+from lib.online.judge import OnlineClassifier
 from lib.online.run import OnlineJob
 from lib.online.sinks import SCHEMA
+from lib.online.state import StateStore
 from lib.replay import server as replay
 from lib.stream.client import EventStreamClient
 
@@ -91,11 +94,12 @@ def producer(job: OnlineJob) -> KafkaProducer:
     return KafkaProducer(bootstrap_servers=job.bootstrap, acks="all", max_request_size=size, **options)
 
 
-def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0) -> str:
-    """Judge what a client gives, as the cells of notebook 04 do."""
+def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0, max_offsets: int = 0) -> str:
+    """Judge what a client yields, as the cells of notebook 04 do; `max_offsets` bounds the batches."""
     out = producer(job)
     published = job.publish(job.publisher(events, out), max_events)
-    source = session.readStream.format("kafka").options(**job.source_options).load()
+    options = job.source_options | ({"maxOffsetsPerTrigger": str(max_offsets)} if max_offsets else {})
+    source = session.readStream.format("kafka").options(**options).load()
     scored = source.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
     writer = scored.writeStream.foreachBatch(job.commit_batch).option("checkpointLocation", job.checkpoint)
     line = job.finish(writer.start(), published)
@@ -112,6 +116,7 @@ def judge(
     session,
     resume: bool = False,
     source: str = SOURCE,
+    max_offsets: int = 0,
     **options,
 ) -> dict:
     """Judge a recording; each of `runs` is a limit of events, and each but the first resumes."""
@@ -120,9 +125,38 @@ def judge(
             replay.serve(recording, "--canaries", "0") as server,
             OnlineJob(out, model_dir, resume=resume, **options) as job,
         ):
-            run(job, session, client(job, server.url, source), max_events)
+            run(job, session, client(job, server.url, source), max_events, max_offsets)
             metrics, resume = job.metrics(), True
     return metrics
+
+
+def messages_of_spark(raws: list[bytes], partition: int = 0, start: int = 0) -> pa.RecordBatch:
+    """Return some events as rows of Spark's Kafka source."""
+    n = len(raws)
+    return pa.record_batch(
+        {
+            "value": pa.array(raws, pa.binary()),
+            "partition": pa.array([partition] * n, pa.int32()),
+            "offset": pa.array(range(start, start + n), pa.int64()),
+            "timestamp": pa.array([0] * n, pa.timestamp("us", "UTC")),
+            "headers": pa.array([None] * n, pa.list_(pa.struct({"key": pa.string(), "value": pa.binary()}))),
+        }
+    )
+
+
+def judge_at_once(out: Path, model_dir: Path, raws: list[bytes]) -> None:
+    """Judge some events as one batch, without Kafka and Spark: what every other way must come to."""
+    model = BotClassifier.load(model_dir / "model.skops")
+    out.mkdir(parents=True)
+    state.prepare(out, model_dir)
+    with StateStore(out) as store:
+        bloom = BlacklistFilter.build(store.ledger.members())
+        scored = scoring.score(messages_of_spark(raws), model.weights, bloom)
+        result = OnlineClassifier(model, store).classify(pa.Table.from_batches([scored]))
+        sinks.remove_uncommitted(out, [])
+        sinks.write_part(out, 1, result.verdicts)
+        texts = (artifacts.dead_letter(raw, reason) for *_, raw, reason in result.dead_letters)
+        artifacts.atomic_write(out / artifacts.DEAD_LETTERS, texts)
 
 
 def rows(out: Path) -> list[tuple]:

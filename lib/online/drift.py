@@ -114,7 +114,7 @@ def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> pd.DataFrame:
 def _features(out_dir: Path, before: dict[str, Any]) -> Iterator[Comparison]:
     """Compare distributions over users, by the two-sample Kolmogorov–Smirnov test."""
     with StateStore(out_dir) as store:
-        kept = user_features.to_features(store.all_states(user_features.STATE_SIZE))[:, _COLUMNS]
+        kept = user_features.to_features(store.all_states())[:, _COLUMNS]
         entries = [entry for entry in store.ledger.entries() if entry.reason == judge.REASON]
     flagged = [[entry.evidence["features"][name] for name in COMPARED] for entry in entries]
     now = np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED)))))

@@ -8,7 +8,7 @@ those after it are ``dropped``, all others are ``kept``. Nothing here depends on
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from lib.blacklist.ledger import EDIT_COLUMNS, Entry
 from lib.model import user_features
+from lib.model.classifier import BotClassifier
 from lib.model.edit_features import EDIT_FEATURES, INPUT_COLUMNS
 from lib.model.kernels import njit_cached
 from lib.online.sinks import SCHEMA
@@ -26,27 +27,6 @@ VERDICTS = ("kept", "flagged", "dropped")
 REASON = "online: score at the threshold"
 MAX_CONTRIBUTIONS = 20  # that are kept as evidence
 _N_EDITS = user_features.FEATURES.index("number of edits")
-
-
-class UserModel(Protocol):
-    """What the judge needs of a model."""
-
-    @property
-    def version(self) -> str:
-        """Name of the model: another one has another."""
-
-    @property
-    def threshold(self) -> float:
-        """The score from which on a user is flagged."""
-
-    def edit_features(self, table: pa.Table) -> np.ndarray:
-        """Return the features of each edit, shape (n, E)."""
-
-    def score(self, x: np.ndarray) -> np.ndarray:
-        """Return the score of each row, shape (n,): the same to the bit, whatever the other rows are."""
-
-    def explain(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
-        """Return for each user's state the features that made its score, each with its share, largest first."""
 
 
 @njit_cached
@@ -99,13 +79,13 @@ class OnlineClassifier:
 
     Parameters
     ----------
-    model : UserModel
+    model : BotClassifier
         From stage 3.
     state : StateStore
         What is known of users. Only read here; the :class:`BatchResult` has what is to be written.
     """
 
-    def __init__(self, model: UserModel, state: StateStore):
+    def __init__(self, model: BotClassifier, state: StateStore):
         self.model = model
         self.state = state
         self.allowed = frozenset(state.ledger.allowed())
@@ -126,7 +106,7 @@ class OnlineClassifier:
         judged = (user >= 0) & ~np.append(listed, True)[user]
         edits = _Edits(user, table["timestamp"].to_numpy(), self._features(table, judged))
 
-        before = self._load_states(names, ~listed)
+        before = self.state.user_states(names)
         state, last = before.state, before.score.copy()
         state, scored_at, score = self._update(state, edits, judged)
         allowed = _are_in(names, self.allowed)
@@ -178,18 +158,6 @@ class OnlineClassifier:
             found[missing] = self.model.edit_features(table.filter(pa.array(missing)).select(INPUT_COLUMNS))
         return found
 
-    def _load_states(self, names: Sequence[str], wanted: np.ndarray) -> UserStates:
-        """Return the states of all users; of those who are not wanted empty ones."""
-        states = UserStates(
-            user_features.new_states(len(names)), np.full(len(names), np.nan), np.zeros(len(names), np.int64)
-        )
-        known = self.state.user_states(
-            [name for name, yes in zip(names, wanted, strict=True) if yes], user_features.STATE_SIZE
-        )
-        for target, source in zip(states, known, strict=True):
-            target[wanted] = source
-        return states
-
     def _update(
         self, state: np.ndarray, edits: _Edits, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -213,10 +181,7 @@ class OnlineClassifier:
         """Return the users of the shadow edits, their states, and the edits' scores, as if they had made only these."""
         codes, user = np.unique(edits.user, return_inverse=True)
         who, n = [names[u] for u in codes], len(edits.user)
-        before, edits = (
-            self.state.user_states(who, user_features.STATE_SIZE, shadow=True),
-            edits._replace(user=user),
-        )
+        before, edits = self.state.user_states(who, shadow=True), edits._replace(user=user)
         state, scored_at, score = self._update(before.state, edits, np.ones(n, bool))
         last, nobody = before.score.copy(), np.zeros(len(who), bool)
         _, shown, _ = _decide(user, nobody, nobody, scored_at, score, last, np.inf)
@@ -282,7 +247,7 @@ def _dead_letters(table: pa.Table) -> list[tuple[int, int, bytes, str]]:
 
 def _counts(
     scored: pa.Table, fresh: pa.Table, verdict: np.ndarray, user: np.ndarray, sampled: np.ndarray
-) -> dict[str, int]:
+) -> dict[str, float]:
     kinds = {row["values"]: row["counts"] for row in fresh["kind"].value_counts().to_pylist()}
     return {
         "events": kinds.get("edit", 0) + kinds.get("event", 0),

@@ -5,6 +5,7 @@ A user is a bot as in :func:`lib.stats.is_bot`; *stopped* is dropped or flagged.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import pyarrow.dataset as ds
 from pyarrow import acero
 
 from lib.online import sinks
+from lib.online.judge import VERDICTS
 from lib.online.sinks import SCHEMA
+from lib.online.state import StateStore
 from lib.stats import bootstrap_ci, is_bot, upper_bound
 
+MIN_LATENCY_SECONDS = 0.002  # shorter ones count as this
+_LATENCY = "latency up to "  # seconds; such counts are kept with each batch
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
 ALL = pc.scalar(True)  # the filter that every row passes
 COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
@@ -66,6 +71,59 @@ def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
     )
     users = marks[COUNTS].astype("int64").groupby(data["user"]).sum()
     return users.assign(is_bot=is_bot(users["bot_edits"], users["edits"]))
+
+
+def summarize(out_dir: Path, state: StateStore, threshold: float) -> dict[str, Any]:
+    """Return the content of ``metrics.json``: what follows from the verdicts, and what was counted on the way.
+
+    Parameters
+    ----------
+    out_dir : Path
+        OUT_DIR of stage 4.
+    state : StateStore
+        Its state.
+    threshold : float
+        The model's.
+    """
+    totals, starts = state.counters(), state.get_meta("runs", [])
+    named = ("events", "edits", "invalid", "duplicates", *VERDICTS)
+    runs = []
+    for run, (start, end) in enumerate(pairwise([*starts, len(state.ledger)]), 1):
+        counts = state.counters(run)
+        grown = {"members_start": start, "members_end": end}
+        runs.append({"run": run, **{name: counts.get(name, 0) for name in named}, **grown})
+    return {
+        **{name: totals.get(name, 0) for name in named},
+        "duplicates": totals.get("duplicates", 0) + state.get_meta("stream_duplicates", 0),
+        **{name: value for name, value in compute(out_dir).items() if name not in named},
+        "blacklist_members_start": state.get_meta("members_start"),
+        "blacklist_members_end": len(state.ledger),
+        "hash_collisions": totals.get("collisions", 0),
+        "events_per_second": _share(totals.get("read", 0), totals.get("seconds", 0.0)),
+        "seconds": totals.get("seconds", 0.0),
+        "latency_seconds": {"p50": _latency(totals, 0.5), "p99": _latency(totals, 0.99)},
+        **{name: totals.get(name, 0) for name in ("canaries", "without_user", "shadow_scored")},
+        "runs": runs,
+        "model": state.get_meta("model"),
+        "threshold": threshold,
+        "topics": state.get_meta("topics"),
+    }
+
+
+def count_latencies(seconds: np.ndarray) -> dict[str, int]:
+    """Return how many latencies (shape (n,)) are in each bin, 5 % wide, that is named by its upper edge in seconds."""
+    edges = 1.05 ** np.ceil(np.log(np.maximum(seconds, MIN_LATENCY_SECONDS)) / np.log(1.05))
+    values, counts = np.unique(edges.round(4), return_counts=True)
+    return {f"{_LATENCY}{value:g}": n for value, n in zip(values.tolist(), counts.tolist(), strict=True)}
+
+
+def _latency(totals: dict[str, Any], share: float) -> float:
+    """Return a quantile of the latencies: the upper edge of its bin, at most 5 % too much; 0 without any."""
+    bins = sorted((float(k.removeprefix(_LATENCY)), n) for k, n in totals.items() if k.startswith(_LATENCY))
+    if not bins:
+        return 0.0
+    edges, counts = np.array(bins).T
+    return float(edges[np.searchsorted(np.cumsum(counts), share * counts.sum())])
 
 
 def compute(out_dir: Path) -> dict[str, Any]:

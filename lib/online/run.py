@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import secrets
 import shutil
 import sqlite3
 import threading
@@ -18,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
@@ -32,7 +32,7 @@ from lib.model import user_features
 from lib.model.classifier import BotClassifier
 from lib.online import metrics, sinks, state
 from lib.online.inputs import find_texts, last_messages
-from lib.online.judge import VERDICTS, OnlineClassifier
+from lib.online.judge import OnlineClassifier
 from lib.online.producer import Publisher
 from lib.online.state import OnlineError, StateStore
 from lib.stream.client import EventStreamClient
@@ -69,8 +69,6 @@ class OnlineJob:
         Continue with the ledger, the offsets, the verdicts and the topics of `out_dir`, if there are any.
     partitions : int, default 2
         Of new topics.
-    max_offsets : int
-        Messages of one batch at most.
 
     Raises
     ------
@@ -89,26 +87,29 @@ class OnlineJob:
         properties: Mapping[str, str] | None = None,
         resume: bool = False,
         partitions: int = PARTITIONS,
-        max_offsets: int = MAX_OFFSETS_PER_TRIGGER,
     ):
         artifacts.require(model_dir / state.NAME, MADE_BY)
         self.model = BotClassifier.load(artifacts.require(model_dir / "model.skops", MADE_BY))
         self.out_dir = out_dir
         self.properties = dict(properties or {})
-        self.max_offsets = max_offsets
-        self._resources = contextlib.ExitStack()
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         with contextlib.ExitStack() as opened:
             opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
             if not (resume and (out_dir / state.NAME).exists()):
-                state.prepare(out_dir, model_dir, self.model.version, partitions)
+                name = f"wikisieve-{secrets.token_hex(4)}"
+                topics = {kind: f"{name}-{kind}" for kind in ("events", "verdicts")}
+                state.prepare(
+                    out_dir, model_dir, model=self.model.version, topics=topics, partitions=partitions
+                )
             self.state = opened.enter_context(StateStore(out_dir))
-            sinks.remove_uncommitted(out_dir, [n for n, rows in self.state.batches().items() if rows])
-            self._check_model()
+            self._check_state()
+            sinks.remove_uncommitted(out_dir, self.state.batches())
             self._broker = None if bootstrap else opened.enter_context(broker.Broker(out_dir / "kafka"))
-            self.bootstrap = bootstrap and broker.external(bootstrap, self.properties)
-            self.bootstrap = self.bootstrap or self._broker.bootstrap  # type: ignore[union-attr]
+            if self._broker is None:
+                self.bootstrap = broker.external(bootstrap, self.properties)
+            else:
+                self.bootstrap = self._broker.bootstrap
             self.topics: dict[str, str] = self.state.get_meta("topics")
             self._make_topics()
             self._verdicts = sinks.VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
@@ -156,28 +157,30 @@ class OnlineJob:
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
         """Start a run: let a thread send events to the topic, and return what tells when it has ended."""
         with self.state.transaction():
-            self.state.set_meta("run", self.state.get_meta("run", 0) + 1)
-        self._members, self._mark = len(self.state.ledger), time.monotonic()
+            self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
+        self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
         self._publisher = publisher
         return self._threads.submit(publisher.run, max_events)
 
     @property
     def source_options(self) -> dict[str, str]:
         """Return the options of Spark's Kafka source, from the offsets in SQLite on."""
-        found = self._consume(lambda consumer: consumer.partitions_for_topic(self.topics["events"]))
-        made, offsets = self.state.get_meta("partitions"), self.state.offsets()
+        topic, made = self.topics["events"], self.state.get_meta("partitions")
+        with self._consumer() as consumer:
+            found = consumer.partitions_for_topic(topic)
         if len(found) > made:
             print(
-                f"The topic {self.topics['events']} must keep the {made} partitions that it was made with. Got "
-                f"{len(found)}. All of them are read; a user whose edits lie in two of them may be judged out of order."
+                f"The topic {topic} must keep the {made} partitions that it was made with. Got {len(found)}. "
+                "All of them are read; a user whose edits lie in two of them may be judged out of order."
             )
+        offsets = self.state.offsets()
         earliest = -2
         starting = {str(number): offsets.get(number, earliest) for number in sorted(found)}
         return {
             "kafka.bootstrap.servers": self.bootstrap,
-            "subscribe": self.topics["events"],
-            "startingOffsets": json.dumps({self.topics["events"]: starting}),
-            "maxOffsetsPerTrigger": str(self.max_offsets),
+            "subscribe": topic,
+            "startingOffsets": json.dumps({topic: starting}),
+            "maxOffsetsPerTrigger": str(MAX_OFFSETS_PER_TRIGGER),
             "includeHeaders": "true",
             **CONSUMER_OPTIONS,
             **kafka.for_spark(self.properties),
@@ -211,18 +214,13 @@ class OnlineJob:
 
     def _commit(self, scored: pa.Table) -> None:
         result = self.classifier.classify(scored)
-        number, run = max(self.state.batches(), default=0) + 1, self.state.get_meta("run")
+        number = max(self.state.batches(), default=0) + 1
         sinks.write_part(self.out_dir, number, result.verdicts)
         self._verdicts.send(result.verdicts)
-        latency = np.searchsorted(state.LATENCY_EDGES, time.time() - result.kafka_ms / 1000)
-        counts = np.bincount(latency, minlength=len(state.LATENCY_EDGES) + 1) + self.state.get_meta(
-            "latency", 0
-        )
-        seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
+        result.counts.update(metrics.count_latencies(time.time() - result.kafka_ms / 1000))
+        result.counts["seconds"], self._mark = time.monotonic() - self._mark, time.monotonic()
         with self.state.transaction():
-            self.state.write_batch(number, run, result)
-            self.state.set_meta("latency", counts.tolist())
-            self.state.set_meta("seconds", self.state.get_meta("seconds", 0.0) + seconds)
+            self.state.write_batch(number, self._run, result)
         self.bloom = bloom.update_filter(self.bloom, self.state.ledger, [e.user for e in result.entries])
 
     def finish(self, query: StreamingQuery, published: Future[None], log: bool = False) -> str:
@@ -242,26 +240,27 @@ class OnlineJob:
             When the stream, the broker or Spark fails. What was judged is kept.
         """
         try:
-            self._drain(query, published, log)
+            try:
+                self._drain(query, published, log)
+            finally:
+                self._publisher.stop.set()
+                with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
+                    query.stop()
+                wait([published])
+                with self._lock:  # a batch that Spark has given up may still be at work
+                    line = self._end_run()
         except Exception as error:
             raise self._explain(self._failure or error) from error
-        finally:
-            self._publisher.stop.set()
-            with contextlib.suppress(Exception):
-                query.stop()
-            wait([published])
-            with self._lock, contextlib.suppress(OSError, sqlite3.Error):
-                self.export()
-        with self.state.transaction():
-            run, members = self.state.get_meta("run"), len(self.state.ledger)
-            grown = {"members_start": self._members, "members_end": members}
-            self.state.set_meta("runs", self.state.get_meta("runs", {}) | {str(run): grown})
-        self.export()
         self._publisher.stop.clear()
-        counts = self.state.counters(run)
-        edits, words = counts.get("edits", 0), ("dropped", "flagged", "kept")
-        said = ", ".join(f"{counts.get(word, 0):,} {word}" for word in words)
-        return f"{edits:,} edits, {said}; blacklist {self._members:,} → {members:,}"
+        return line
+
+    def _end_run(self) -> str:
+        """Write the files of a run that has ended, and return its counts in a line."""
+        self.export()
+        counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
+        verdicts = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("dropped", "flagged", "kept"))
+        grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
+        return f"{counts.get('edits', 0):,} edits, {verdicts}; {grown}"
 
     def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
         drained: Future[None] | None = None
@@ -271,7 +270,7 @@ class OnlineJob:
                 self._broker.ensure_running()
             if not query.isActive:
                 raise query.exception() or OnlineError(
-                    "The query must run until it is stopped. It has ended."
+                    "The query must run until the stream ends. Got: it was stopped. Continue with RESUME=True."
                 )
             if drained is None and published.done():
                 published.result()
@@ -279,32 +278,27 @@ class OnlineJob:
             wait([drained or published], timeout=0.2)
             if log and time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
-                print(f"{self.state.counters(self.state.get_meta('run')).get('edits', 0):,} edits are judged")
+                print(f"{self.state.counters(self._run).get('edits', 0):,} edits are judged")
         drained.result()
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""
-        if isinstance(error, OnlineError):
-            return error
-        if isinstance(error, InfraError):
+        if isinstance(error, OnlineError | InfraError):
             return OnlineError(str(error))
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if (isinstance(error, OSError) and error.errno in _DISK_ERRORS) or (
-            isinstance(error, sqlite3.Error) and ("full" in line or "readonly" in line)
-        ):
+        got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        kept = "What was judged is kept; continue with RESUME=True."
+        is_full = isinstance(error, sqlite3.Error) and ("full" in got or "readonly" in got)
+        if is_full or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
             return OnlineError(
-                f"OUT_DIR must have room and be writable. Got {paths.show(self.out_dir)} ({line}). "
-                "What was judged is kept; make room and go on with RESUME=True."
+                f"OUT_DIR must have room and be writable. Got {paths.show(self.out_dir)} ({got}). Make room. {kept}"
             )
         if isinstance(error, Py4JError | ConnectionRefusedError):
             return OnlineError(
-                f"Spark must live as long as the run. Its JVM has ended ({line}). What was judged is kept; go on with "
-                f"RESUME=True. If {paths.show(spark.log_file('04_online'))} says OutOfMemoryError, events are very "
-                "large: set max.poll.records=100 in KAFKA_PROPERTIES, too."
+                f"Spark must live as long as the run. Its JVM has ended ({got}). {kept} If "
+                f"{paths.show(spark.log_file('04_online'))} contains OutOfMemoryError, events are very large: "
+                "set max.poll.records=100 in KAFKA_PROPERTIES, too."
             )
-        return OnlineError(
-            f"The run must end with its stream. Got: {line} What was judged is kept (RESUME=True)."
-        )
+        return OnlineError(f"The run must end with its stream. Got: {got} {kept}")
 
     # --- files ---
 
@@ -317,61 +311,40 @@ class OnlineJob:
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
-        store, totals = self.state, self.state.counters()
-        seconds, latency = store.get_meta("seconds", 0.0), store.get_meta("latency", [0])
-        named = ("events", "edits", "invalid", "duplicates", *VERDICTS)
-        counted = metrics.compute(self.out_dir)
-        runs = []
-        for run in range(1, store.get_meta("run", 0) + 1):
-            counts = store.counters(run)
-            grown = store.get_meta("runs", {}).get(str(run), {})  # nothing of a run that was killed
-            runs.append({"run": run, **{name: counts.get(name, 0) for name in named}, **grown})
-        return {
-            **{name: totals.get(name, 0) for name in named},
-            "duplicates": totals.get("duplicates", 0) + store.get_meta("stream_duplicates", 0),
-            **{name: value for name, value in counted.items() if name not in named},
-            "blacklist_members_start": store.get_meta("members_start"),
-            "blacklist_members_end": len(store.ledger),
-            "hash_collisions": totals.get("collisions", 0),
-            "events_per_second": totals.get("read", 0) / seconds if seconds else 0.0,
-            "seconds": seconds,
-            "latency_seconds": {"p50": state.quantile(latency, 0.5), "p99": state.quantile(latency, 0.99)},
-            **{name: totals.get(name, 0) for name in ("canaries", "without_user", "shadow_scored")},
-            "runs": runs,
-            "model": self.model.version,
-            "threshold": self.model.threshold,
-            "topics": self.topics,
-        }
+        return metrics.summarize(self.out_dir, self.state, self.model.threshold)
 
     def edit_texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
         """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
-        topic = self.topics["events"]
-        return self._consume(lambda consumer: find_texts(last_messages(consumer, topic), ids))
+        with self._consumer() as consumer:
+            return find_texts(last_messages(consumer, self.topics["events"]), ids)
 
     # --- opening ---
 
-    def _check_model(self) -> None:
-        """Remove the states that another model made: its features cannot be added to this one's. The ledger stays."""
+    def _check_state(self) -> None:
+        """Refuse another version's state, and remove what is not continued: another model's, and of silent users."""
+        if self.state.get_meta("format") != state.FORMAT:
+            raise OnlineError(
+                "RESUME=True needs an OUT_DIR of this version. Got another's. Set RESUME=False."
+            )
         with self.state.transaction():
             if self.state.get_meta("model") != self.model.version:
                 print(f"The model is another one ({self.model.version}): users' states start empty.")
-                self.state.evict_inactive(None)
+                self.state.connection.execute("DELETE FROM user_states")
                 self.state.set_meta("model", self.model.version)
             self.state.evict_inactive(INACTIVE_DAYS)
 
     def _make_topics(self) -> None:
         topic = self.topics["events"]
-        if self.state.offsets() and topic not in self._consume(lambda consumer: consumer.topics()):
+        with self._consumer() as consumer:
+            known = consumer.topics()
+        if self.state.offsets() and topic not in known:
             raise OnlineError(
                 f"RESUME=True continues with the topic {topic}. Got {self.bootstrap}, which has none. "
-                "Give the same KAFKA as before, or start again with RESUME=False."
+                "Set the same KAFKA as before, or start again with RESUME=False."
             )
         partitions = self.state.get_meta("partitions")
         kafka.make_topics(self.bootstrap, list(self.topics.values()), partitions, self.properties)
 
-    def _consume(self, function: Any) -> Any:
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, **kafka.for_python(self.properties))
-        try:
-            return function(consumer)
-        finally:
-            consumer.close()
+    def _consumer(self) -> contextlib.closing[KafkaConsumer]:
+        options = kafka.for_python(self.properties)
+        return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))

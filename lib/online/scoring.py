@@ -38,16 +38,9 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_SPARK_TYPES = {
-    pa.int32(): "int",
-    pa.int64(): "bigint",
-    pa.string(): "string",
-    pa.bool_(): "boolean",
-    pa.binary(): "binary",
-    pa.list_(pa.float64()): "array<double>",
-}
+_SPARK_TYPES = {"int32": "int", "int64": "bigint", "bool": "boolean", "list<item: double>": "array<double>"}
 #: The same, as ``DataFrame.mapInArrow`` wants it.
-SCORED = ", ".join(f"{field.name} {_SPARK_TYPES[field.type]}" for field in SCHEMA)
+SCORED = ", ".join(f"{field.name} {_SPARK_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
 MAX_TEXT_CHARACTERS = 2_000  # of a title or comment; MediaWiki takes 500
 SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
 ID_HEADER, REASON_HEADER = "id", "reason"  # see lib.online.producer
@@ -104,7 +97,7 @@ def hash_sample(hashes: np.ndarray, share: float) -> np.ndarray:
 
 
 def score_batch(
-    model: BotClassifier, bloom: BlacklistFilter, shadow_share: float = SHADOW_SHARE
+    model: BotClassifier, bloom: BlacklistFilter
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Return the function for ``DataFrame.mapInArrow``: Kafka's messages in, rows of :data:`SCORED` out.
 
@@ -115,15 +108,13 @@ def score_batch(
     bloom : BlacklistFilter
         Of the users on the blacklist. An edit whose user it takes for a member needs no features: the driver asks the
         ledger, and computes them if it was a collision.
-    shadow_share : float
-        Share of the edits of listed users that get features all the same.
     """
     weights, members = model.weights, bloom.to_bytes()
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         bloom = BlacklistFilter.from_bytes(members)
         for batch in batches:
-            yield score(batch, weights, bloom, shadow_share)
+            yield score(batch, weights, bloom)
 
     return run
 
@@ -138,8 +129,11 @@ def score(
     messages : pyarrow.RecordBatch
         Columns ``value``, ``partition``, ``offset``, ``timestamp`` and ``headers`` of Spark's Kafka source. A message
         without a value is as invalid as an empty text.
-    weights, bloom, shadow_share
-        See :func:`score_batch`.
+    weights : Weights
+        The text model's.
+    bloom : BlacklistFilter
+    shadow_share : float, default 0.02
+        Share of the edits of listed users that get features all the same.
     """
     raws = [raw or b"" for raw in messages.column("value").to_pylist()]
     headers = [_headers(pairs) for pairs in messages.column("headers").to_pylist()]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import shutil
-import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,22 +22,22 @@ import numpy as np
 
 from lib import artifacts
 from lib.blacklist.ledger import Ledger, connect, transaction
+from lib.model import user_features
 
 NAME = "ledger.sqlite"
+FORMAT = 4  # of the tables below; a run of another format cannot be resumed
 OUTPUT_FILES = (
+    NAME,
+    f"{NAME}-wal",
+    f"{NAME}-shm",
     "verdicts",
     "kafka",
     "checkpoint",
     artifacts.DEAD_LETTERS,
     "blacklist.bloom",
     "metrics.json",
-    NAME,
 )
-#: Upper edges of the bins in which latencies are counted, in seconds: 2 ms to 3 hours, 5 % apart.
-LATENCY_EDGES = 0.002 * 1.05 ** np.arange(316)
-RECENT_EVENTS = (
-    1_000_000  # so many ids of the last events are known, at least: a duplicate comes soon or never
-)
+RECENT_EVENTS = 1_000_000  # ids of the last events that are known, at least: a duplicate comes soon or never
 MIN_TIME = np.iinfo(np.int64).min
 _USERS_PER_QUERY = 10_000
 
@@ -47,18 +45,17 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS offsets (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS user_states (
-        user TEXT NOT NULL, shadow INTEGER NOT NULL, score REAL, last_ms INTEGER NOT NULL, state BLOB NOT NULL,
-        PRIMARY KEY (user, shadow)
+        user TEXT PRIMARY KEY, shadow INTEGER NOT NULL, score REAL, last_ms INTEGER NOT NULL, state BLOB NOT NULL
     ) STRICT""",
     """CREATE TABLE IF NOT EXISTS batches (
-        batch INTEGER PRIMARY KEY, run INTEGER NOT NULL, rows INTEGER NOT NULL, counts TEXT NOT NULL
+        batch INTEGER PRIMARY KEY, run INTEGER NOT NULL, counts TEXT NOT NULL
     ) STRICT""",
     "CREATE TABLE IF NOT EXISTS collisions (user TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     """CREATE TABLE IF NOT EXISTS dead_letters (
         partition INTEGER NOT NULL, offset INTEGER NOT NULL, raw BLOB NOT NULL, reason TEXT NOT NULL,
         PRIMARY KEY (partition, offset)
     ) STRICT""",
-    "CREATE TABLE IF NOT EXISTS recent_ids (part INTEGER PRIMARY KEY, n INTEGER NOT NULL, ids BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS recent_ids (batch INTEGER PRIMARY KEY, ids BLOB NOT NULL) STRICT",
 )
 
 
@@ -69,7 +66,7 @@ class OnlineError(RuntimeError):
 class UserStates(NamedTuple):
     """What is known of users, one row per user."""
 
-    state: np.ndarray  #: float64, shape (users, S): see lib.model.features
+    state: np.ndarray  #: float64, shape (users, S): see lib.model.user_features
     score: np.ndarray  #: the last score, shape (users,); nan where there is none yet
     last_ms: np.ndarray  #: event time of the latest edit, int64
 
@@ -87,7 +84,7 @@ class BatchResult(NamedTuple):
     collisions: list[str]  #: users whom the filter took for members
     dead_letters: list[tuple[int, int, bytes, str]]  #: partition, offset, text, reason
     kafka_ms: np.ndarray  #: Kafka's timestamp of each edit
-    counts: dict[str, int]
+    counts: dict[str, float]  #: by name; those of all batches are added up
     offsets: dict[int, int]  #: next offset of each partition that was read
 
 
@@ -109,18 +106,13 @@ class StateStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()  # the producer's thread writes, too
         self.connection = connect(folder / NAME)
-        try:
-            self.connection.execute("PRAGMA synchronous = NORMAL")
-            self.connection.execute("PRAGMA cache_size = -65536")
-            with self.transaction():
-                self.ledger = Ledger(self.connection)
-                for statement in _TABLES:
-                    self.connection.execute(statement)
-        except BaseException:
-            self.connection.close()
-            raise
-        parts = self.connection.execute("SELECT ids FROM recent_ids ORDER BY part")
-        self._recent = np.sort(np.frombuffer(b"".join(ids for (ids,) in parts), np.int64))
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+        self.connection.execute("PRAGMA cache_size = -65536")
+        with self.transaction():
+            self.ledger = Ledger(self.connection)
+            for statement in _TABLES:
+                self.connection.execute(statement)
+        self._recent = self._recent_ids()
 
     def close(self) -> None:
         """Close the file."""
@@ -145,17 +137,17 @@ class StateStore:
         row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
 
-    def batches(self) -> dict[int, int]:
-        """Return how many verdicts each committed batch has, in order."""
-        return dict(self.connection.execute("SELECT batch, rows FROM batches ORDER BY batch"))
+    def batches(self) -> list[int]:
+        """Return the numbers of the committed batches, in order."""
+        return [number for (number,) in self.connection.execute("SELECT batch FROM batches ORDER BY batch")]
 
     def offsets(self) -> dict[int, int]:
         """Return the next Kafka offset of each partition that was read."""
         return dict(self.connection.execute("SELECT partition, next FROM offsets ORDER BY partition"))
 
-    def counters(self, run: int | None = None) -> dict[str, int]:
+    def counters(self, run: int | None = None) -> dict[str, Any]:
         """Return the sums of the counts of all batches, or of one run."""
-        totals: dict[str, int] = {}
+        totals: dict[str, Any] = {}
         for (counts,) in self.connection.execute(
             "SELECT counts FROM batches WHERE ?1 IS NULL OR run = ?1", (run,)
         ):
@@ -172,15 +164,13 @@ class StateStore:
             new &= self._recent[place] != ids
         return new
 
-    def user_states(self, users: Sequence[str], width: int, shadow: bool = False) -> UserStates:
+    def user_states(self, users: Sequence[str], shadow: bool = False) -> UserStates:
         """Return users' states.
 
         Parameters
         ----------
         users : sequence of str
             Distinct names; a user who is not known has zeros.
-        width : int
-            Numbers in a state.
         shadow : bool
             Whether the states of the shadow edits are wanted.
 
@@ -190,7 +180,7 @@ class StateStore:
             In the order of `users`.
         """
         place = {user: row for row, user in enumerate(users)}
-        state = np.zeros((len(users), width))
+        state = user_features.new_states(len(users))
         score = np.full(len(users), np.nan)
         last_ms = np.full(len(users), MIN_TIME)
         for start in range(0, len(users), _USERS_PER_QUERY):
@@ -205,13 +195,13 @@ class StateStore:
             at = np.array([place[row[0]] for row in rows])
             score[at] = [np.nan if row[1] is None else row[1] for row in rows]
             last_ms[at] = [row[2] for row in rows]
-            state[at] = np.frombuffer(b"".join([row[3] for row in rows])).reshape(len(rows), width)
+            state[at] = np.frombuffer(b"".join([row[3] for row in rows])).reshape(len(rows), -1)
         return UserStates(state, score, last_ms)
 
-    def all_states(self, width: int) -> np.ndarray:
-        """Return the states of all users who are judged, by name, shape (users, width)."""
+    def all_states(self) -> np.ndarray:
+        """Return the states of all users who are judged, by name, shape (users, S)."""
         rows = self.connection.execute("SELECT state FROM user_states WHERE shadow = 0 ORDER BY user")
-        return np.frombuffer(b"".join([row[0] for row in rows])).reshape(-1, width)
+        return np.frombuffer(b"".join([row[0] for row in rows])).reshape(-1, user_features.STATE_SIZE)
 
     def shadow_scores(self) -> dict[str, float]:
         """Return the last shadow score of every blacklisted user who has one."""
@@ -249,21 +239,30 @@ class StateStore:
         counts = {**result.counts, "collisions": new.rowcount if result.collisions else 0}
         each("INSERT INTO dead_letters VALUES (?, ?, ?, ?)", result.dead_letters)
         each("INSERT OR REPLACE INTO offsets VALUES (?, ?)", result.offsets.items())
-        execute(
-            "INSERT INTO batches VALUES (?, ?, ?, ?)",
-            (batch, run, result.verdicts.num_rows, json.dumps(counts)),
-        )
-        _append(self.connection, "recent_ids", len(result.ids), result.ids.tobytes(), RECENT_EVENTS)
-        self._recent = np.sort(np.concatenate([self._recent, result.ids]), kind="stable")
-        if len(self._recent) > 1.5 * RECENT_EVENTS:
-            rows = execute("SELECT ids FROM recent_ids ORDER BY part")
-            self._recent = np.sort(np.frombuffer(b"".join(ids for (ids,) in rows), np.int64))
+        execute("INSERT INTO batches VALUES (?, ?, ?)", (batch, run, json.dumps(counts)))
+        self._remember(batch, result.ids)
 
-    def evict_inactive(self, days: int | None) -> None:
-        """Remove the states of users whose last edit is so many days before the latest of all; None: of all users."""
+    def _remember(self, batch: int, ids: np.ndarray) -> None:
+        """Keep the ids of a batch, and forget those of batches that the last :data:`RECENT_EVENTS` do not need."""
+        self.connection.execute("INSERT INTO recent_ids VALUES (?, ?)", (batch, ids.tobytes()))
         self.connection.execute(
-            "DELETE FROM user_states WHERE ?1 IS NULL OR last_ms < (SELECT max(last_ms) FROM user_states) - ?1",
-            (None if days is None else days * 86_400_000,),
+            "DELETE FROM recent_ids WHERE batch < (SELECT max(batch) FROM (SELECT batch, sum(length(ids)) "
+            "OVER (ORDER BY batch DESC) AS bytes FROM recent_ids) WHERE bytes >= ?)",
+            (RECENT_EVENTS * ids.itemsize,),
+        )
+        self._recent = np.sort(np.concatenate([self._recent, ids]), kind="stable")
+        if len(self._recent) > 1.5 * RECENT_EVENTS:
+            self._recent = self._recent_ids()
+
+    def _recent_ids(self) -> np.ndarray:
+        rows = self.connection.execute("SELECT ids FROM recent_ids")
+        return np.sort(np.frombuffer(b"".join(ids for (ids,) in rows), np.int64))
+
+    def evict_inactive(self, days: int) -> None:
+        """Remove the states of users whose last edit is so many days before the latest of all."""
+        self.connection.execute(
+            "DELETE FROM user_states WHERE last_ms < (SELECT max(last_ms) FROM user_states) - ?",
+            (days * 86_400_000,),
         )
 
     def write_states(self, users: Iterable[str], states: UserStates, shadow: bool = False) -> None:
@@ -276,46 +275,20 @@ class StateStore:
         )
 
 
-def _append(connection: sqlite3.Connection, table: str, n: int, ids: bytes, keep: int) -> None:
-    """Append ids to a window, and remove the oldest parts of which the last `keep` ids need none."""
-    connection.execute(f"INSERT INTO {table} (n, ids) VALUES (?, ?)", (n, ids))
-    connection.execute(
-        f"DELETE FROM {table} WHERE part < (SELECT max(part) FROM "
-        f"(SELECT part, sum(n) OVER (ORDER BY part DESC) AS newer FROM {table}) WHERE newer >= ?)",
-        (keep,),
-    )
-
-
-def prepare(out_dir: Path, model_dir: Path, model_version: str, partitions: int) -> None:
+def prepare(out_dir: Path, model_dir: Path, **meta: Any) -> None:
     """Remove what an earlier run left, and make a state that starts with the ledger of stage 3.
 
     The state appears at the end and whole: a run that is killed in here has left nothing to continue with.
     """
-    for name in OUTPUT_FILES:
-        path = out_dir / name
+    for path in (out_dir / name for name in OUTPUT_FILES):
         if path.is_dir():
             shutil.rmtree(path)
-        for file in (path, path.with_name(f"{name}-wal"), path.with_name(f"{name}-shm")):
-            file.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=out_dir) as name:
-        beside = Path(name)
+        file = Path(name) / NAME
         with Ledger.open(model_dir / NAME, read_only=True) as ledger:
-            ledger.copy_to(beside / NAME)
-        run = secrets.token_hex(4)
-        with StateStore(beside) as new:
-            with new.transaction():
-                new.set_meta("topics", {kind: f"wikisieve-{run}-{kind}" for kind in ("events", "verdicts")})
-                new.set_meta("partitions", partitions)
-                new.set_meta("members_start", len(new.ledger))
-                new.set_meta("model", model_version)
-            new.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        os.replace(beside / NAME, out_dir / NAME)
-
-
-def quantile(counts: list[int], share: float) -> float:
-    """Return a quantile of latencies in seconds: the upper edge of its bin, at most 5 % too much; 0 without any."""
-    total = sum(counts)
-    if not total:
-        return 0.0
-    place = int(np.searchsorted(np.cumsum(counts), share * total))
-    return round(float(LATENCY_EDGES[min(place, len(LATENCY_EDGES) - 1)]), 4)
+            ledger.copy_to(file)
+        with StateStore(file.parent) as new, new.transaction():
+            for key, value in {"format": FORMAT, "members_start": len(new.ledger), **meta}.items():
+                new.set_meta(key, value)
+        os.replace(file, out_dir / NAME)

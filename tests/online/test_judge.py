@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,24 +61,10 @@ def event(number, user, *, seconds=None, comment="archived", kind="edit", bot=Fa
     return json.dumps(content).encode()
 
 
-def messages(raws, partition=0, start=0):
-    """The rows of Spark's Kafka source."""
-    n = len(raws)
-    return pa.record_batch(
-        {
-            "value": pa.array(raws, pa.binary()),
-            "partition": pa.array([partition] * n, pa.int32()),
-            "offset": pa.array(range(start, start + n), pa.int64()),
-            "timestamp": pa.array([0] * n, pa.timestamp("us", "UTC")),
-            "headers": pa.array([None] * n, pa.list_(pa.struct({"key": pa.string(), "value": pa.binary()}))),
-        }
-    )
-
-
 def scored(raws, bloom=None, **options):
     """What the executors make of some events."""
     bloom = bloom or BlacklistFilter.build([])
-    return scoring.score(messages(raws), WEIGHTS, bloom, **options)
+    return scoring.score(world.messages_of_spark(raws), WEIGHTS, bloom, **options)
 
 
 class Harness:
@@ -107,7 +94,7 @@ class Harness:
             here = [raw for raw in raws if self.partition(raw) == partition]
             start = self.offsets.get(partition, 0)
             self.offsets[partition] = start + len(here)
-            batch = messages(here, partition, start)
+            batch = world.messages_of_spark(here, partition, start)
             batches.append(scoring.score(batch, WEIGHTS, self.filter, **self.options))
         return self.classifier.classify(pa.Table.from_batches(batches))
 
@@ -115,7 +102,7 @@ class Harness:
         """Classify some events as one batch, and commit it."""
         result = self.classify(raws)
         with self.state.transaction():
-            self.state.write_batch(max(self.state.batches(), default=0) + 1, 1, result)
+            self.state.write_batch(len(self.state.batches()) + 1, 1, result)
         return result
 
 
