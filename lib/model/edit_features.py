@@ -79,8 +79,9 @@ def columns(table: pa.Table) -> Columns:
         kernels.buffers(table["title"]),
         kernels.buffers(table["comment"]),
         kernels.buffers(table["wiki"]),
-        np.array(pc.fill_null(table["namespace"], NO_NAMESPACE), np.int64),
-        np.array(pc.add(pc.multiply(new, 2), minor), np.int64),
+        # Writable, always: numba compiles anew for each mix of writable and read-only arrays.
+        np.require(pc.fill_null(table["namespace"], NO_NAMESPACE), np.int64, "W"),
+        np.require(pc.add(pc.multiply(new, 2), minor), np.int64, "W"),
     )
 
 
