@@ -22,7 +22,7 @@ from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import EDIT_COLUMNS, BlacklistError, Entry, Ledger
 from lib.model import user_features
 from lib.model.classifier import BotClassifier, CrossFit
-from lib.model.dataset import EditDataset
+from lib.model.dataset import EditDataset, ModelError
 from lib.stats import upper_bound
 
 JUDGED = "model: score at the threshold"
@@ -31,10 +31,6 @@ LEDGER = "ledger.sqlite"
 FILTER = "blacklist.bloom"
 MODEL, REFERENCE, METRICS = "model.skops", "reference.json", "metrics.json"
 OUTPUTS = (MODEL, FILTER, REFERENCE, METRICS, artifacts.NAME)
-
-
-class FprBoundExceeded(ValueError):
-    """More humans would be on the blacklist than was requested."""
 
 
 def select_users(dataset: EditDataset, cross: CrossFit, model: BotClassifier) -> list[Entry]:
@@ -132,9 +128,9 @@ def error_rates(
 
 
 def check_bound(rates: dict[str, Any], max_human_fpr: float) -> None:
-    """Raise :class:`FprBoundExceeded` where the upper bound of humans on the list is above `max_human_fpr`."""
+    """Raise :class:`ModelError` where the upper bound of humans on the list is above `max_human_fpr`."""
     if rates["human_user_fpr_upper95"] > max_human_fpr:
-        raise FprBoundExceeded(
+        raise ModelError(
             f"The share of humans on the blacklist must be at most {max_human_fpr:g} with 95 % confidence. "
             f"Got {rates['human_user_fpr']:.3g}, so at most {rates['human_user_fpr_upper95']:.3g}. "
             "Raise MAX_HUMAN_FPR, or sample more users (PERCENT in 02_sample)."

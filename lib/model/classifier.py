@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lib import artifacts, paths
 from lib.model import edit_features, user_features
-from lib.model.dataset import EditDataset
+from lib.model.dataset import EditDataset, ModelError
 from lib.stats import CONFIDENCE
 
 FOLDS = 5
@@ -54,10 +54,6 @@ USER_MODEL_WITHOUT_NAME = make_pipeline(
     FunctionTransformer(np.clip, kw_args={"a_min": -5.0, "a_max": 5.0}),
     LogisticRegression(C=0.1, solver="newton-cholesky", tol=1e-8),
 )
-
-
-class ModelError(ValueError):
-    """There is too little to train on, or a model's file is missing, damaged or of another program."""
 
 
 class ThresholdNotAttainable(ModelError):

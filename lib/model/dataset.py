@@ -37,8 +37,8 @@ _LAST_MS = 253_402_300_799_999
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "": None}
 
 
-class SampleError(ValueError):
-    """The folder holds no edits that can be read."""
+class ModelError(ValueError):
+    """There is too little to train on, a file is missing, damaged or foreign, or a bound does not hold."""
 
 
 class Sample(NamedTuple):
@@ -67,13 +67,13 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
 
     Raises
     ------
-    SampleError
+    ModelError
         No CSV file, a missing column that cannot be filled in, or a cell that cannot be read.
     """
     folder = Path(folder)
     files = [folder] if folder.is_file() else sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
     if not files:
-        raise SampleError(
+        raise ModelError(
             f"{paths.show(folder)} must hold CSV files of edits. Got none. Run {made_by} first, or set IN_DIR."
         )
     warnings: list[str] = []
@@ -89,7 +89,7 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
         if n:
             warnings.append(f"{n} edits {why} and are skipped.")
     if not unique.num_rows:
-        raise SampleError(f"{paths.show(folder)} must hold edits. Got none in {len(files)} files.")
+        raise ModelError(f"{paths.show(folder)} must hold edits. Got none in {len(files)} files.")
     order = np.argsort(unique["timestamp"].to_numpy(), kind="stable")
     return Sample(unique.take(order), files, list(dict.fromkeys(warnings)))
 
@@ -97,7 +97,7 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
 def _read_file(path: Path, warnings: list[str]) -> pa.Table:
     """Read every cell as text (an empty unquoted one is null), then convert column by column."""
     if not path.stat().st_size:
-        raise SampleError(f"A file of edits must begin with a header. Got {path.name}, which is empty.")
+        raise ModelError(f"A file of edits must begin with a header. Got {path.name}, which is empty.")
     convert = pa_csv.ConvertOptions(
         column_types=dict.fromkeys(events.COLUMNS, pa.string()),
         null_values=[""],
@@ -108,10 +108,10 @@ def _read_file(path: Path, warnings: list[str]) -> pa.Table:
     try:
         text = pa_csv.read_csv(path, reading, pa_csv.ParseOptions(newlines_in_values=True), convert)
     except pa.ArrowInvalid as error:
-        raise SampleError(f"{path.name} must be CSV in UTF-8 with a header. Got: {error}.") from None
+        raise ModelError(f"{path.name} must be CSV in UTF-8 with a header. Got: {error}.") from None
     missing = [column for column in events.COLUMNS if column not in text.column_names]
     if not set(missing) <= set(_FILLED_IN):
-        raise SampleError(
+        raise ModelError(
             f"Edits must have the columns {', '.join(events.COLUMNS)}. Got {path.name} without "
             f"{', '.join(column for column in missing if column not in _FILLED_IN)}. "
             f"Only {', '.join(_FILLED_IN)} can be filled in."
@@ -139,7 +139,7 @@ def _convert(path: Path, name: str, text: pa.Table) -> pa.Array | pa.ChunkedArra
         # By way of floats: pandas writes 36.0 where some cells of the column are empty.
         return _milliseconds(column) if name == "timestamp" else column.cast(pa.float64()).cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
-        raise SampleError(
+        raise ModelError(
             f"The column {name} of {path.name} must be {_RULES.get(name, 'there once')}. Got: {error}. Mend the file."
         ) from None
 

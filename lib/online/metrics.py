@@ -26,6 +26,8 @@ MIN_LATENCY_SECONDS = 0.002  # shorter ones count as this
 _LATENCY = "latency up to "  # seconds; such counts are kept with each batch
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
 ALL = pc.scalar(True)  # the filter that every row passes
+MIN_SHADOW_EDITS = 3  # scored although dropped, before a user is proposed for release
+RELEASE_BELOW = 0.5  # of the threshold: a score below it looks human
 COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
 
 
@@ -205,3 +207,36 @@ def _interval(users: pd.DataFrame) -> list[float]:
 
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else 0.0
+
+
+def shadow_report(out_dir: Path, data: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Return the users whose dropped edits were scored, the most human first.
+
+    Parameters
+    ----------
+    out_dir : Path
+        OUT_DIR of stage 4.
+    data : DataFrame
+        From :func:`load_verdicts`.
+    threshold : float
+        The model's.
+
+    Returns
+    -------
+    DataFrame
+        ``user``, ``shadow edits``, ``with the flag``, ``last score`` and ``release``: whether release is proposed,
+        because at least :data:`MIN_SHADOW_EDITS` edits were scored and the last score is below half the threshold. A
+        person decides, with ``Ledger.remove`` or ``Ledger.allow``.
+    """
+    with StateStore(out_dir) as store:
+        last_scores = store.shadow_scores()
+    scored = data[(data["verdict"] == "dropped") & data["score"].notna()]
+    counts = count_by_user(scored)[["edits", "bot_edits"]].reset_index()
+    users = counts.set_axis(["user", "shadow edits", "with the flag"], axis="columns")
+    users["last score"] = [last_scores.get(user, np.nan) for user in users["user"]]
+    users["release"] = (users["shadow edits"] >= MIN_SHADOW_EDITS) & (
+        users["last score"] < RELEASE_BELOW * threshold
+    )
+    return users.sort_values(
+        ["last score", "shadow edits"], ascending=[True, False], kind="stable", ignore_index=True
+    )

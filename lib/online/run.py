@@ -106,10 +106,8 @@ class OnlineJob:
             self._check_state()
             sinks.remove_uncommitted(out_dir, self.state.batches())
             self._broker = None if bootstrap else opened.enter_context(broker.Broker(out_dir / "kafka"))
-            if self._broker is None:
-                self.bootstrap = broker.external(bootstrap, self.properties)
-            else:
-                self.bootstrap = self._broker.bootstrap
+            own = self._broker and self._broker.bootstrap
+            self.bootstrap = own or broker.external(bootstrap, self.properties)
             self.topics: dict[str, str] = self.state.get_meta("topics")
             self._make_topics()
             self._verdicts = sinks.VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
@@ -155,7 +153,7 @@ class OnlineJob:
         return Publisher(client, producer, topic, self.state, limit)
 
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
-        """Start a run: let a thread send events to the topic, and return what tells when it has ended."""
+        """Start a run: let a thread send events to the topic, and return the future that is done when it has ended."""
         with self.state.transaction():
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
@@ -188,7 +186,7 @@ class OnlineJob:
 
     @property
     def checkpoint(self) -> str:
-        """Return an empty folder for Spark's own log of offsets, which begins anew with each query."""
+        """Return an empty folder for Spark's own log of offsets, which starts again with each query."""
         folder = self.out_dir / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)
         return folder.as_uri()
@@ -201,7 +199,7 @@ class OnlineJob:
         batch : DataFrame
             Of :data:`lib.online.scoring.SCORED`.
         batch_id : int
-            Spark's own number, which begins at 0 with each query; SQLite has ours.
+            Spark's own number, which starts at 0 with each query; SQLite has ours.
         """
         try:
             with self._lock:
@@ -250,7 +248,7 @@ class OnlineJob:
                 with self._lock:  # a batch that Spark has given up may still be at work
                     line = self._end_run()
         except Exception as error:
-            raise self._explain(self._failure or error) from error
+            raise _explain(self._failure or error, self.out_dir) from error
         self._publisher.stop.clear()
         return line
 
@@ -280,25 +278,6 @@ class OnlineJob:
                 logged = time.monotonic()
                 print(f"{self.state.counters(self._run).get('edits', 0):,} edits are judged")
         drained.result()
-
-    def _explain(self, error: BaseException) -> OnlineError:
-        """Return an error in one sentence with the way out."""
-        if isinstance(error, OnlineError | InfraError):
-            return OnlineError(str(error))
-        got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        kept = "What was judged is kept; continue with RESUME=True."
-        is_full = isinstance(error, sqlite3.Error) and ("full" in got or "readonly" in got)
-        if is_full or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
-            return OnlineError(
-                f"OUT_DIR must have room and be writable. Got {paths.show(self.out_dir)} ({got}). Make room. {kept}"
-            )
-        if isinstance(error, Py4JError | ConnectionRefusedError):
-            return OnlineError(
-                f"Spark must live as long as the run. Its JVM has ended ({got}). {kept} If "
-                f"{paths.show(spark.log_file('04_online'))} contains OutOfMemoryError, events are very large: "
-                "set max.poll.records=100 in KAFKA_PROPERTIES, too."
-            )
-        return OnlineError(f"The run must end with its stream. Got: {got} {kept}")
 
     # --- files ---
 
@@ -348,3 +327,23 @@ class OnlineJob:
     def _consumer(self) -> contextlib.closing[KafkaConsumer]:
         options = kafka.for_python(self.properties)
         return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))
+
+
+def _explain(error: BaseException, out_dir: Path) -> OnlineError:
+    """Return an error in one sentence with the way out."""
+    if isinstance(error, OnlineError | InfraError):
+        return OnlineError(str(error))
+    got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    kept = "What was judged is kept; continue with RESUME=True."
+    is_full = isinstance(error, sqlite3.Error) and ("full" in got or "readonly" in got)
+    if is_full or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+        return OnlineError(
+            f"OUT_DIR must have room and be writable. Got {paths.show(out_dir)} ({got}). Make room. {kept}"
+        )
+    if isinstance(error, Py4JError | ConnectionRefusedError):
+        return OnlineError(
+            f"Spark must live as long as the run. Its JVM has ended ({got}). {kept} If "
+            f"{paths.show(spark.log_file('04_online'))} contains OutOfMemoryError, events are very large: "
+            "set max.poll.records=100 in KAFKA_PROPERTIES, too."
+        )
+    return OnlineError(f"The run must end with its stream. Got: {got} {kept}")

@@ -25,6 +25,7 @@ from lib import artifacts, events, paths
 from lib.params import ParameterError
 from lib.sample import csv_files
 from lib.stream import recording
+from lib.stream.recording import StreamError
 
 if TYPE_CHECKING:  # each Spark worker imports this module to decode; pandas would cost it two seconds
     import pandas as pd
@@ -41,10 +42,6 @@ _SCHEMA = pa.schema(
 )
 _USER_KEYS = ["user", "minute"]
 _USER_COUNTS = ["edits", "bot_edits", "kept_edits"]
-
-
-class SamplingError(RuntimeError):
-    """The sample cannot be made."""
 
 
 def inputs(in_dir: Path) -> dict[str, str]:
@@ -141,7 +138,7 @@ class SampleWriter:
 
     Raises
     ------
-    SamplingError
+    StreamError
         When another run writes to the folder.
     """
 
@@ -152,7 +149,7 @@ class SampleWriter:
         self._users: list[pa.Table] = []
 
     def __enter__(self) -> Self:
-        self._lock = artifacts.lock_folder(self.out_dir, SamplingError)
+        self._lock = artifacts.lock_folder(self.out_dir, StreamError)
         shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
         self._staging.mkdir()
         self._csv = csv_files.Writer(self._staging)
@@ -261,7 +258,7 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
 
     Raises
     ------
-    SamplingError
+    StreamError
         When the relay was lost before its end.
     StreamingQueryException
         When the query ended with another error.
@@ -279,7 +276,7 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
         return False
     except StreamingQueryException as error:
         lost = re.search(r"The relay at .+", str(error))
-        raise (SamplingError(lost[0]) if lost else error) from None
+        raise (StreamError(lost[0]) if lost else error) from None
     finally:
         query.stop()
     return end_offset(query)["end"]

@@ -16,15 +16,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import requests
 from sseclient import SSEClient
 
+from lib.stream.recording import StreamError
+
 LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
 CONTACT = "WIKISIEVE_CONTACT"
 CONNECT_TIMEOUT_SECONDS = 10.0
 CHUNK_BYTES = 1 << 16
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class StreamError(ConnectionError):
-    """A stream cannot be read."""
 
 
 class ResponseHead(NamedTuple):

@@ -22,6 +22,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 COMPRESSION_LEVEL = 1
 
 
+class StreamError(ConnectionError):
+    """A stream cannot be read."""
+
+
 class RecordingError(ValueError):
     """A recording cannot be read or written."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from lib import events
 from lib.model import dataset
-from lib.model.dataset import SampleError
+from lib.model.dataset import ModelError
 
 HEADER = list(events.COLUMNS)
 ROW = {
@@ -123,7 +123,7 @@ def test_any_other_missing_column_is_an_error(tmp_path):
         [ROW],
         header=[name for name in HEADER if name not in ("user", "bot", "type")],
     )
-    with pytest.raises(SampleError, match="without user, bot"):
+    with pytest.raises(ModelError, match="without user, bot"):
         dataset.read_csv(tmp_path)
 
 
@@ -190,19 +190,19 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
 )
 def test_cell_that_cannot_be_read_is_named(tmp_path, cells, message):
     write(tmp_path, [{**ROW, **cells}])
-    with pytest.raises(SampleError, match=message):
+    with pytest.raises(ModelError, match=message):
         dataset.read_csv(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", ",".join(HEADER).encode() + b"\n", b'a,b\n"c'])
 def test_files_without_edits_are_refused(tmp_path, content):
     (tmp_path / "edits.csv").write_bytes(content)
-    with pytest.raises(SampleError, match=r"must|cannot"):
+    with pytest.raises(ModelError, match=r"must|cannot"):
         dataset.read_csv(tmp_path)
 
 
 def test_empty_folder_names_the_notebook_that_fills_it(tmp_path):
-    with pytest.raises(SampleError, match=r"Got none. Run notebooks/02_sample.ipynb"):
+    with pytest.raises(ModelError, match=r"Got none. Run notebooks/02_sample.ipynb"):
         dataset.read_csv(tmp_path)
 
 

@@ -12,7 +12,7 @@ from lib.blacklist.ledger import Entry
 from lib.model import edit_features, user_features
 from lib.model.classifier import BotClassifier
 from lib.model.dataset import EditDataset
-from lib.online import drift, shadow
+from lib.online import drift, metrics
 from lib.online.state import StateStore, UserStates
 
 
@@ -62,6 +62,6 @@ def test_who_looks_human_in_the_shadow_is_proposed_for_release(tmp_path):
         store.write_states(["Person", "Bot"], scores, shadow=True)
     rows = [("Person", False)] * 3 + [("Bot", True)] * 5
     data = pd.DataFrame(rows, columns=["user", "is_bot"]).assign(verdict="dropped", score=0.5, stopped=True)
-    found = shadow.report(tmp_path, data, threshold=0.5)
+    found = metrics.shadow_report(tmp_path, data, threshold=0.5)
     assert found["user"].tolist() == ["Person", "Bot"] and found["release"].tolist() == [True, False]
     assert found["with the flag"].tolist() == [0, 5]

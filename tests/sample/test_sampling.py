@@ -16,6 +16,7 @@ from lib.params import ParameterError
 from lib.sample import csv_files, sampling
 from lib.sample.tcp_source import RelayDataSource
 from lib.stream import recording, relay
+from lib.stream.recording import StreamError
 
 
 def event(user="Ada", kind="edit", number=0, **fields):
@@ -161,9 +162,7 @@ def in_dir_grows(folder, server):
 def test_a_relay_that_is_lost_is_an_error_and_an_older_sample_stays(spark, scripted_relay, tmp_path):
     (tmp_path / "edits-00000.csv").write_text("older")
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(
-        sampling.SamplingError, match=r"^The relay at .* Got 200 lines: .* Start the relay .*IN_DIR\.$"
-    ):
+    with pytest.raises(StreamError, match=r"^The relay at .* Got 200 lines: .* Start the relay .*IN_DIR\.$"):
         sample_of(spark, scripted_relay(*CROWD), 20, tmp_path)
     assert (tmp_path / "edits-00000.csv").read_text() == "older"
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "edits-00000.csv", "manifest.json"}
@@ -203,7 +202,7 @@ def test_a_full_disk_ends_the_query(spark, scripted_relay, tmp_path, monkeypatch
 def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
     with (
         sampling.SampleWriter(tmp_path),
-        pytest.raises(sampling.SamplingError, match="OUT_DIR must be used by one run at a time"),
+        pytest.raises(StreamError, match="OUT_DIR must be used by one run at a time"),
         sampling.SampleWriter(tmp_path),
     ):
         pass
