@@ -62,7 +62,12 @@ def make(folder, *arguments, **environment):
     """Run make with this Python."""
     command = ["make", "--no-print-directory", f"PYTHON={base_python()}", *arguments]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MAKEFLAGS": ""} | environment,
     )
 
 
