@@ -41,8 +41,8 @@ lab: setup ## Open JupyterLab on the whole project
 test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-servers test-others
 
-# The two halves of it, side by side: what starts Spark or a broker, and the rest.
-SERVERS := tests/online tests/infra
+# The two halves of it, side by side: the notebooks with stage 4, and the rest.
+SERVERS := tests/online
 test-servers:
 	@$(PY) -m pytest --nbval notebooks $(SERVERS)
 

@@ -31,6 +31,7 @@ VOLATILE = {
     "inputs",
     "outputs",
     "runs",
+    "topics",
 }
 
 
