@@ -8,9 +8,9 @@ import pytest
 
 from lib import paths
 
-#: Lines of code. The goal is 5,500 for each folder: these only ever go down.
+#: Lines of code. The goal is 5,500 for each folder and 50 files: these only ever go down.
 LINES = {"lib": 6_700, "tests": 6_720}
-FILES, FILE_LINES, FUNCTION_LINES, EXCEPTIONS = 50, 300, 40, 10
+FILES, FILE_LINES, FUNCTION_LINES, EXCEPTIONS = 54, 300, 40, 10
 METHODS, ATTRIBUTES = 20, 24  # of a class
 SILENT = {
     tokenize.COMMENT,
@@ -65,7 +65,7 @@ def test_lines(folder):
 
 
 def test_files(library):
-    sizes = {path.name: len(lines) for path, (lines, _) in library.items() if len(lines) > 1}
+    sizes = {str(path): len(lines) for path, (lines, _) in library.items() if len(lines) > 1}
     assert len(sizes) <= FILES
     assert {name: size for name, size in sizes.items() if size > FILE_LINES} == {}
 
