@@ -144,8 +144,10 @@ def main() -> int:
     if chosen.write:
         STORED.write_text(json.dumps(stored | found, indent=2) + "\n")
     for name, value in found.items():
-        print(f"{'equal  ' if stored.get(name) == value else 'DIFFERS'}  {name:26} {value[:16]}")
-    return int(not chosen.write and any(stored.get(name) != value for name, value in found.items()))
+        known = stored.get(name)
+        verdict = "not stored" if known is None else "equal" if known == value else "DIFFERS"
+        print(f"{verdict:10}  {name:26} {value[:16]}")
+    return int(not chosen.write and any(stored.get(name, value) != value for name, value in found.items()))
 
 
 if __name__ == "__main__":
