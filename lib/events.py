@@ -8,17 +8,16 @@ The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only 
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-FIRST_YEAR, LAST_YEAR = 1, 9999
 EDIT_TYPES = frozenset({"edit", "new"})
 CANARY = "canary"
 
@@ -97,7 +96,7 @@ class Event(msgspec.Struct, gc=False):
     @property
     def time_ms(self) -> int:
         """Event time: ``meta.dt`` in milliseconds since the epoch; without a zone it is UTC."""
-        return _milliseconds(self.meta.dt)
+        return (_aware(self.meta.dt) - _EPOCH) // _MILLISECOND
 
 
 class _Envelope(msgspec.Struct):
@@ -113,12 +112,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-def decode(raw: bytes | memoryview | str) -> Event:
+def decode(raw: bytes | memoryview) -> Event:
     """Return one event.
 
     Parameters
     ----------
-    raw : bytes, memoryview or str
+    raw : bytes or memoryview
         The JSON text of one event, as received.
 
     Returns
@@ -133,25 +132,22 @@ def decode(raw: bytes | memoryview | str) -> Event:
 
     Examples
     --------
-    >>> event = decode('{"meta": {"dt": "2015-09-12T00:46:58.771Z"}, "type": "edit", "user": "Ada"}')
+    >>> event = decode(b'{"meta": {"dt": "2015-09-12T00:46:58.771Z"}, "type": "edit", "user": "Ada"}')
     >>> event.is_edit, event.time_ms, event.user
     (True, 1442018818771, 'Ada')
-    >>> decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "namespace": "0"}')
+    >>> decode(b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "namespace": "0"}')
     Traceback (most recent call last):
     lib.events.InvalidEvent: Expected `int | null`, got `str` - at `$.namespace`
     """
     try:
-        if not isinstance(raw, str):
-            codecs.utf_8_decode(raw, "strict", True)  # the decoder does not read all fields
+        str(raw, "utf-8")  # the decoder does not read all fields
         event = _event_decoder.decode(raw)
-        if not FIRST_YEAR < event.meta.dt.year < LAST_YEAR:
-            _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
+        _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
         return event
     except _UNREADABLE as error:
-        canary = _canary(raw)
-        if canary is None:
-            raise InvalidEvent(str(error) or type(error).__name__) from None
-        return canary
+        if _is_canary(raw):
+            return Event(meta=Meta(dt=_EPOCH, domain=CANARY))
+        raise InvalidEvent(str(error) or type(error).__name__) from None
 
 
 def decode_all(raws: Iterable[bytes | memoryview]) -> list[Event | InvalidEvent]:
@@ -176,21 +172,15 @@ def decode_all(raws: Iterable[bytes | memoryview]) -> list[Event | InvalidEvent]
     return decoded
 
 
-def _canary(raw: bytes | memoryview | str) -> Event | None:
-    """Return a canary that does not fit the schema; None for any other event."""
+def _is_canary(raw: bytes | memoryview) -> bool:
     try:
-        meta = _envelope_decoder.decode(raw).meta
+        return _envelope_decoder.decode(raw).meta.get("domain") == CANARY
     except _UNREADABLE:
-        return None
-    return Event(meta=Meta(dt=_EPOCH, domain=CANARY)) if meta.get("domain") == CANARY else None
+        return False
 
 
 def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return (_aware(moment) - _EPOCH) // _MILLISECOND
 
 
 def iso(time_ms: int) -> str:
@@ -205,12 +195,12 @@ def iso(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z".rjust(24, "0")
 
 
-def event_key(raw: bytes | memoryview | str, event: Event | None) -> str:
+def event_key(raw: bytes | memoryview, event: Event | None) -> str:
     """Return a key that two deliveries of one event share.
 
     Parameters
     ----------
-    raw : bytes, memoryview or str
+    raw : bytes or memoryview
         The JSON text as received.
     event : Event or None
         The decoded event; None when it could not be read.
@@ -222,8 +212,7 @@ def event_key(raw: bytes | memoryview | str, event: Event | None) -> str:
     """
     if event is not None and event.meta.id:
         return event.meta.id
-    data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    return f"sha1:{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"
+    return f"sha1:{hashlib.sha1(raw, usedforsecurity=False).hexdigest()}"
 
 
 def delta(event: Event) -> int | None:
@@ -234,7 +223,7 @@ def delta(event: Event) -> int | None:
 
     Examples
     --------
-    >>> delta(decode('{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "length": {"new": 7}}'))
+    >>> delta(decode(b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "type": "new", "length": {"new": 7}}'))
     7
     """
     length = event.length
@@ -254,18 +243,10 @@ def table(events: Sequence[Event]) -> pa.Table:
         Edits only.
     """
     microseconds = pa.array([event.meta.dt for event in events], pa.timestamp("us", tz="UTC"))
-    columns = [
-        [event.meta.id for event in events],
-        np.floor_divide(microseconds.cast(pa.int64()).to_numpy(), 1000),
-        [event.wiki for event in events],
-        [event.namespace for event in events],
-        [event.type for event in events],
-        [event.title for event in events],
-        [event.user for event in events],
-        [event.bot for event in events],
-        [event.minor for event in events],
-        [delta(event) for event in events],
-        [event.comment for event in events],
-    ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, ARROW_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=ARROW_SCHEMA)
+    computed = {
+        "meta_id": [event.meta.id for event in events],
+        "timestamp": np.floor_divide(microseconds.cast(pa.int64()).to_numpy(), 1000),
+        "delta": [delta(event) for event in events],
+    }
+    plain = {name: list(map(attrgetter(name), events)) for name in COLUMNS if name not in computed}
+    return pa.table(computed | plain).select(COLUMNS).cast(ARROW_SCHEMA)

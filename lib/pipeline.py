@@ -1,4 +1,4 @@
-"""The batch run: papermill over the four notebooks, then the reports.
+"""The batch run: papermill over the four notebooks, and a report: a self-contained HTML page of each, and an index.
 
 ``python -m lib.pipeline`` runs them on the default day; ``--live --minutes 10`` on the live stream.
 """
@@ -17,10 +17,13 @@ from typing import Any
 
 import nbformat
 import papermill
+from jinja2 import Environment, FileSystemLoader
+from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from lib import artifacts, paths, report
+from lib import artifacts, paths
 from lib.stream.connection import LIVE_URL
 
 FOLDERS = {
@@ -30,6 +33,7 @@ FOLDERS = {
     "04_online": "04_online",
 }
 NAMES = tuple(FOLDERS)
+TEMPLATES = Path(__file__).parent
 CELL_SECONDS = 3600
 START_SECONDS = 120
 # Kernels talk over files of the user's own instead of unencrypted TCP ports.
@@ -43,6 +47,17 @@ SUMMARIES = {
     "{bot_edits_stopped:.1%} of the bot edits stopped; "
     "blacklist {blacklist_members_start:,} → {blacklist_members_end:,}",
 }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the index: a stage, what went in and out, and how long it took."""
+
+    name: str
+    title: str
+    summary: str
+    seconds: float
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ def live_run(minutes: float) -> Run:
     return Run(f"The live stream: {train} seconds to train on, {judge} seconds to judge.", root, parameters)
 
 
-def run(plan: Run) -> list[report.Stage]:
+def run(plan: Run) -> list[Stage]:
     """Execute the notebooks one after another and write their pages; stop at the first that fails.
 
     Parameters
@@ -92,23 +107,23 @@ def run(plan: Run) -> list[report.Stage]:
 
     Returns
     -------
-    list of report.Stage
+    list of Stage
         A stage for every notebook that was started.
     """
     # A socket's path must be short, and the home folder may be anywhere.
     os.environ.setdefault("JUPYTER_RUNTIME_DIR", tempfile.mkdtemp(prefix="wikisieve-"))
-    stages: list[report.Stage] = []
+    stages: list[Stage] = []
     for number, name in enumerate(NAMES, 1):
         print(f"[{number}/{len(NAMES)}] {name} …", flush=True)
         stages.append(_run_stage(name, plan))
-        report.write_index(plan.reports, stages, plan.about)
+        write_index(plan.reports, stages, plan.about)
         print(f"  {stages[-1].summary} ({stages[-1].seconds:.0f} s)", flush=True)
         if stages[-1].failed:
             break
     return stages
 
 
-def _run_stage(name: str, plan: Run) -> report.Stage:
+def _run_stage(name: str, plan: Run) -> Stage:
     source, output = paths.ROOT / "notebooks" / f"{name}.ipynb", plan.reports / f"{name}.ipynb"
     start, failure = time.monotonic(), ""
     try:
@@ -126,10 +141,59 @@ def _run_stage(name: str, plan: Run) -> report.Stage:
     except PapermillExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     seconds = time.monotonic() - start
-    report.write_page(output, NAMES)
-    title = report.title_of(nbformat.read(output, as_version=4))
+    write_page(output, NAMES)
+    title = title_of(nbformat.read(output, as_version=4))
     text = failure or summary(name, plan.root / FOLDERS[name])
-    return report.Stage(name, title, text, seconds, failed=bool(failure))
+    return Stage(name, title, text, seconds, failed=bool(failure))
+
+
+def write_page(notebook: Path, names: Sequence[str]) -> Path:
+    """Write an executed notebook as a page beside it, and return its path.
+
+    Parameters
+    ----------
+    notebook : Path
+        The executed notebook, such as ``data/reports/01_stream.ipynb``.
+    names : sequence of str
+        Names of all pages, for the links at the top.
+    """
+    node = nbformat.read(notebook, as_version=4)
+    exporter = HTMLExporter(extra_template_paths=[str(TEMPLATES)], template_file="report_cells.html.j2")
+    body, _ = exporter.from_notebook_node(node)
+    return _write(notebook.with_suffix(".html"), names, title=title_of(node), body=body)
+
+
+def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:
+    """Write ``index.html``, a line per stage, and return its path.
+
+    Parameters
+    ----------
+    folder : Path
+        The reports' folder.
+    stages : sequence of Stage
+        What was run, in order.
+    about : str
+        A sentence on the data; shown as text.
+    """
+    content = {"about": about, "stages": stages, "versions": artifacts.versions()}
+    return _write(folder / "index.html", [stage.name for stage in stages], title="wikisieve", **content)
+
+
+def title_of(node: nbformat.NotebookNode) -> str:
+    """Return a notebook's first heading, without its marks."""
+    first = next((cell.source for cell in node.cells if cell.cell_type == "markdown"), "")
+    return first.splitlines()[0].lstrip("# ") if first else "wikisieve"
+
+
+def _write(path: Path, names: Sequence[str], **content: Any) -> Path:
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        names=["index", *names],
+        here=path.stem,
+        highlighting=HtmlFormatter().get_style_defs(".highlight"),
+        **content,
+    )
+    return artifacts.atomic_write(path, page)
 
 
 def summary(name: str, folder: Path) -> str:

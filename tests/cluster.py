@@ -60,7 +60,7 @@ class SparkCluster:
     def _start(self, name, *arguments):
         role = name.partition("-")[0]
         main = f"org.apache.spark.deploy.{role}.{role.capitalize()}"
-        flags = " ".join(java.JVM_FLAGS_SHORT)
+        flags = " ".join(java.JVM_FLAGS)
         environment = {
             "JAVA_HOME": str(java.find().home),
             "SPARK_HOME": str(SPARK_HOME),
@@ -116,7 +116,7 @@ class KafkaCluster:
         shared = {"controller.quorum.voters": voters, **copies, **in_sync}
         self.nodes = []
         for node, controller in controllers.items():
-            broker = Broker(folder / f"kafka-{node}", heap="384m")
+            broker = Broker(folder / f"kafka-{node}")
             listeners = f"PLAINTEXT://{broker.bootstrap},CONTROLLER://{LOOPBACK}:{controller}"
             broker.settings = {**shared, "node.id": node, "listeners": listeners}
             self.nodes.append(broker)

@@ -11,14 +11,14 @@ from lib.infra.spark import spark_session
 @pytest.fixture(scope="session")
 def spark():
     """One Spark session for all tests that need one."""
-    with spark_session("tests", "local[2]", kafka=True) as session:
+    with spark_session("tests", "local[2]") as session:
         yield session
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory):
     """One Kafka broker for all tests that need one and leave it alive."""
-    with broker.Broker(tmp_path_factory.mktemp("kafka"), heap="384m") as running:
+    with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
 
 

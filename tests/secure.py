@@ -37,7 +37,7 @@ class SecureBroker(broker.Broker):
     """The embedded broker with two more listeners over TLS: one wants a password, the other a certificate."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder, heap="384m")
+        super().__init__(folder)
         self.authority, self._keystore, self.mine = certificates(folder / "certificates", "kafka", USER)
         self.secure_port, self.mutual_port = broker.free_port(), broker.free_port()
         more = SETTINGS.format(

@@ -42,7 +42,7 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
     with (
         replay.serve(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
         OnlineJob(out, model_dir, resume=resume) as job,
-        spark_session("soak", "local[2]", kafka=True) as session,
+        spark_session("soak", "local[2]") as session,
     ):
         client = world.client(job, server.url, since=edits_start(recording))
         print("judging", flush=True)

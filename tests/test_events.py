@@ -38,7 +38,6 @@ def event(**fields):
         (event(delta=2**63), "9223372036854775807"),
         (event(length=[1, 2]), "`$.length`"),
         (event(user="x").replace(b'"x"', b'"\xff"'), "utf-8"),
-        (event(user="x").decode().replace("x", "\ud800"), "surrogates"),
         (event()[:-1], "truncated"),
         (event() + b" x", "trailing"),
         (b'{"meta": {"dt": "2021-10-08T22:23:28Z"}, "log_params": ' + b"[" * 50_000 + b"}", "recursion"),
@@ -106,4 +105,4 @@ def test_the_key_is_the_id_or_a_sum_of_the_text():
     for nothing in (None, ""):
         raw = event(meta={"id": nothing})
         key = events.event_key(raw, events.decode(raw))
-        assert key == events.event_key(raw.decode(), None) and key.startswith("sha1:")
+        assert key == events.event_key(raw, None) and key.startswith("sha1:")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import plots, report
+from lib import pipeline, plots
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -18,7 +18,7 @@ def page(tmp_path):
     ]
     cells = [new_markdown_cell("# A title"), new_code_cell("print(1)", outputs=outputs, execution_count=1)]
     nbformat.write(new_notebook(cells=cells), tmp_path / "01_stream.ipynb")
-    return report.write_page(tmp_path / "01_stream.ipynb", ["01_stream"]).read_text()
+    return pipeline.write_page(tmp_path / "01_stream.ipynb", ["01_stream"]).read_text()
 
 
 def test_text_is_escaped(page):
@@ -34,10 +34,10 @@ def test_a_page_fetches_nothing(page):
 
 def test_the_index_names_every_stage(tmp_path):
     stages = [
-        report.Stage("01_stream", "Stream", "1 in", 2.0),
-        report.Stage("02_sample", "Sample", EVIL, 3.0, failed=True),
+        pipeline.Stage("01_stream", "Stream", "1 in", 2.0),
+        pipeline.Stage("02_sample", "Sample", EVIL, 3.0, failed=True),
     ]
-    index = report.write_index(tmp_path, stages, "about").read_text()
+    index = pipeline.write_index(tmp_path, stages, "about").read_text()
     assert '<a href="01_stream.html">Stream</a>' in index
     assert index.count('class="failed"') == 1
     assert "<script" not in index

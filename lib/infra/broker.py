@@ -20,6 +20,7 @@ CLUSTER_ID = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-l
 FORMAT = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties")
 SETTINGS = Path(__file__).with_name("kafka-server.properties")
 MIN_FREE_BYTES = 500 << 20
+HEAP = "512m"
 START_SECONDS = 60
 STOP_SECONDS = 20
 LOCK_SECONDS = 15  # for a broker to end whose parent was just killed
@@ -42,8 +43,6 @@ class Broker:
     ----------
     folder : Path
         Where topics, settings and the log (``broker.log``) are; made if it is not there.
-    heap : str, default "512m"
-        Memory of its JVM.
     settings : mapping, optional
         More of Kafka's broker settings, which win over those of ``kafka-server.properties``.
 
@@ -54,12 +53,11 @@ class Broker:
     127.0.0.1:36071
     """
 
-    def __init__(self, folder: Path, heap: str = "512m", settings: Mapping[str, object] = {}) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object] = {}) -> None:
         self.folder = paths.resolve(folder)
         self.log = self.folder / "broker.log"
         self.port = free_port()
         self.bootstrap = f"{LOOPBACK}:{self.port}"  # what clients call bootstrap.servers
-        self.heap = heap
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -143,7 +141,7 @@ class Broker:
     def _java(self, main: str, *arguments: str) -> list[str]:
         classpath = os.pathsep.join(map(str, jars.fetch("broker")))
         logging = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
-        flags = [f"-Xmx{self.heap}", *java.JVM_FLAGS_SHORT, logging, "-cp", classpath]
+        flags = [f"-Xmx{HEAP}", *java.JVM_FLAGS, logging, "-cp", classpath]
         return [str(java.find().home / "bin" / "java"), *flags, main, *arguments]
 
 

@@ -60,7 +60,11 @@ def fetch(purpose: str) -> tuple[Path, ...]:
                 "Make room there, or set M2_REPO to another folder."
             ) from None
     for path, jar in jars.items():
-        _check(path, jar)
+        if (found := artifacts.sha256(path)) != jar["sha256"]:
+            raise InfraError(
+                f"{path.name} must have the SHA-256 {jar['sha256'][:16]}… of jars/. Got {found[:16]}…: it is damaged "
+                f"or is not the published file. Delete {path} and run again."
+            )
     return tuple(jars)
 
 
@@ -87,15 +91,6 @@ def repository() -> Path:
     return Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
 
 
-def _check(path: Path, jar: dict[str, Any]) -> None:
-    found = artifacts.sha256(path)
-    if found != jar["sha256"]:
-        raise InfraError(
-            f"{path.name} must have the SHA-256 {jar['sha256'][:16]}… of jars/. Got {found[:16]}…: it is damaged or "
-            f"is not the published file. Delete {path} and run again."
-        )
-
-
 def _download(jar: dict[str, Any], folder: Path, target: Path) -> None:
     import requests
     from jgo.maven import MavenContext  # takes a second to import, and is needed once
@@ -109,7 +104,6 @@ def _download(jar: dict[str, Any], folder: Path, target: Path) -> None:
             f"{target.name} must be downloaded once, and Maven's repository did not answer. "
             "Connect to the network and run again: what is there already is kept."
         ) from None
-    _check(path, jar)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, target)
 

@@ -24,9 +24,6 @@ LOGS = paths.DATA / "logs"
 def spark_session(
     name: str,
     master: str = "local[*]",
-    kafka: bool = False,
-    *,
-    long_running: bool = False,
     **conf: str | int | bool,
 ) -> SparkSession:
     """Return the running Spark session, or else a new one; ``spark.stop()`` or the end of a ``with`` block ends it.
@@ -37,11 +34,6 @@ def spark_session(
         Shown in Spark's own pages and logs.
     master : str, default "local[*]"
         Spark's master. ``local`` ones retry a failed task; any other gets this package sent to its workers.
-    kafka : bool, default False
-        Whether the session reads or writes Kafka topics (adds the connector's jars).
-    long_running : bool, default False
-        Whether the JVM compiles a second time what runs very often (:data:`lib.infra.java.JVM_FLAGS_LONG`). That pays
-        after about a million events; the start costs three CPU seconds more.
     **conf
         More of Spark's settings: ``**{"spark.driver.memory": "2g"}``.
 
@@ -59,7 +51,7 @@ def spark_session(
         return running
     _check_master(master)
     _set_environment(master)
-    builder = SparkSession.builder.config(map={**_settings(name, master, kafka, long_running), **conf})
+    builder = SparkSession.builder.config(map={**_settings(name, master), **conf})
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
         with _output_to(log_file(name)):
@@ -117,11 +109,11 @@ def _check_master(master: str) -> None:
         )
 
 
-def _settings(name: str, master: str, kafka: bool, long_running: bool) -> dict[str, str | int | bool]:
-    flags = [f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}", "-Duser.timezone=UTC"]
-    flags += java.JVM_FLAGS_LONG if long_running else java.JVM_FLAGS_SHORT
+def _settings(name: str, master: str) -> dict[str, str | int | bool]:
+    flags = [f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}", "-Duser.timezone=UTC", *java.JVM_FLAGS]
     settings: dict[str, str | int | bool] = {
         "spark.app.name": name,
+        "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),
         "spark.master": re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_TRIES}]", master),
         "spark.ui.enabled": False,
         "spark.ui.showConsoleProgress": False,
@@ -136,15 +128,13 @@ def _settings(name: str, master: str, kafka: bool, long_running: bool) -> dict[s
     }
     if is_local(master) or LOOPBACK in master:
         settings |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
-    if kafka:
-        settings["spark.jars"] = ",".join(path.as_uri() for path in jars.fetch("connector"))
     return settings
 
 
 def _set_environment(master: str) -> None:
     """Set what PySpark reads from the environment; another Spark's settings on this machine must not leak in."""
     os.environ["JAVA_HOME"] = str(java.find().home)
-    os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.JVM_FLAGS_SHORT)
+    os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.JVM_FLAGS)
     os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     for name in ("SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT", "PYSPARK_SUBMIT_ARGS"):

@@ -15,19 +15,17 @@ How to read the files without changing a character:
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow import compute as pc
 from pyarrow import csv
 
-from lib import artifacts, events
+from lib import events
 
-#: Rows of one file: the same recording makes the same files, however Spark cut its batches.
-ROWS_PER_FILE = 100_000
+HEADER = (",".join(events.COLUMNS) + "\n").encode()
 
 #: Options of ``pandas.read_csv``: every cell as the text that is in the file.
 PANDAS: dict[str, Any] = {"dtype": str, "keep_default_na": False, "engine": "python"}
@@ -68,66 +66,18 @@ def spark_path(path: Path) -> str:
     return "file:" + re.sub(r"([\\\[\]{}*?])", r"\\\1", str(path))
 
 
-def write(table: pa.Table, path: Path) -> Path:
-    """Write edits to one CSV file, which appears under its name only when it is whole.
+def write_rows(table: pa.Table, file: IO[bytes]) -> None:
+    """Write edits below the :data:`HEADER` of a file.
 
     Parameters
     ----------
     table : pyarrow.Table
         Edits in the schema :data:`lib.events.ARROW_SCHEMA`; ``timestamp`` in milliseconds since the epoch.
-    path : Path
-        The file.
-
-    Returns
-    -------
-    Path
-        The file.
+    file : binary file
+        Open for writing.
     """
-    buffer = io.BytesIO()
-    buffer.write((",".join(events.COLUMNS) + "\n").encode())
     times = table["timestamp"].cast(pa.timestamp("ms"))
     place = table.column_names.index("timestamp")
     text = table.set_column(place, "timestamp", pc.strftime(times, "%Y-%m-%dT%H:%M:%SZ", "C"))
     if text.num_rows:  # of no rows pyarrow 26.0.1 writes what its buffer held before
-        csv.write_csv(text.combine_chunks(), buffer, csv.WriteOptions(include_header=False))
-    return artifacts.atomic_write(path, buffer.getvalue())
-
-
-class Writer:
-    """Collects edits and writes them as ``edits-00000.csv``, ``edits-00001.csv``, … of equal length.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the files go; must exist.
-    rows_per_file : int, default ROWS_PER_FILE
-        Rows of every file but the last.
-
-    Attributes
-    ----------
-    files : list of Path
-        The files that were written.
-    """
-
-    def __init__(self, folder: Path, rows_per_file: int = ROWS_PER_FILE) -> None:
-        self.folder = folder
-        self.rows_per_file = rows_per_file
-        self.files: list[Path] = []
-        self._waiting: pa.Table = events.ARROW_SCHEMA.empty_table()
-
-    def add(self, table: pa.Table) -> None:
-        """Add edits; full files are written."""
-        self._waiting = pa.concat_tables([self._waiting, table])
-        while self._waiting.num_rows >= self.rows_per_file:
-            self._write_file()
-
-    def close(self) -> list[Path]:
-        """Write the rest and return all files; the only one of an empty sample has a header alone."""
-        if self._waiting.num_rows or not self.files:
-            self._write_file()
-        return self.files
-
-    def _write_file(self) -> None:
-        path = self.folder / f"edits-{len(self.files):05d}.csv"
-        self.files.append(write(self._waiting.slice(0, self.rows_per_file), path))
-        self._waiting = self._waiting.slice(self.rows_per_file)
+        csv.write_csv(text.combine_chunks(), file, csv.WriteOptions(include_header=False))

@@ -7,11 +7,13 @@ the same users in every run and on every machine, and all edits of each.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +42,7 @@ ROWS = """kind string, raw binary, error string, meta_id string, timestamp bigin
 _SCHEMA = pa.schema(
     [("kind", pa.string()), ("raw", pa.binary()), ("error", pa.string()), *events.ARROW_SCHEMA]
 )
+_NO_EVENT = events.Event(meta=events.Meta(dt=datetime(1970, 1, 1, tzinfo=UTC)))
 _USER_KEYS = ["user", "minute"]
 _USER_COUNTS = ["edits", "bot_edits", "kept_edits"]
 
@@ -95,31 +98,19 @@ def parse(lines: DataFrame) -> DataFrame:
 
 def _parse(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        lines = batch.column("value").to_pylist()
-        decoded = events.decode_all(lines)
-        valid = [event for event in decoded if isinstance(event, events.Event) and not event.is_canary]
-        invalid = [
-            (line, str(error))
-            for line, error in zip(lines, decoded, strict=True)
-            if isinstance(error, events.InvalidEvent)
-        ]
-        canaries = len(lines) - len(valid) - len(invalid)
-        yield from pa.concat_tables(
-            [
-                _rows(
-                    EVENT, len(valid), **dict(zip(events.COLUMNS, events.table(valid).columns, strict=True))
-                ),
-                _rows(
-                    INVALID, len(invalid), raw=[line for line, _ in invalid], error=[e for _, e in invalid]
-                ),
-                _rows(CANARY, canaries),
-            ]
-        ).to_batches()
+        rows = [_row(line) for line in batch.column("value").to_pylist()]
+        edits = events.table([event for *_, event in rows])
+        kinds = [[row[place] for row in rows] for place in range(3)]
+        yield from pa.table([*kinds, *edits.columns], schema=_SCHEMA).to_batches()
 
 
-def _rows(kind: str, size: int, **columns: Any) -> pa.Table:
-    values = {"kind": [kind] * size} | columns
-    return pa.table([values.get(name, [None] * size) for name in _SCHEMA.names], schema=_SCHEMA)
+def _row(line: bytes) -> tuple[str, bytes | None, str | None, events.Event]:
+    """Return kind, raw, error and the event, which is empty unless the kind is EVENT."""
+    try:
+        event = events.decode(line)
+    except events.InvalidEvent as error:
+        return INVALID, line, str(error), _NO_EVENT
+    return (CANARY, None, None, _NO_EVENT) if event.is_canary else (EVENT, None, None, event)
 
 
 class SampleWriter:
@@ -152,12 +143,14 @@ class SampleWriter:
         self._lock = artifacts.lock_folder(self.out_dir, StreamError)
         shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
         self._staging.mkdir()
-        self._csv = csv_files.Writer(self._staging)
-        self._letters = self._staging / artifacts.DEAD_LETTERS
-        self._letters.touch()
+        self._csv = open(self._staging / "edits-00000.csv", "wb")
+        self._csv.write(csv_files.HEADER)
+        self._letters = open(self._staging / artifacts.DEAD_LETTERS, "wb")
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._csv.close()
+        self._letters.close()
         shutil.rmtree(self._staging, ignore_errors=True)
         self._lock.close()
 
@@ -167,9 +160,8 @@ class SampleWriter:
         edits = rows.filter(rows["is_edit"])
         kept = edits.filter(edits["kept"])
         invalid = rows.filter(pc.equal(rows["kind"], INVALID)).select(["raw", "error"]).to_pylist()
-        with open(self._letters, "a", encoding="utf-8") as file:
-            file.writelines(artifacts.dead_letter(row["raw"], row["error"]) for row in invalid)
-        self._csv.add(kept.select(events.COLUMNS))
+        self._letters.writelines(artifacts.dead_letter(row["raw"], row["error"]).encode() for row in invalid)
+        csv_files.write_rows(kept.select(events.COLUMNS), self._csv)
         self._users.append(_count_by_user(edits))
         self.counts.update(rows["kind"].to_pylist())
         self.counts.update(edits=edits.num_rows, kept=kept.num_rows)
@@ -200,10 +192,12 @@ class SampleWriter:
         dict
             The manifest.
         """
-        written = [*self._csv.close(), self._letters]
+        for file in (self._csv, self._letters):
+            file.flush()
+            os.fsync(file.fileno())
         for old in [self.out_dir / artifacts.NAME, *self.out_dir.glob("edits-*.csv")]:
             old.unlink(missing_ok=True)
-        files = [path.replace(self.out_dir / path.name) for path in written]
+        files = [path.replace(self.out_dir / path.name) for path in sorted(self._staging.iterdir())]
         hashes = {path.name: artifacts.sha256(path) for path in files}
         manifest = {**about, **self._manifest_counts(), "files": hashes}
         artifacts.write(self.out_dir, **manifest)

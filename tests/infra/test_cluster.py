@@ -54,12 +54,12 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
     model_dir = world.train(tmp_path / "model")
     recording = world.record(tmp_path / "day.jsonl", world.make_events())
     alone, many = tmp_path / "alone", tmp_path / "many"
-    with spark_session("alone", "local[1]", kafka=True) as session:
+    with spark_session("alone", "local[1]") as session:
         world.judge(alone, model_dir, recording, session=session)
     with (
         replay.serve(recording, "--canaries", "0") as server,
         OnlineJob(many, model_dir, bootstrap=brokers.bootstrap) as job,
-        spark_session("many", workers.master, kafka=True) as session,
+        spark_session("many", workers.master) as session,
     ):
         assert copies(brokers.bootstrap, job.topics["events"]) == {3}
         cluster.kill(brokers.nodes[0].process)

@@ -20,7 +20,7 @@ def dies_once(batches):
         os._exit(7)
     yield from batches
 
-with spark.spark_session("test: whole life", "local[2]", kafka=True, **{"spark.driver.memory": "600m"}) as session:
+with spark.spark_session("test: whole life", "local[2]", **{"spark.driver.memory": "600m"}) as session:
     settings = ("spark.driver.memory", "spark.sql.shuffle.partitions")
     print(session.version, session.sparkContext.master, *map(session.conf.get, settings))
     print(session.sql("SELECT cast(timestamp_millis(0) AS string), current_timezone()").first())

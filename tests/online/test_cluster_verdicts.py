@@ -15,7 +15,7 @@ def test_a_cluster_gives_the_same_verdicts(tmp_path):
     with (
         cluster.KafkaCluster(tmp_path / "kafka") as kafka,
         cluster.SparkCluster(tmp_path / "spark") as workers,
-        spark_session("there", workers.master, kafka=True) as session,
+        spark_session("there", workers.master) as session,
     ):
         there = {"bootstrap": kafka.bootstrap, "session": session, "partitions": 4, "max_offsets": 300}
         world.judge(tmp_path / "there", model_dir, recording, (400, 0), **there)

@@ -68,7 +68,7 @@ def test_every_field_has_its_source_and_what_is_not_known_is_null():
 
 
 def test_an_event_is_a_valid_edit_with_its_delta():
-    event = events.decode(json.dumps(sample_day.convert(sample_day.canonical_line(old()), 0)))
+    event = events.decode(json.dumps(sample_day.convert(sample_day.canonical_line(old()), 0)).encode())
     assert (
         event.is_edit and not event.is_canary and events.delta(event) == 36 and event.time_ms == 1442018818771
     )
