@@ -13,8 +13,8 @@ KERNELS = ("OpenBLAS Haswell", "OpenBLAS Prescott")
 TRAIN = """
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset
-from tests import made_up
-cross = CrossFit(EditDataset.from_table(made_up.sample()), repeats=1)
+from tests import synthetic
+cross = CrossFit(EditDataset.from_table(synthetic.sample()), repeats=1)
 model = BotClassifier.fit(cross.dataset, 0, 0.02, cross=cross)
 print(model.version, model.threshold, cross.scores().tolist())
 """

@@ -5,8 +5,8 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import made_up
 import pyarrow as pa
+import synthetic
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from lib import artifacts, events
@@ -34,7 +34,7 @@ JUNK = [
 
 def train(folder: Path) -> Path:
     """Leave in a folder what stage 3 leaves."""
-    people = EditDataset.from_table(made_up.sample())
+    people = EditDataset.from_table(synthetic.sample())
     cross = CrossFit(people)
     judge = BotClassifier.fit(people, 0, 0.05, cross=cross)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def make_events(seed: int = 1) -> list[bytes]:
     """Raw events: edits of people and bots, log entries, duplicates, null users, missing ids, and what is none."""
     chance = random.Random(seed)
     raws = []
-    for row in made_up.sample(humans=250, bots=15, seed=seed).to_pylist():
+    for row in synthetic.sample(humans=250, bots=15, seed=seed).to_pylist():
         content = {
             "meta": {
                 "dt": events.iso(row["timestamp"]),

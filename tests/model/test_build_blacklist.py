@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up import sample
+from synthetic import sample
 
 from lib import artifacts
 from lib.blacklist.bloom import BlacklistFilter

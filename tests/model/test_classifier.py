@@ -11,12 +11,12 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from lib.model import classifier, edit_features, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ModelError, choose_threshold
 from lib.model.dataset import EditDataset
-from tests import made_up
+from tests import synthetic
 
 
 @pytest.fixture(scope="module")
 def people():
-    return EditDataset.from_table(made_up.sample())
+    return EditDataset.from_table(synthetic.sample())
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from lib.model import classifier, user_features
 from lib.model.classifier import CrossFit, ModelError
 from lib.model.dataset import EditDataset
-from tests import made_up
+from tests import synthetic
 
 
 @pytest.fixture(scope="module")
 def people():
-    return EditDataset.from_table(made_up.sample())
+    return EditDataset.from_table(synthetic.sample())
 
 
 def test_users_are_dealt_evenly_and_by_seed(people):
@@ -55,6 +55,6 @@ def test_a_bot_is_told_from_a_person(people):
 
 @pytest.mark.parametrize("humans_bots", [(40, 2), (2, 40)])
 def test_too_few_to_learn_from_is_said(humans_bots):
-    few = made_up.sample(*humans_bots)
+    few = synthetic.sample(*humans_bots)
     with pytest.raises(ModelError, match=r"at least 5 bots and 5 humans. Got \d+ bots and \d+ humans"):
         CrossFit(EditDataset.from_table(few))

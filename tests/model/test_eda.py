@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import HOSTILE, START, hostile, row, sample, table
+from synthetic import HOSTILE, START, hostile, row, sample, table
 
 from lib import plots
 from lib.model import eda

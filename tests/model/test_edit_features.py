@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import columns
 from sklearn.linear_model import LogisticRegression
+from synthetic import columns
 
 from lib.model import edit_features, kernels, user_features
 

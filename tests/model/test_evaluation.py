@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from lib.model import classifier, evaluation
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset
-from tests import made_up
+from tests import synthetic
 
 scored_users = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30).filter(
     lambda users: len({bot for bot, _ in users}) == 2
@@ -20,12 +20,12 @@ scored_users = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2,
 
 @pytest.fixture(scope="module")
 def cross():
-    return CrossFit(EditDataset.from_table(made_up.sample()))
+    return CrossFit(EditDataset.from_table(synthetic.sample()))
 
 
 @pytest.fixture(scope="module")
 def ahead():
-    cross = CrossFit(EditDataset.from_table(made_up.sample(500, 30, seed=1)))
+    cross = CrossFit(EditDataset.from_table(synthetic.sample(500, 30, seed=1)))
     return evaluation.forward_test(cross, max_human_fpr=0.02, at=0.3)
 
 
@@ -76,10 +76,10 @@ def test_errors_count_every_user_once():
 
 def test_the_comment_baseline_without_any_word_knows_the_share_of_flags():
     rows = [
-        made_up.row(i, i, f"user {u}", bot=u < 5, comment=[None, "", " "][i % 3])
+        synthetic.row(i, i, f"user {u}", bot=u < 5, comment=[None, "", " "][i % 3])
         for i, u in enumerate([*range(10)] * 3)
     ]
-    dataset = EditDataset.from_table(made_up.table(rows))
+    dataset = EditDataset.from_table(synthetic.table(rows))
     scores = evaluation.comment_scores(dataset, classifier.assign_folds(dataset, 5, 0))
     np.testing.assert_allclose(scores, 0.5)
 
@@ -128,7 +128,7 @@ def test_forward_in_time_only_later_edits_are_scored(ahead):
 
 @pytest.mark.parametrize(("humans", "bots", "fpr"), [(400, 25, 0.001), (300, 4, 0.02)])
 def test_forward_with_few_humans_is_strict_and_with_few_bots_takes_fewer_folds(humans, bots, fpr):
-    dataset = EditDataset.from_table(made_up.sample(humans, bots))
+    dataset = EditDataset.from_table(synthetic.sample(humans, bots))
     few = evaluation.forward_test(CrossFit(dataset, folds=min(5, bots)), max_human_fpr=fpr, at=0.5)
     assert len(few.verdicts) == few.rates["edits"]
     assert few.rates["human_user_fpr"] <= 0.02
@@ -136,7 +136,7 @@ def test_forward_with_few_humans_is_strict_and_with_few_bots_takes_fewer_folds(h
 
 def test_flags_of_later_edits_decide_nothing(ahead):
     """Turn them around: they are truth, not input."""
-    sample = made_up.sample(500, 30, seed=1)
+    sample = synthetic.sample(500, 30, seed=1)
     later = sample.column("timestamp").to_numpy() >= ahead.later.times.min()
     flags = sample.column("bot").to_numpy(zero_copy_only=False)
     turned = sample.set_column(7, "bot", [np.where(later, ~flags, flags)])

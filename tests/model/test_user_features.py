@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import columns
+from synthetic import columns
 
 from lib.model import edit_features, kernels, user_features
 

@@ -2,10 +2,10 @@
 
 import json
 
-import made_up
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 
 from lib import artifacts
 from lib.blacklist.ledger import Entry
@@ -18,7 +18,7 @@ from lib.online.state import StateStore, UserStates
 
 @pytest.fixture(scope="module")
 def trained():
-    dataset = EditDataset.from_table(made_up.sample())
+    dataset = EditDataset.from_table(synthetic.sample())
     return dataset, BotClassifier.fit(dataset, 0, 0.05)
 
 

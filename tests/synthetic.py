@@ -1,12 +1,13 @@
-"""A made-up sample: people who edit when they like, programs that repeat themselves, and strangers who mean no good."""
+"""Synthetic samples: people who edit when they like, bots that repeat themselves, and hostile text."""
 
 import numpy as np
 import pyarrow as pa
 
 from lib import events
+from lib.sample import csv_files
 
 START = 1_442_016_000_000
-WORDS = (
+WORDS = [
     "fixed",
     "typo",
     "date",
@@ -20,7 +21,7 @@ WORDS = (
     "talk",
     "thanks",
     "list",
-)
+]
 HOSTILE = [
     "<script>alert(1)</script>",
     "$\\frac{a}{b}$ 50% {x}",
@@ -33,7 +34,7 @@ HOSTILE = [
 
 
 def row(number, time, user, **more):
-    """One edit, with what is not given filled in."""
+    """Return one edit, with defaults for the fields that are not in `more`."""
     return {
         "meta_id": f"id {number}",
         "timestamp": int(time),
@@ -50,17 +51,25 @@ def row(number, time, user, **more):
 
 
 def table(rows):
-    """The rows as a table of edits."""
+    """Return rows as a table of edits."""
     return pa.Table.from_pylist(rows, schema=events.ARROW_SCHEMA)
 
 
+def write_csv(edits, path):
+    """Write a table of edits as stage 2 does, and return the path."""
+    with open(path, "wb") as file:
+        file.write(csv_files.HEADER)
+        csv_files.write_rows(edits, file)
+    return path
+
+
 def columns(**given):
-    """Edits with the given columns; the others are unknown."""
+    """Return edits with some columns; the others are null."""
     return table([dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)])
 
 
 def sample(humans=400, bots=15, seed=0):
-    """A small Wikipedia in which bots are easy, but not trivial, to tell."""
+    """Return the edits of a small Wikipedia in which bots are easy, but not trivial, to find."""
     rng = np.random.default_rng(seed)
     rows = []
     for person in range(humans):
@@ -83,7 +92,7 @@ def sample(humans=400, bots=15, seed=0):
 
 
 def hostile():
-    """Edits whose every text, number and time wants to break something."""
+    """Return edits whose texts, numbers and times are the extremes of what is valid."""
     rows = []
     times = [START, START + 1, 253_402_300_799_999, -62_135_596_800_000, 0, START, START + 10**9]
     for i, (text, time) in enumerate(zip(HOSTILE, times, strict=True)):
