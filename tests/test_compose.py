@@ -139,4 +139,4 @@ def test_the_spark_image_is_built_with_the_projects_own_locks(compose):
     version = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert compose["services"]["driver"]["image"] == f"wikisieve:{version}"
     dockerfile = (paths.ROOT / "Dockerfile").read_text()
-    assert "--require-hashes -r requirements.lock -r requirements-java.lock" in dockerfile
+    assert "--require-hashes -r requirements.lock" in dockerfile

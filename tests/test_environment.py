@@ -15,13 +15,14 @@ from lib.infra import jars, java
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ASKED = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+LOCK = (paths.ROOT / "requirements.lock").read_text(encoding="utf-8")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
-def locked(name="requirements.lock"):
+def locked():
     """Return the lock's requirements: canonical name → list of (version, marker or None)."""
     pins = {}
-    for line in (paths.ROOT / name).read_text(encoding="utf-8").splitlines():
+    for line in LOCK.splitlines():
         if line and not line.startswith((" ", "#")):
             requirement = Requirement(line.removesuffix("\\").strip())
             (pin,) = requirement.specifier
@@ -50,21 +51,14 @@ def test_every_dependency_is_in_the_lock_in_a_version_that_satisfies_it(text, py
     assert requirement.specifier.contains(versions[0])
 
 
-def test_every_line_of_the_locks_has_a_hash():
-    for name in ("requirements.lock", "requirements-java.lock"):
-        blocks = re.split(r"\n(?=[a-z0-9])", (paths.ROOT / name).read_text(encoding="utf-8"))
-        assert all("--hash=sha256:" in block for block in blocks if "==" in block)
+def test_every_package_of_the_lock_has_a_hash():
+    blocks = re.split(r"\n(?=[a-z0-9])", LOCK)
+    assert all("--hash=sha256:" in block for block in blocks if "==" in block)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-java.lock"])
-def test_the_locks_are_made_by_make_lock_and_name_no_host(name):
-    text = (paths.ROOT / name).read_text(encoding="utf-8")
-    assert "make lock" in text.partition("==")[0]
-    assert "://" not in text
-    recipe = (
-        (paths.ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlock:")[2].partition("\n\n")[0]
-    )
-    assert f"-o {name}" in recipe
+def test_the_lock_is_made_by_make_lock_and_names_no_host():
+    assert "make lock" in LOCK.partition("==")[0]
+    assert "://" not in LOCK
 
 
 def test_conda_takes_the_packages_from_the_lock():
