@@ -53,7 +53,7 @@ test-quick: setup ## Run the tests that take less than five seconds each
 	@$(PY) -m pytest -m "not slow and not cluster and not soak"
 
 soak: setup ## Kill stage 4 ten times at random moments (the seed is printed) and see whether anything is lost or doubled
-	@$(PY) -m tests.soak
+	@$(PY) -m pytest -s -m soak tests/online/test_kill.py
 
 cluster-test: setup ## Run the tests that need a whole cluster: a Spark master, two workers, three brokers
 	@$(PY) -m pytest -m cluster

@@ -95,8 +95,7 @@ def judge(job: OnlineJob, session: SparkSession, publisher: Any) -> None:
     published = job.publish(publisher)
     events = session.readStream.format("kafka").options(**job.source_options).load()
     scored = events.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
-    sink = scored.writeStream.foreachBatch(job.commit_batch)
-    job.finish(sink.option("checkpointLocation", job.checkpoint).start(), published)
+    job.finish(scored.writeStream.foreachBatch(job.commit_batch).start(), published)
 
 
 def judged(bootstrap: str, topic: str, session: SparkSession, folder: Path) -> dict[str, Any]:

@@ -1,29 +1,22 @@
 """Kill what runs, at random moments, and look whether anything is lost or there twice.
 
-``python -m tests.soak --times 10 --seed 7`` prints the seed, and at every kill what was killed and when. The same is
-done twice by the quick tests. A run is a process of its own (``python tests/soak.py run …``), with its own broker and
-its own Spark; after a kill of the driver the same command is given again with ``--resume``.
+A run is a process of its own (``python tests/soak.py OUT_DIR MODEL_DIR RECORDING``), with its own broker and its own
+Spark; after a kill the same command is given again with ``--resume``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import world
 
 from lib import events, paths
@@ -33,7 +26,6 @@ from lib.replay import server as replay
 
 SECONDS = 5.0  # that the recording takes
 VICTIMS = ("driver", "broker", "worker", "jvm")
-TRIES = 4
 
 
 def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
@@ -67,47 +59,39 @@ class KillRun:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Start the run."""
-        command = [sys.executable, __file__, "run", self.out, self.model_dir, self.recording, *options]
+        command = [sys.executable, __file__, self.out, self.model_dir, self.recording, *options]
+        environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
         return subprocess.Popen(
-            command, cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def kill_and_resume(self, victim: str, chance: random.Random) -> list[str]:
-        """Run, kill, and run again until it ends well; return what happened."""
-        process = self.start()
-        lines = [_wait_for_start(process)]
-        wait = chance.uniform(0, SECONDS)
-        time.sleep(wait)
-        lines.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
-        for _ in range(TRIES):
-            rest, _ = process.communicate(timeout=200)
-            lines.append(rest)
-            if process.returncode == 0:
-                return lines
-            process = self.start("--resume")
-        raise AssertionError("The run did not end well:\n" + "\n".join(lines))
+    def kill_and_resume(self, victims: list[str], chance: random.Random) -> list[str]:
+        """Run and kill, as often as there are victims, then resume; return what happened."""
+        lines: list[str] = []
+        for number, victim in enumerate(victims):
+            process = self.start(*["--resume"] * bool(number))
+            lines.append(_wait_for_start(process))
+            wait = chance.uniform(0, SECONDS)
+            time.sleep(wait)
+            lines.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
+            lines.append(process.communicate(timeout=200)[0])
+        process = self.start("--resume")
+        lines.append(process.communicate(timeout=200)[0])
+        assert process.returncode == 0, "The run did not end well:\n" + "\n".join(lines)
+        return lines
 
     def kill(self, victim: str, process: subprocess.Popen[str]) -> str:
         """Kill something with SIGKILL."""
         if victim == "driver":
             process.kill()
             return "killed"
-        family = psutil.Process(process.pid).children(recursive=True)
-        wanted = {
-            "broker": lambda command: "kafka.Kafka" in command,
-            "jvm": lambda command: "SparkSubmit" in command,
-            "worker": lambda command: "pyspark.daemon" in command or "pyspark.worker" in command,
-        }[victim]
-        found = []
-        for one in family:
+        mark = {"broker": "kafka.Kafka", "jvm": "SparkSubmit", "worker": "pyspark.daemon"}[victim]
+        for child in reversed(psutil.Process(process.pid).children(recursive=True)):
             with contextlib.suppress(psutil.Error):
-                if wanted(" ".join(one.cmdline())):
-                    found.append(one)
-        if not found:
-            return "was not there any more"
-        with contextlib.suppress(psutil.Error):
-            os.kill(found[-1].pid, signal.SIGKILL)
-        return "killed"
+                if mark in " ".join(child.cmdline()):
+                    child.kill()
+                    return "killed"
+        return "was not there any more"
 
     def check(self, expected: list[tuple], letters: Counter, raws: list[bytes]) -> None:
         """Compare with a run that nobody killed: verdicts, dead letters, and both topics."""
@@ -137,42 +121,5 @@ def _difference(found: list[tuple], expected: list[tuple]) -> str:
     )
 
 
-def prepare(folder: Path) -> tuple[Path, Path, list[bytes]]:
-    """Make the model and the recording, and judge it in ``folder/whole``."""
-    raws, model_dir = world.make_events(), world.train(folder / "model")
-    world.judge_at_once(folder / "whole", model_dir, raws)
-    return model_dir, world.record(folder / "day.jsonl", raws), raws
-
-
-def main() -> int:
-    """Kill so many times and report."""
-    if sys.argv[1:2] == ["run"]:
-        out, model_dir, recording = map(Path, sys.argv[2:5])
-        run(out, model_dir, recording, "--resume" in sys.argv)
-        return 0
-    parser = argparse.ArgumentParser(
-        description="Kill stage 4 at random moments; nothing may be lost or doubled."
-    )
-    parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    given = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    chance = random.Random(seed)
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="wikisieve-soak-") as name:
-        folder = Path(name)
-        model_dir, recording, raws = prepare(folder)
-        expected, letters = world.rows(folder / "whole"), world.letters(folder / "whole")
-        for number in range(given.times):
-            trial = KillRun(folder / f"trial-{number}", model_dir, recording)
-            lines = trial.kill_and_resume(VICTIMS[number % len(VICTIMS)], chance)
-            trial.check(expected, letters, raws)
-            print(
-                f"{number + 1} of {given.times}: {lines[1]}; {len(expected)} verdicts as they should be",
-                flush=True,
-            )
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run(*map(Path, sys.argv[1:4]), resume="--resume" in sys.argv)

@@ -15,11 +15,10 @@ from lib.infra import kafka
 from lib.model import build_blacklist
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset
-from lib.online import scoring, sinks, state
+from lib.online import scoring, state
 from lib.online.judge import OnlineClassifier
 from lib.online.run import OnlineJob
-from lib.online.sinks import SCHEMA
-from lib.online.state import StateStore
+from lib.online.state import SCHEMA, StateStore
 from lib.replay import server as replay
 from lib.stream.client import EventStreamClient
 
@@ -101,8 +100,7 @@ def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0,
     options = job.source_options | ({"maxOffsetsPerTrigger": str(max_offsets)} if max_offsets else {})
     source = session.readStream.format("kafka").options(**options).load()
     scored = source.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
-    writer = scored.writeStream.foreachBatch(job.commit_batch).option("checkpointLocation", job.checkpoint)
-    line = job.finish(writer.start(), published)
+    line = job.finish(scored.writeStream.foreachBatch(job.commit_batch).start(), published)
     out.close()
     return line
 
@@ -153,15 +151,14 @@ def judge_at_once(out: Path, model_dir: Path, raws: list[bytes]) -> None:
         bloom = BlacklistFilter.build(store.ledger.members())
         scored = scoring.score(messages_of_spark(raws), model.weights, bloom)
         result = OnlineClassifier(model, store).classify(pa.Table.from_batches([scored]))
-        sinks.remove_uncommitted(out, [])
-        sinks.write_part(out, 1, result.verdicts)
+        state.write_part(out, 1, result.verdicts)
         texts = (artifacts.dead_letter(raw, reason) for *_, raw, reason in result.dead_letters)
         artifacts.atomic_write(out / artifacts.DEAD_LETTERS, texts)
 
 
 def rows(out: Path) -> list[tuple]:
     """All verdicts, as a sorted list: two runs are alike when these are."""
-    table = sinks.read_verdicts(out)
+    table = state.read_verdicts(out)
     return sorted(map(tuple, zip(*(column.to_pylist() for column in table.columns), strict=True)), key=repr)
 
 

@@ -25,8 +25,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pybloom_live import BloomFilter
 
 from lib import artifacts
@@ -88,23 +86,20 @@ class BlacklistFilter(BloomFilter):
                 return bloom
             requested_error_rate *= 0.9
 
-    def contains(self, users: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> np.ndarray:
+    def contains(self, users: Sequence[str | None]) -> np.ndarray:
         """Return which users hit the filter; each distinct user is hashed once.
 
         Parameters
         ----------
-        users : sequence of str or None, or an Arrow array of strings, (n,)
+        users : sequence of str or None, (n,)
             None is never a member.
 
         Returns
         -------
         numpy.ndarray of bool, (n,)
         """
-        column = pc.dictionary_encode(users)
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        hits = np.array([user in self for user in column.dictionary.to_pylist()] + [False])  # last: for null
-        return hits[column.indices.fill_null(len(hits) - 1).to_numpy(zero_copy_only=False)]
+        hits = {user: user is not None and user in self for user in set(users)}
+        return np.array([hits[user] for user in users], bool)
 
     def update(self, users: Iterable[str]) -> None:
         """Add users who are new in the ledger; pybloom-live raises IndexError when they do not fit."""

@@ -22,9 +22,9 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -50,7 +50,6 @@ _TABLES = (
 )
 _ENTRY = "user, reason, evidence, score, model_version, since"
 _ENDED = f"{_ENTRY}, ended, ended_reason"
-_BATCH = 1000  # users per statement of a look-up
 
 
 class BlacklistError(Exception):
@@ -138,7 +137,7 @@ def translate_errors(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """The blacklist in SQLite.
 
     Parameters
@@ -181,9 +180,6 @@ class Ledger:
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.close()
@@ -278,28 +274,13 @@ class Ledger:
             self.add(entry for entry in earlier.entries() if entry.reason not in automatic)
         return {ended.entry.user for ended in earlier.history()} - set(earlier.members())
 
-    def look_up(self, users: Sequence[str]) -> dict[str, Entry]:
-        """Return the entries of those among `users` who are listed; about 1 µs per user who is not.
-
-        Parameters
-        ----------
-        users : sequence of str, (n,)
-
-        Returns
-        -------
-        dict of str to Entry
-        """
-        found: dict[str, Entry] = {}
-        for start in range(0, len(users), _BATCH):
-            batch = users[start : start + _BATCH]
-            marks = ", ".join("?" * len(batch))
-            rows = self.connection.execute(f"SELECT {_ENTRY} FROM blacklist WHERE user IN ({marks})", batch)
-            found |= {row[0]: _entry(row) for row in rows}
-        return found
+    def __contains__(self, user: object) -> bool:
+        return bool(self.connection.execute("SELECT 1 FROM blacklist WHERE user = ?", (user,)).fetchone())
 
     def get(self, user: str) -> Entry | None:
         """Return the entry of one user, or None."""
-        return self.look_up([user]).get(user)
+        found = self.connection.execute(f"SELECT {_ENTRY} FROM blacklist WHERE user = ?", (user,)).fetchone()
+        return None if found is None else _entry(found)
 
     def __len__(self) -> int:
         return int(self.connection.execute("SELECT count(*) FROM blacklist").fetchone()[0])
@@ -316,11 +297,6 @@ class Ledger:
         """Return the listings that ended, in the order in which they ended."""
         rows = self.connection.execute(f"SELECT {_ENDED} FROM history ORDER BY ended, user")
         return [EndedEntry(_entry(row), row[-2], row[-1]) for row in rows]
-
-    def copy_to(self, path: str | Path) -> None:
-        """Write a consistent copy of the whole database to another file, replacing what it held."""
-        with closing(sqlite3.connect(path)) as target:
-            self.connection.backup(target)
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

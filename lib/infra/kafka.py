@@ -20,14 +20,13 @@ from typing import Any
 
 import javaproperties
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from lib import paths
 from lib.params import ParameterError
 
 MAX_REPLICAS = 3
 MAX_MESSAGE_BYTES = 8 << 20  # in our topics
-DEFAULT_MAX_MESSAGE_BYTES = 1 << 20  # Kafka's own
 ADMIN_SECONDS = 30
 HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"
 OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
@@ -183,16 +182,6 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int, propertie
         raise ConnectionError(
             f"Kafka at {bootstrap} must let topics be made. Got: {error.args[0].str()}."
         ) from None
-
-
-def max_message_bytes(bootstrap: str, topic: str, properties: Mapping[str, str]) -> int:
-    """Return how many bytes a message of a topic may have; Kafka's default where it cannot be read."""
-    admin, resource = _admin(bootstrap, properties), ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        config = admin.describe_configs([resource])[resource].result(ADMIN_SECONDS)
-        return int(config["max.message.bytes"].value)
-    except KafkaException:
-        return DEFAULT_MAX_MESSAGE_BYTES
 
 
 def _admin(bootstrap: str, properties: Mapping[str, str], **options: Any) -> AdminClient:

@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 
 from lib import artifacts, events, paths, plots
 from lib.blacklist.ledger import Entry, Ledger
-from lib.online import judge, metrics, sinks
+from lib.online import judge, metrics, state
 
 FILE = "cards.json"
 MADE_BY = "notebooks/04_online.ipynb"
@@ -88,22 +88,20 @@ def from_entry(entry: Entry, edits: Iterable[dict[str, Any]] = ()) -> Card:
     """
     evidence = entry.evidence
     contributions = [Contribution(*pair) for pair in evidence.get("contributions", [])]
-    edit = dict(evidence.get("edit", {}))
-    if isinstance(edit.get("timestamp"), int):
-        edit["timestamp"] = events.iso(edit["timestamp"])
-    threshold = evidence.get("threshold")
+    edit, threshold = evidence.get("edit", {}), evidence.get("threshold")
+    time = {"timestamp": events.iso(edit["timestamp"])} if "timestamp" in edit else {}
     return Card(
-        entry.user,
-        entry.reason,
-        events.iso(entry.since),
-        entry.score,
-        threshold,
-        entry.model_version,
-        int(evidence.get("edits", 0)),
-        contributions[: 2 * MAX_CONTRIBUTIONS],
-        counterfactual(contributions, entry.score, threshold),
-        edit,
-        list(edits),
+        user=entry.user,
+        reason=entry.reason,
+        since=events.iso(entry.since),
+        score=entry.score,
+        threshold=threshold,
+        model=entry.model_version,
+        edits_seen=evidence.get("edits", 0),
+        contributions=contributions[: 2 * MAX_CONTRIBUTIONS],
+        would_have_changed=counterfactual(contributions, entry.score, threshold),
+        edit=edit | time,
+        edits=list(edits),
     )
 
 
@@ -209,7 +207,7 @@ def show(card: Card) -> None:
 
 def _edits_before(out_dir: Path, users: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return each user's last edits up to the verdict, in order: id, time, wiki, verdict and score."""
-    table = sinks.read_verdicts(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
+    table = state.read_verdicts(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
     rows: dict[str, list[dict[str, Any]]] = {user: [] for user in users}
     for row in table.filter(pc.is_in(table["user"], pa.array(users, pa.string()))).to_pylist():
         if row["verdict"] != "dropped":

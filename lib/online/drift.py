@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import stats
 
-from lib.model import build_blacklist, user_features
+from lib.model import build_blacklist, evaluation, user_features
 from lib.model.classifier import BotClassifier
 from lib.model.dataset import EditDataset
 from lib.online import judge, metrics
@@ -60,29 +61,20 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
     dict
         Quantiles of the features of :data:`COMPARED` over users, and the counts behind the shares.
     """
-    n, evidence = len(dataset), model.edit_features(dataset.table)
-    _, rows, x = user_features.update_states(
-        user_features.new_states(n), dataset.user, dataset.times, evidence
-    )
-    flagged_at = np.full(n, len(dataset.user))
-    crossing = rows[model.score(x) >= model.threshold]
-    np.minimum.at(flagged_at, dataset.user[crossing], crossing)
-    judged = np.arange(len(dataset.user)) <= flagged_at[dataset.user]
-    state, *_ = user_features.update_states(
-        user_features.new_states(n), dataset.user[judged], dataset.times[judged], evidence[judged]
-    )
-    quantiles = np.quantile(
-        user_features.to_features(state)[:, _COLUMNS],
-        np.linspace(0, 1, QUANTILES + 1),
-        axis=0,
-        method="inverted_cdf",
-    )
+    n, verdicts = len(dataset), evaluation.apply_model(model, dataset)
+    judged = verdicts != evaluation.DROPPED
+    evidence = model.edit_features(dataset.table.filter(pa.array(judged)))
+    states = user_features.new_states(n)
+    states, *_ = user_features.update_states(states, dataset.user[judged], dataset.times[judged], evidence)
+    features = user_features.to_features(states)[:, _COLUMNS]
+    levels = np.linspace(0, 1, QUANTILES + 1)
+    quantiles = np.quantile(features, levels, axis=0, method="inverted_cdf")
     return {
         "model": model.version,
         "users": n,
         "bots": int(dataset.is_bot.sum()),
         "edits_judged": int(judged.sum()),
-        "flagged": int((flagged_at < len(dataset.user)).sum()),
+        "flagged": int((verdicts == evaluation.FLAGGED).sum()),
         "features": dict(zip(COMPARED, quantiles.T.tolist(), strict=True)),
     }
 

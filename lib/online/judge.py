@@ -7,10 +7,11 @@ those after it are ``dropped``, all others are ``kept``. Nothing here depends on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,8 +20,7 @@ from lib.model import user_features
 from lib.model.classifier import BotClassifier
 from lib.model.edit_features import EDIT_FEATURES, INPUT_COLUMNS
 from lib.model.kernels import njit_cached
-from lib.online.sinks import SCHEMA
-from lib.online.state import BatchResult, StateStore, UserStates
+from lib.online.state import SCHEMA, BatchResult, StateStore, UserStates
 
 KEPT, FLAGGED, DROPPED = range(3)
 VERDICTS = ("kept", "flagged", "dropped")
@@ -101,14 +101,14 @@ class OnlineClassifier:
         new = self._first_seen(scored)
         fresh = scored.filter(pa.array(new))
         table = fresh.filter(pc.equal(fresh["kind"], "edit"))
-        user, names = _factorize(table["user"])
-        listed = _are_in(names, self.state.ledger.look_up(names))
+        user, names = pd.factorize(table["user"].to_pandas())  # -1: hidden
+        listed = _are_in(names, self.state.ledger)
         judged = (user >= 0) & ~np.append(listed, True)[user]
         edits = _Edits(user, table["timestamp"].to_numpy(), self._features(table, judged))
 
         before = self.state.user_states(names)
-        state, last = before.state, before.score.copy()
-        state, scored_at, score = self._update(state, edits, judged)
+        last = before.score.copy()
+        state, scored_at, score = self._update(before.state, edits, judged)
         allowed = _are_in(names, self.allowed)
         verdict, shown, flagged_at = _decide(
             user, listed, allowed, scored_at, score, last, self.model.threshold
@@ -117,25 +117,22 @@ class OnlineClassifier:
         flagged = np.flatnonzero(flagged_at >= 0)
         states = self._states_at_flag(before.state, edits, judged, flagged_at)
         sampled = (verdict == DROPPED) & table["sampled"].to_numpy(zero_copy_only=False)
-        shadow_users, shadow_states, shown[sampled] = self._shadow(names, edits.where(sampled))
+        shadow_states, shown[sampled] = self._shadow(names, edits.where(sampled))
         entries = self._entries(table.take(flagged_at[flagged]), states, shown[flagged_at[flagged]])
         hit = np.zeros(len(names), bool)
         hit[user[table["filter_hit"].to_numpy(zero_copy_only=False) & (user >= 0)]] = True
         known = np.flatnonzero(~listed & (flagged_at < 0))
-        latest = _latest(edits, before.last_ms)
         return BatchResult(
             _verdicts(table, verdict, shown),
             entries,
-            [names[u] for u in known],
-            UserStates(state[known], last[known], latest[known]),
-            shadow_users,
+            UserStates([names[u] for u in known], state[known], last[known]),
             shadow_states,
             fresh["id"].drop_null().to_numpy(),
             [names[u] for u in np.flatnonzero(hit & ~listed)],
             _dead_letters(fresh),
             table["kafka_ms"].to_numpy(),
             _counts(scored, fresh, verdict, user, sampled),
-            self._next_offsets(scored),
+            _next_offsets(scored),
         )
 
     # --- steps ---
@@ -177,66 +174,46 @@ class OnlineClassifier:
         upto = np.arange(len(edits.user)) <= np.append(flagged_at, -1)[edits.user]
         return user_features.update_states(state[flagged], *edits.where(judged & upto, row[edits.user]))[0]
 
-    def _shadow(self, names: Sequence[str], edits: _Edits) -> tuple[list[str], UserStates, np.ndarray]:
-        """Return the users of the shadow edits, their states, and the edits' scores, as if they had made only these."""
+    def _shadow(self, names: Sequence[str], edits: _Edits) -> tuple[UserStates, np.ndarray]:
+        """Return the states of the shadow edits' users and the edits' scores, as if they had made only these."""
         codes, user = np.unique(edits.user, return_inverse=True)
         who, n = [names[u] for u in codes], len(edits.user)
         before, edits = self.state.user_states(who, shadow=True), edits._replace(user=user)
         state, scored_at, score = self._update(before.state, edits, np.ones(n, bool))
         last, nobody = before.score.copy(), np.zeros(len(who), bool)
         _, shown, _ = _decide(user, nobody, nobody, scored_at, score, last, np.inf)
-        return who, UserStates(state, last, _latest(edits, before.last_ms)), shown
+        return UserStates(who, state, last), shown
 
     def _entries(self, table: pa.Table, states: np.ndarray, scores: np.ndarray) -> list[Entry]:
         """Return the ledger's entries of users flagged at these edits, and why."""
+        x, reasons = user_features.to_features(states), self.model.explain(states)
         entries = []
-        for edit, user, x, score, reasons in zip(
-            table.select(EDIT_COLUMNS).to_pylist(),
-            table["user"].to_pylist(),
-            user_features.to_features(states),
-            scores.tolist(),
-            self.model.explain(states),
-            strict=True,
-        ):
-            evidence: dict[str, Any] = {
-                "edit": edit,
+        for row, edit in enumerate(table.to_pylist()):
+            evidence = {
+                "edit": {name: edit[name] for name in EDIT_COLUMNS},
                 "threshold": self.model.threshold,
-                "edits": round(float(np.exp(x[_N_EDITS]))),
-                "contributions": reasons[:MAX_CONTRIBUTIONS],
-                "features": dict(zip(user_features.FEATURES, x.tolist(), strict=True)),
+                "edits": round(float(np.exp(x[row, _N_EDITS]))),
+                "contributions": reasons[row][:MAX_CONTRIBUTIONS],
+                "features": dict(zip(user_features.FEATURES, x[row].tolist(), strict=True)),
             }
-            entries.append(Entry(user, REASON, edit["timestamp"], evidence, score, self.model.version))
+            score, version = float(scores[row]), self.model.version
+            entries.append(Entry(edit["user"], REASON, edit["timestamp"], evidence, score, version))
         return entries
 
-    def _next_offsets(self, scored: pa.Table) -> dict[int, int]:
-        last = scored.group_by("partition").aggregate([("offset", "max")])
-        read = zip(last["partition"].to_pylist(), last["offset_max"].to_pylist(), strict=True)
-        return self.state.offsets() | {partition: offset + 1 for partition, offset in read}
 
-
-def _factorize(users: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Return the number of each edit's user (-1 for a null), and the users' names."""
-    column = users.combine_chunks().dictionary_encode()
-    return column.indices.fill_null(-1).to_numpy().astype(np.int64), column.dictionary.to_pylist()
-
-
-def _are_in(names: Sequence[str], users: Collection[str]) -> np.ndarray:
+def _are_in(names: Sequence[str], users: Container[str]) -> np.ndarray:
     return np.fromiter((name in users for name in names), bool, len(names))
 
 
-def _latest(edits: _Edits, before: np.ndarray) -> np.ndarray:
-    latest, named = before.copy(), edits.user >= 0
-    np.maximum.at(latest, edits.user[named], edits.times[named])
-    return latest
-
-
 def _verdicts(table: pa.Table, verdict: np.ndarray, score: np.ndarray) -> pa.Table:
-    columns = {
-        **{name: table[name] for name in SCHEMA.names if name in table.column_names},
-        "verdict": pa.array(VERDICTS).take(pa.array(verdict)),
-        "score": pa.array(score, from_pandas=True),
-    }
-    return pa.table([columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA)
+    shown = table.select(SCHEMA.names[:-2])
+    shown = shown.append_column("verdict", pa.array(VERDICTS).take(pa.array(verdict)))
+    return shown.append_column("score", pa.array(score, from_pandas=True)).cast(SCHEMA)
+
+
+def _next_offsets(scored: pa.Table) -> dict[int, int]:
+    last = scored.group_by("partition").aggregate([("offset", "max")])
+    return {row["partition"]: row["offset_max"] + 1 for row in last.to_pylist()}
 
 
 def _dead_letters(table: pa.Table) -> list[tuple[int, int, bytes, str]]:

@@ -5,30 +5,27 @@ A user is a bot as in :func:`lib.stats.is_bot`; *stopped* is dropped or flagged.
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-from pyarrow import acero
 
-from lib.online import sinks
+from lib import events
+from lib.online import state
 from lib.online.judge import VERDICTS
-from lib.online.sinks import SCHEMA
 from lib.online.state import StateStore
 from lib.stats import bootstrap_ci, is_bot, upper_bound
+from lib.stream import recording
+from lib.stream.source import Source
 
 MIN_LATENCY_SECONDS = 0.002  # shorter ones count as this
 _LATENCY = "latency up to "  # seconds; such counts are kept with each batch
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
-ALL = pc.scalar(True)  # the filter that every row passes
 MIN_SHADOW_EDITS = 3  # scored although dropped, before a user is proposed for release
 RELEASE_BELOW = 0.5  # of the threshold: a score below it looks human
-COUNTS = ["edits", "bot_edits", "flagged", "stopped", "bot_edits_stopped"]
 
 
 def load_verdicts(out_dir: Path) -> pd.DataFrame:
@@ -45,9 +42,8 @@ def load_verdicts(out_dir: Path) -> pd.DataFrame:
         The columns of the verdicts; in place of ``bot`` stands ``is_bot`` (a missing flag is none), and ``stopped``
         (dropped or flagged) is added.
     """
-    table = sinks.read_verdicts(out_dir)
-    place = table.schema.get_field_index("bot")
-    data = table.set_column(place, "is_bot", pc.fill_null(table["bot"], False)).to_pandas()
+    data = state.read_verdicts(out_dir).to_pandas()
+    data["is_bot"] = data.pop("bot").eq(True)
     data["stopped"] = data["verdict"] != "kept"
     return data.sort_values(["timestamp", "meta_id"], ignore_index=True)
 
@@ -65,50 +61,50 @@ def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Index ``user``; ``edits, bot_edits, flagged, stopped, bot_edits_stopped`` and whether the user ``is_bot``.
     """
-    marks = data.assign(
-        edits=1,
-        bot_edits=data["is_bot"],
-        flagged=data["verdict"] == "flagged",
-        bot_edits_stopped=data["is_bot"] & data["stopped"],
-    )
-    users = marks[COUNTS].astype("int64").groupby(data["user"]).sum()
+    counts = {
+        "edits": 1,
+        "bot_edits": data["is_bot"],
+        "flagged": data["verdict"] == "flagged",
+        "stopped": data["stopped"],
+        "bot_edits_stopped": data["is_bot"] & data["stopped"],
+    }
+    users = pd.DataFrame(counts, data.index).astype("int64").groupby(data["user"]).sum()
     return users.assign(is_bot=is_bot(users["bot_edits"], users["edits"]))
 
 
-def summarize(out_dir: Path, state: StateStore, threshold: float) -> dict[str, Any]:
+def summarize(out_dir: Path, store: StateStore, threshold: float) -> dict[str, Any]:
     """Return the content of ``metrics.json``: what follows from the verdicts, and what was counted on the way.
 
     Parameters
     ----------
     out_dir : Path
         OUT_DIR of stage 4.
-    state : StateStore
+    store : StateStore
         Its state.
     threshold : float
         The model's.
     """
-    totals, starts = state.counters(), state.get_meta("runs", [])
+    totals, starts = store.counters(), store.get_meta("runs", [])
     named = ("events", "edits", "invalid", "duplicates", *VERDICTS)
     runs = []
-    for run, (start, end) in enumerate(pairwise([*starts, len(state.ledger)]), 1):
-        counts = state.counters(run)
-        grown = {"members_start": start, "members_end": end}
-        runs.append({"run": run, **{name: counts.get(name, 0) for name in named}, **grown})
+    for run, (start, end) in enumerate(pairwise([*starts, len(store.ledger)]), 1):
+        counts = {name: store.counters(run)[name] for name in named}
+        runs.append({"run": run, **counts, "members_start": start, "members_end": end})
     return {
-        **{name: totals.get(name, 0) for name in named},
-        "duplicates": totals.get("duplicates", 0) + state.get_meta("stream_duplicates", 0),
-        **{name: value for name, value in compute(out_dir).items() if name not in named},
-        "blacklist_members_start": state.get_meta("members_start"),
-        "blacklist_members_end": len(state.ledger),
-        "hash_collisions": totals.get("collisions", 0),
-        "events_per_second": _share(totals.get("read", 0), totals.get("seconds", 0.0)),
-        "seconds": totals.get("seconds", 0.0),
+        **{name: totals[name] for name in named},
+        "duplicates": totals["duplicates"] + store.get_meta("stream_duplicates", 0),
+        **compute(load_verdicts(out_dir)),
+        "blacklist_members_start": store.get_meta("members_start"),
+        "blacklist_members_end": len(store.ledger),
+        "hash_collisions": totals["collisions"],
+        "events_per_second": _share(totals["read"], totals["seconds"]),
+        "seconds": totals["seconds"],
         "latency_seconds": {"p50": _latency(totals, 0.5), "p99": _latency(totals, 0.99)},
-        **{name: totals.get(name, 0) for name in ("canaries", "without_user", "shadow_scored")},
+        **{name: totals[name] for name in ("canaries", "without_user", "shadow_scored")},
         "runs": runs,
-        "model": state.get_meta("model"),
+        "model": store.get_meta("model"),
         "threshold": threshold,
-        "topics": state.get_meta("topics"),
+        "topics": store.get_meta("topics"),
     }
 
 
@@ -121,92 +117,77 @@ def count_latencies(seconds: np.ndarray) -> dict[str, int]:
 
 def _latency(totals: dict[str, Any], share: float) -> float:
     """Return a quantile of the latencies: the upper edge of its bin, at most 5 % too much; 0 without any."""
-    bins = sorted((float(k.removeprefix(_LATENCY)), n) for k, n in totals.items() if k.startswith(_LATENCY))
+    bins = [
+        (float(name.removeprefix(_LATENCY)), n) for name, n in totals.items() if name.startswith(_LATENCY)
+    ]
     if not bins:
         return 0.0
     edges, counts = np.array(bins).T
-    return float(edges[np.searchsorted(np.cumsum(counts), share * counts.sum())])
+    return float(np.quantile(edges, share, weights=counts, method="inverted_cdf"))
 
 
-def compute(out_dir: Path) -> dict[str, Any]:
+def compute(data: pd.DataFrame) -> dict[str, Any]:
     """Return the metrics that follow from the verdicts alone.
 
     Parameters
     ----------
-    out_dir : Path
-        OUT_DIR of stage 4.
+    data : DataFrame
+        From :func:`load_verdicts`.
 
     Returns
     -------
     dict
-        ``edits``, one count per verdict, ``bot_edits_stopped`` (share of the edits with the flag, of all and of the
-        last quarter), ``human_edits_stopped`` and ``human_users_flagged`` (share of the users who are no bots that had
-        an edit stopped, whether they came on the list in this stage or before it) with its one-sided exact 95 % upper
-        bound, the counts behind each, and 95 % intervals over users of the shares of bot edits.
+        ``bot_edits_stopped`` (share of the edits with the flag, of all and of the last quarter),
+        ``human_edits_stopped`` and ``human_users_flagged`` (share of the users who are no bots that had an edit
+        stopped, whether they came on the list in this stage or before it) with its one-sided exact 95 % upper bound,
+        the counts behind each, and 95 % intervals over users of the shares of bot edits.
     """
-    files = [str(path) for path in sinks.part_files(out_dir)]
-    dataset = ds.dataset(files, SCHEMA, "parquet") if files else ds.dataset(SCHEMA.empty_table())
-    all_users, late_users = _count(dataset, ALL), _count_last_quarter(dataset)
-    total, total_late = all_users.sum(), late_users.sum()
-    users = all_users[all_users.index.notna()]
-    humans = users[~is_bot(users["bot_edits"], users["edits"])]
-    flagged = int((humans["stopped"] > 0).sum())
-    human_edits = int(total["edits"] - total["bot_edits"])
+    users = count_by_user(data)
+    humans, human_edits = users[~users["is_bot"]], data[~data["is_bot"]]
+    stopped_users = int((humans["stopped"] > 0).sum())
+    late = data.tail(int(len(data) * LAST_QUARTER))
+    shares: dict[str, Any] = {}
+    for suffix, edits in ("", data), ("_last_quarter", late):
+        bots, counts = edits[edits["is_bot"]], count_by_user(edits)
+        shares |= {
+            f"bot_edits{suffix}": len(bots),
+            f"bot_edits_stopped{suffix}": _share(bots["stopped"].sum(), len(bots)),
+            f"bot_edits_stopped{suffix}_interval": list(
+                bootstrap_ci(counts["bot_edits_stopped"].to_numpy(), counts["bot_edits"].to_numpy())
+            ),
+        }
     return {
-        "edits": int(total["edits"]),
-        "kept": int(total["edits"] - total["stopped"]),
-        "flagged": int(total["flagged"]),
-        "dropped": int(total["stopped"] - total["flagged"]),
-        "bot_edits": int(total["bot_edits"]),
-        "bot_edits_stopped": _share(total["bot_edits_stopped"], total["bot_edits"]),
-        "bot_edits_stopped_interval": _interval(users),
-        "bot_edits_last_quarter": int(total_late["bot_edits"]),
-        "bot_edits_stopped_last_quarter": _share(total_late["bot_edits_stopped"], total_late["bot_edits"]),
-        "bot_edits_stopped_last_quarter_interval": _interval(late_users[late_users.index.notna()]),
-        "human_edits": human_edits,
-        "human_edits_stopped": _share(total["stopped"] - total["bot_edits_stopped"], human_edits),
+        **shares,
+        "human_edits": len(human_edits),
+        "human_edits_stopped": _share(human_edits["stopped"].sum(), len(human_edits)),
         "human_users": len(humans),
-        "human_users_flagged": _share(flagged, len(humans)),
-        "human_users_flagged_count": flagged,
+        "human_users_flagged": _share(stopped_users, len(humans)),
+        "human_users_flagged_count": stopped_users,
         "human_users_flagged_in_this_stage": int((humans["flagged"] > 0).sum()),
-        "human_users_flagged_upper95": upper_bound(flagged, len(humans)),
+        "human_users_flagged_upper95": upper_bound(stopped_users, len(humans)),
     }
-
-
-def _count(dataset: ds.Dataset, where: pc.Expression) -> pd.DataFrame:
-    """Return counts per user, a hidden one included; files are read in batches, so memory grows with users alone."""
-    bot, stopped = pc.coalesce(pc.field("bot"), False), pc.field("verdict") != "kept"
-    marks = [pc.scalar(True), bot, pc.field("verdict") == "flagged", stopped, bot & stopped]
-    columns = [pc.field("user"), *(mark.cast(pa.int64()) for mark in marks)]
-    sums = [(name, "hash_sum", None, name) for name in COUNTS]
-    steps = [
-        acero.Declaration("scan", acero.ScanNodeOptions(dataset, filter=where)),
-        acero.Declaration("filter", acero.FilterNodeOptions(where)),
-        acero.Declaration("project", acero.ProjectNodeOptions(columns, ["user", *COUNTS])),
-        acero.Declaration("aggregate", acero.AggregateNodeOptions(sums, keys=["user"])),
-    ]
-    return acero.Declaration.from_sequence(steps).to_table().to_pandas().set_index("user")
-
-
-def _count_last_quarter(dataset: ds.Dataset) -> pd.DataFrame:
-    """Return the counts of the last quarter; of the edits in its first millisecond the ones with the largest ids."""
-    times = dataset.to_table(["timestamp"])["timestamp"]
-    n = int(len(times) * LAST_QUARTER)
-    if not n:
-        return _count(dataset, pc.scalar(False))
-    start = pa.scalar(int(np.partition(times.cast(pa.int64()).to_numpy(), -n)[-n]), times.type)
-    late = _count(dataset, pc.field("timestamp") > start)
-    first = dataset.to_table(filter=pc.field("timestamp") == start).sort_by([("meta_id", "descending")])
-    rest = _count(ds.dataset(first.slice(0, n - int(late["edits"].sum()))), ALL)
-    return pd.concat([late, rest]).groupby(level=0, dropna=False).sum()
-
-
-def _interval(users: pd.DataFrame) -> list[float]:
-    return list(bootstrap_ci(users["bot_edits_stopped"].to_numpy(), users["bot_edits"].to_numpy()))
 
 
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else 0.0
+
+
+def known_bots(source: Source) -> frozenset[str]:
+    """Return all bots of a recording before ``source.since``, by the flag: what a perfect list would know."""
+    if source.recording is None or source.since is None:
+        return frozenset()
+    balance: dict[str, int] = {}
+    for raw in recording.lines(source.recording):
+        with contextlib.suppress(events.InvalidEvent):
+            event = events.decode(raw)
+            if (
+                event.is_edit
+                and not event.is_canary
+                and event.user is not None
+                and event.time_ms < source.since
+            ):
+                balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
+    return frozenset(user for user, more in balance.items() if more > 0)
 
 
 def shadow_report(out_dir: Path, data: pd.DataFrame, threshold: float) -> pd.DataFrame:

@@ -102,26 +102,20 @@ def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFram
     DataFrame
         One row per system; shares as text in percent.
     """
-    late = data.index >= len(data) - int(len(data) * metrics.LAST_QUARTER)
     rows = []
     for name, stops in systems.items():
-        users = metrics.count_by_user(data.assign(stopped=stops))
-        humans = users[~users["is_bot"]]
+        found = metrics.compute(data.assign(stopped=stops))
         rows.append(
             {
                 "system": name,
-                "bot edits stopped": _percent(stops[data["is_bot"]]),
-                "in the last quarter": _percent(stops[data["is_bot"] & late]),
-                "human edits stopped": _percent(stops[~data["is_bot"]]),
-                "humans stopped": int((humans["stopped"] > 0).sum()),
-                "of humans": len(humans),
+                "bot edits stopped": f"{100 * found['bot_edits_stopped']:.1f} %",
+                "in the last quarter": f"{100 * found['bot_edits_stopped_last_quarter']:.1f} %",
+                "human edits stopped": f"{100 * found['human_edits_stopped']:.1f} %",
+                "humans stopped": found["human_users_flagged_count"],
+                "of humans": found["human_users"],
             }
         )
     return pd.DataFrame(rows)
-
-
-def _percent(stops: pd.Series) -> str:
-    return f"{100 * stops.mean():.1f} %" if len(stops) else "–"
 
 
 def _inliers(data: pd.DataFrame) -> pd.Series:

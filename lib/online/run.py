@@ -7,35 +7,34 @@ with ``resume=True``: a batch that is not in SQLite did not happen, and is score
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
+import re
 import secrets
-import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import artifacts, paths
+from lib import artifacts, events, paths
 from lib.blacklist import bloom
 from lib.infra import InfraError, broker, kafka, spark
-from lib.model import user_features
 from lib.model.classifier import BotClassifier
-from lib.online import metrics, sinks, state
-from lib.online.inputs import find_texts, last_messages
+from lib.online import metrics, state
 from lib.online.judge import OnlineClassifier
-from lib.online.producer import Publisher
+from lib.online.producer import Publisher, VerdictTopic
 from lib.online.state import OnlineError, StateStore
+from lib.stream import recording
 from lib.stream.client import EventStreamClient
+from lib.stream.source import Source
 
 MADE_BY = "notebooks/03_eda_train.ipynb"
 PARTITIONS = 2
@@ -47,12 +46,13 @@ CONSUMER_OPTIONS = {
     "kafka.max.partition.fetch.bytes": str(4 << 20),
     "kafka.isolation.level": "read_committed",
 }
-INACTIVE_DAYS = 2 * user_features.SILENCE_DAYS  # after which a user's state is removed
+RUNS = 5  # a recording is judged in so many runs
+MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
 LOG_SECONDS = 15.0
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_DISK_ERRORS = re.compile("No space|full|quota|too large|[Rr]ead-?only")
 
 
-class OnlineJob:
+class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     """The broker, the state and the blacklist of stage 4; close it, or use it in a ``with`` block.
 
     Parameters
@@ -104,13 +104,13 @@ class OnlineJob:
                 )
             self.state = opened.enter_context(StateStore(out_dir))
             self._check_state()
-            sinks.remove_uncommitted(out_dir, self.state.batches())
+            state.remove_uncommitted(out_dir, self.state.batches())
             self._broker = None if bootstrap else opened.enter_context(broker.Broker(out_dir / "kafka"))
             own = self._broker and self._broker.bootstrap
             self.bootstrap = own or broker.external(bootstrap, self.properties)
             self.topics: dict[str, str] = self.state.get_meta("topics")
             self._make_topics()
-            self._verdicts = sinks.VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
+            self._verdicts = VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
             self._threads = opened.enter_context(ThreadPoolExecutor(2))
             self._resources = opened.pop_all()
         file = out_dir / "blacklist.bloom"
@@ -123,9 +123,6 @@ class OnlineJob:
         """Close the state and stop the broker, if it is our own."""
         with self._lock:
             self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.close()
@@ -148,9 +145,7 @@ class OnlineJob:
 
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""
-        topic = self.topics["events"]
-        limit = kafka.max_message_bytes(self.bootstrap, topic, self.properties)
-        return Publisher(client, producer, topic, self.state, limit)
+        return Publisher(client, producer, self.topics["events"], self.state)
 
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
         """Start a run: let a thread send events to the topic, and return the future that is done when it has ended."""
@@ -184,13 +179,6 @@ class OnlineJob:
             **kafka.for_spark(self.properties),
         }
 
-    @property
-    def checkpoint(self) -> str:
-        """Return an empty folder for Spark's own log of offsets, which starts again with each query."""
-        folder = self.out_dir / "checkpoint"
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder.as_uri()
-
     def commit_batch(self, batch: DataFrame, batch_id: int) -> None:
         """Turn scored messages into verdicts, and commit them: ``foreachBatch`` calls this.
 
@@ -213,7 +201,7 @@ class OnlineJob:
     def _commit(self, scored: pa.Table) -> None:
         result = self.classifier.classify(scored)
         number = max(self.state.batches(), default=0) + 1
-        sinks.write_part(self.out_dir, number, result.verdicts)
+        state.write_part(self.out_dir, number, result.verdicts)
         self._verdicts.send(result.verdicts)
         result.counts.update(metrics.count_latencies(time.time() - result.kafka_ms / 1000))
         result.counts["seconds"], self._mark = time.monotonic() - self._mark, time.monotonic()
@@ -256,9 +244,9 @@ class OnlineJob:
         """Write the files of a run that has ended, and return its counts in a line."""
         self.export()
         counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
-        verdicts = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("dropped", "flagged", "kept"))
+        verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
         grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
-        return f"{counts.get('edits', 0):,} edits, {verdicts}; {grown}"
+        return f"{counts['edits']:,} edits, {verdicts}; {grown}"
 
     def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
         drained: Future[None] | None = None
@@ -276,7 +264,7 @@ class OnlineJob:
             wait([drained or published], timeout=0.2)
             if log and time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
-                print(f"{self.state.counters(self._run).get('edits', 0):,} edits are judged")
+                print(f"{self.state.counters(self._run)['edits']:,} edits are judged")
         drained.result()
 
     # --- files ---
@@ -294,13 +282,32 @@ class OnlineJob:
 
     def edit_texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
         """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
+        found: dict[str, dict[str, Any]] = {}
+        for raw in self._last_events():
+            with contextlib.suppress(events.InvalidEvent):
+                event = events.decode(raw)
+                if (name := events.event_key(raw, event)) in ids:
+                    texts = {"title": event.title, "comment": event.comment}
+                    found[name] = texts | {"delta": events.delta(event)}
+        return found
+
+    def _last_events(self) -> Iterator[bytes]:
+        """Yield the texts in the topic of events, of each partition the last :data:`MAX_MESSAGES`."""
+        topic = self.topics["events"]
         with self._consumer() as consumer:
-            return find_texts(last_messages(consumer, self.topics["events"]), ids)
+            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+            consumer.assign(places)
+            last = consumer.end_offsets(places)
+            for place, first in consumer.beginning_offsets(places).items():
+                consumer.seek(place, max(first, last[place] - MAX_MESSAGES))
+            while any(consumer.position(place) < last[place] for place in places):
+                for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
+                    yield from (record.value or b"" for record in records)
 
     # --- opening ---
 
     def _check_state(self) -> None:
-        """Refuse another version's state, and remove what is not continued: another model's, and of silent users."""
+        """Refuse another version's state; with another model users' states start empty."""
         if self.state.get_meta("format") != state.FORMAT:
             raise OnlineError(
                 "RESUME=True needs an OUT_DIR of this version. Got another's. Set RESUME=False."
@@ -310,7 +317,6 @@ class OnlineJob:
                 print(f"The model is another one ({self.model.version}): users' states start empty.")
                 self.state.connection.execute("DELETE FROM user_states")
                 self.state.set_meta("model", self.model.version)
-            self.state.evict_inactive(INACTIVE_DAYS)
 
     def _make_topics(self) -> None:
         topic = self.topics["events"]
@@ -329,21 +335,38 @@ class OnlineJob:
         return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))
 
 
+def split_runs(source: Source, settings: Any) -> list[int]:
+    """Return how many events each run takes, 0 for no limit.
+
+    A recording is cut into :data:`RUNS` runs of equal size; a stream, or what is resumed, is judged in one.
+    """
+    if source.recording is None or settings.resume or settings.max_seconds:
+        return [settings.max_events]
+    n = 0
+    for raw in recording.lines(source.recording):
+        with contextlib.suppress(events.InvalidEvent):
+            event = events.decode(raw)
+            is_after = source.since is None or event.time_ms >= source.since
+            is_before = source.until is None or event.time_ms < source.until
+            is_asked_for = event.wiki in source.wikis if source.wikis else not event.is_canary
+            n += is_after and is_before and is_asked_for
+    n = min(n, settings.max_events or n)
+    each = max(1, -(-n // RUNS))
+    sizes = [min(each, n - start) for start in range(0, n, each)]
+    return sizes if settings.max_events else [*sizes[:-1], 0]
+
+
 def _explain(error: BaseException, out_dir: Path) -> OnlineError:
     """Return an error in one sentence with the way out."""
     if isinstance(error, OnlineError | InfraError):
         return OnlineError(str(error))
     got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    kept = "What was judged is kept; continue with RESUME=True."
-    is_full = isinstance(error, sqlite3.Error) and ("full" in got or "readonly" in got)
-    if is_full or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
-        return OnlineError(
-            f"OUT_DIR must have room and be writable. Got {paths.show(out_dir)} ({got}). Make room. {kept}"
+    rule = "The run must end with its stream. Got:"
+    if isinstance(error, sqlite3.Error | OSError) and _DISK_ERRORS.search(got):
+        rule = f"OUT_DIR must have room and be writable: make room in {paths.show(out_dir)}. Got:"
+    elif isinstance(error, Py4JError | ConnectionRefusedError):
+        rule = (
+            f"Spark must live as long as the run; {paths.show(spark.log_file('04_online'))} has its reason "
+            "(OutOfMemoryError: set max.poll.records=100 in KAFKA_PROPERTIES). Got: its JVM has ended."
         )
-    if isinstance(error, Py4JError | ConnectionRefusedError):
-        return OnlineError(
-            f"Spark must live as long as the run. Its JVM has ended ({got}). {kept} If "
-            f"{paths.show(spark.log_file('04_online'))} contains OutOfMemoryError, events are very large: "
-            "set max.poll.records=100 in KAFKA_PROPERTIES, too."
-        )
-    return OnlineError(f"The run must end with its stream. Got: {got} {kept}")
+    return OnlineError(f"{rule} {got.removesuffix('.')}. What was judged is kept; continue with RESUME=True.")

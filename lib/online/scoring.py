@@ -7,7 +7,7 @@ Works on one Arrow batch at a time and needs no memory of what came before. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,15 @@ _SPARK_TYPES = {"int32": "int", "int64": "bigint", "bool": "boolean", "list<item
 SCORED = ", ".join(f"{field.name} {_SPARK_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
 MAX_TEXT_CHARACTERS = 2_000  # of a title or comment; MediaWiki takes 500
 SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
-ID_HEADER, REASON_HEADER = "id", "reason"  # see lib.online.producer
+ID_HEADER = "id"  # see lib.online.producer
+
+
+class _Message(NamedTuple):
+    kind: str
+    id: str | None
+    reason: str | None = None  #: of an invalid one
+    event: events.Event | None = None  #: of an edit
+
 
 _SHIFT = np.uint64(32)
 _SEED = np.uint64(0x2545F4914F6CDD1D)
@@ -136,24 +144,24 @@ def score(
         Share of the edits of listed users that get features all the same.
     """
     raws = [raw or b"" for raw in messages.column("value").to_pylist()]
-    headers = [_headers(pairs) for pairs in messages.column("headers").to_pylist()]
-    decoded = events.decode_all(raws)
-    kinds = [_kind(event, header) for event, header in zip(decoded, headers, strict=True)]
-    is_edit = np.array([kind == "edit" for kind in kinds], bool)
-    rows = np.flatnonzero(is_edit).tolist()
-    edits = _edits([decoded[row] for row in rows], [raws[row] for row in rows])
-    edits["filter_hit"] = pa.array(bloom.contains(edits["user"]))
+    read = [_read(*message) for message in zip(raws, messages.column("headers").to_pylist(), strict=True)]
+    is_edit = np.array([message.kind == "edit" for message in read], bool)
+    edits = _edits(
+        [(message.event, raw) for message, raw in zip(read, raws, strict=True) if message.kind == "edit"]
+    )
+    edits["filter_hit"] = pa.array(bloom.contains(edits["user"].to_pylist()))
     edits["sampled"] = pa.array(hash_sample(hash64(edits["meta_id"]), shadow_share))
     edits["features"] = _features(edits, weights)
+    ids = pa.array([message.id for message in read], pa.string())
     columns = {
         "partition": messages.column("partition"),
         "offset": messages.column("offset"),
         "kafka_ms": messages.column("timestamp").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()),
-        "kind": pa.array(kinds),
-        "id": _ids(decoded, headers),
+        "kind": pa.array([message.kind for message in read], pa.string()),
+        "id": pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False)),
         **{name: _spread(column, is_edit) for name, column in edits.items()},
-        "raw": pa.array([raw if kind == "invalid" else None for raw, kind in zip(raws, kinds, strict=True)]),
-        "reason": pa.array([_reason(*row) for row in zip(decoded, headers, strict=True)], pa.string()),
+        "raw": pa.array([raw if message.reason else None for message, raw in zip(read, raws, strict=True)]),
+        "reason": pa.array([message.reason for message in read], pa.string()),
     }
     return pa.RecordBatch.from_arrays(
         [columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA
@@ -174,38 +182,25 @@ def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
     return _spread(lists.cast(pa.list_(pa.float64())), needed)
 
 
-def _headers(pairs: list[dict[str, Any]] | None) -> dict[str, str]:
-    return {pair["key"]: (pair["value"] or b"").decode(errors="replace") for pair in pairs or []}
-
-
-def _kind(event: events.Event | events.InvalidEvent, header: dict[str, str]) -> str:
-    if isinstance(event, events.InvalidEvent) or REASON_HEADER in header:
-        return "invalid"
+def _read(raw: bytes, pairs: list[dict[str, Any]] | None) -> _Message:
+    """Return what a message is, by its text and its headers."""
+    named = [pair["value"] for pair in pairs or [] if pair["key"] == ID_HEADER and pair["value"]]
+    name = named[-1].decode(errors="replace") if named else None
+    try:
+        event = events.decode(raw)
+    except events.InvalidEvent as error:
+        return _Message("invalid", name, str(error))
+    name = name or event.meta.id or None
     if event.is_canary:
-        return "canary"
-    return "edit" if event.is_edit else "event"
+        return _Message("canary", name)
+    return _Message("edit" if event.is_edit else "event", name, None, event)
 
 
-def _reason(event: events.Event | events.InvalidEvent, header: dict[str, str]) -> str | None:
-    return header.get(REASON_HEADER) or (str(event) if isinstance(event, events.InvalidEvent) else None)
-
-
-def _ids(decoded: list[events.Event | events.InvalidEvent], headers: list[dict[str, str]]) -> pa.Array:
-    """Return the hashes of the messages' ids: ``meta.id``, or the producer's header where the text has none."""
-    named = [
-        header.get(ID_HEADER) or (event.meta.id if isinstance(event, events.Event) else None) or None
-        for event, header in zip(decoded, headers, strict=True)
-    ]
-    ids = pa.array(named, pa.string())
-    return pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False))
-
-
-def _edits(edits: list[Any], raws: list[bytes]) -> dict[str, pa.Array]:
-    """Return the edits' columns, each edit with an id, and no text longer than any wiki takes."""
-    table = events.table(edits)
+def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:
+    """Return the columns of edits and their texts: each edit with an id, and no text longer than any wiki takes."""
+    table = events.table([event for event, _ in edits])
     columns = {name: table[name].combine_chunks() for name in table.column_names}
-    ids = [events.event_key(raw, event) for raw, event in zip(raws, edits, strict=True)]
-    columns["meta_id"] = pa.array(ids, pa.string())
+    columns["meta_id"] = pa.array([events.event_key(raw, event) for event, raw in edits], pa.string())
     for name in ("title", "comment"):
         columns[name] = pc.utf8_slice_codeunits(columns[name], 0, MAX_TEXT_CHARACTERS)
     return columns

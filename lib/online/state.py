@@ -1,51 +1,63 @@
-"""The state of stage 4: one SQLite file with everything that must move together.
+"""The state of stage 4: one SQLite file with everything that must move together, and a file of verdicts per batch.
 
 The ledger, the users' states, the ids of the last events, the dead letters, Kafka's offsets, the producer's position
 and the counts are written in transactions. Whatever is killed, the file is as it was after some whole batch, and what
-is not in it did not happen.
+is not in it did not happen: a file of verdicts whose batch is not in it is removed.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from lib import artifacts
-from lib.blacklist.ledger import Ledger, connect, transaction
+from lib import artifacts, paths
+from lib.blacklist.ledger import Entry, Ledger, connect, transaction
 from lib.model import user_features
 
 NAME = "ledger.sqlite"
-FORMAT = 4  # of the tables below; a run of another format cannot be resumed
+VERDICTS = "verdicts"  # the folder of the files of verdicts
+FORMAT = 5  # of the tables below; a run of another format cannot be resumed
 OUTPUT_FILES = (
-    NAME,
-    f"{NAME}-wal",
-    f"{NAME}-shm",
-    "verdicts",
+    f"{NAME}*",
+    VERDICTS,
     "kafka",
-    "checkpoint",
     artifacts.DEAD_LETTERS,
     "blacklist.bloom",
     "metrics.json",
 )
 RECENT_EVENTS = 1_000_000  # ids of the last events that are known, at least: a duplicate comes soon or never
-MIN_TIME = np.iinfo(np.int64).min
-_USERS_PER_QUERY = 10_000
+#: Columns of the verdicts.
+SCHEMA = pa.schema(
+    [
+        ("meta_id", pa.string()),
+        ("timestamp", pa.timestamp("ms", tz="UTC")),
+        ("wiki", pa.string()),
+        ("user", pa.string()),
+        ("bot", pa.bool_()),
+        ("verdict", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS offsets (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT",
     """CREATE TABLE IF NOT EXISTS user_states (
-        user TEXT PRIMARY KEY, shadow INTEGER NOT NULL, score REAL, last_ms INTEGER NOT NULL, state BLOB NOT NULL
+        user TEXT PRIMARY KEY, shadow INTEGER NOT NULL, score REAL, state BLOB NOT NULL
     ) STRICT""",
     """CREATE TABLE IF NOT EXISTS batches (
         batch INTEGER PRIMARY KEY, run INTEGER NOT NULL, counts TEXT NOT NULL
@@ -66,19 +78,17 @@ class OnlineError(RuntimeError):
 class UserStates(NamedTuple):
     """What is known of users, one row per user."""
 
+    users: Sequence[str]
     state: np.ndarray  #: float64, shape (users, S): see lib.model.user_features
     score: np.ndarray  #: the last score, shape (users,); nan where there is none yet
-    last_ms: np.ndarray  #: event time of the latest edit, int64
 
 
 class BatchResult(NamedTuple):
     """What a batch changes, computed and not yet written."""
 
-    verdicts: Any  #: pyarrow.Table, one row per edit, `lib.online.sinks.SCHEMA`
-    entries: list[Any]  #: Entry of each user who is new on the blacklist
-    users: list[str]
+    verdicts: pa.Table  #: one row per edit, :data:`SCHEMA`
+    entries: list[Entry]  #: of each user who is new on the blacklist
     states: UserStates
-    shadow_users: list[str]
     shadow_states: UserStates
     ids: np.ndarray  #: int64: the hashed ids of events that came for the first time
     collisions: list[str]  #: users whom the filter took for members
@@ -88,7 +98,7 @@ class BatchResult(NamedTuple):
     offsets: dict[int, int]  #: next offset of each partition that was read
 
 
-class StateStore:
+class StateStore(AbstractContextManager["StateStore"]):
     """The SQLite file of a run.
 
     Parameters
@@ -118,9 +128,6 @@ class StateStore:
         """Close the file."""
         self.connection.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *failure: object) -> None:
         self.close()
 
@@ -145,15 +152,12 @@ class StateStore:
         """Return the next Kafka offset of each partition that was read."""
         return dict(self.connection.execute("SELECT partition, next FROM offsets ORDER BY partition"))
 
-    def counters(self, run: int | None = None) -> dict[str, Any]:
+    def counters(self, run: int | None = None) -> Counter[str]:
         """Return the sums of the counts of all batches, or of one run."""
-        totals: dict[str, Any] = {}
-        for (counts,) in self.connection.execute(
-            "SELECT counts FROM batches WHERE ?1 IS NULL OR run = ?1", (run,)
-        ):
-            for name, n in json.loads(counts).items():
-                totals[name] = totals.get(name, 0) + n
-        return totals
+        select = (
+            "SELECT key, sum(value) FROM batches, json_each(counts) WHERE ?1 IS NULL OR run = ?1 GROUP BY key"
+        )
+        return Counter(dict(self.connection.execute(select, (run,))))
 
     def first_seen(self, ids: np.ndarray) -> np.ndarray:
         """Return which ids (int64, shape (n,)) came for the first time; of equal ones only the first did."""
@@ -179,24 +183,12 @@ class StateStore:
         UserStates
             In the order of `users`.
         """
-        place = {user: row for row, user in enumerate(users)}
-        state = user_features.new_states(len(users))
-        score = np.full(len(users), np.nan)
-        last_ms = np.full(len(users), MIN_TIME)
-        for start in range(0, len(users), _USERS_PER_QUERY):
-            some = users[start : start + _USERS_PER_QUERY]
-            rows = self.connection.execute(
-                "SELECT user, score, last_ms, state FROM user_states "
-                f"WHERE shadow = ? AND user IN ({','.join('?' * len(some))})",
-                (int(shadow), *some),
-            ).fetchall()
-            if not rows:
-                continue
-            at = np.array([place[row[0]] for row in rows])
-            score[at] = [np.nan if row[1] is None else row[1] for row in rows]
-            last_ms[at] = [row[2] for row in rows]
-            state[at] = np.frombuffer(b"".join([row[3] for row in rows])).reshape(len(rows), -1)
-        return UserStates(state, score, last_ms)
+        state, score = user_features.new_states(len(users)), np.full(len(users), np.nan)
+        select = "SELECT score, state FROM user_states WHERE user = ? AND shadow = ?"
+        for row, user in enumerate(users):
+            if found := self.connection.execute(select, (user, shadow)).fetchone():
+                score[row], state[row] = found[0], np.frombuffer(found[1])
+        return UserStates(users, state, score)
 
     def all_states(self) -> np.ndarray:
         """Return the states of all users who are judged, by name, shape (users, S)."""
@@ -231,8 +223,8 @@ class StateStore:
         result : BatchResult
         """
         self.ledger.add(result.entries)
-        self.write_states(result.users, result.states)
-        self.write_states(result.shadow_users, result.shadow_states, shadow=True)
+        self.write_states(result.states)
+        self.write_states(result.shadow_states, shadow=True)
         execute, each = self.connection.execute, self.connection.executemany
         each("DELETE FROM user_states WHERE user = ? AND shadow = 0", [(e.user,) for e in result.entries])
         new = each("INSERT OR IGNORE INTO collisions VALUES (?)", [(user,) for user in result.collisions])
@@ -258,21 +250,11 @@ class StateStore:
         rows = self.connection.execute("SELECT ids FROM recent_ids")
         return np.sort(np.frombuffer(b"".join(ids for (ids,) in rows), np.int64))
 
-    def evict_inactive(self, days: int) -> None:
-        """Remove the states of users whose last edit is so many days before the latest of all."""
-        self.connection.execute(
-            "DELETE FROM user_states WHERE last_ms < (SELECT max(last_ms) FROM user_states) - ?",
-            (days * 86_400_000,),
-        )
-
-    def write_states(self, users: Iterable[str], states: UserStates, shadow: bool = False) -> None:
+    def write_states(self, states: UserStates, shadow: bool = False) -> None:
         """Keep the states of users, or those of their shadow edits."""
-        scores = [None if math.isnan(score) else score for score in states.score.tolist()]
-        blobs = [row.tobytes() for row in np.ascontiguousarray(states.state)]
-        self.connection.executemany(
-            "INSERT OR REPLACE INTO user_states (user, shadow, score, last_ms, state) VALUES (?, ?, ?, ?, ?)",
-            zip(users, [int(shadow)] * len(blobs), scores, states.last_ms.tolist(), blobs, strict=True),
-        )
+        blobs = (row.tobytes() for row in states.state)
+        rows = zip(states.users, repeat(shadow), states.score.tolist(), blobs, strict=False)
+        self.connection.executemany("INSERT OR REPLACE INTO user_states VALUES (?, ?, ?, ?)", rows)
 
 
 def prepare(out_dir: Path, model_dir: Path, **meta: Any) -> None:
@@ -280,15 +262,68 @@ def prepare(out_dir: Path, model_dir: Path, **meta: Any) -> None:
 
     The state appears at the end and whole: a run that is killed in here has left nothing to continue with.
     """
-    for path in (out_dir / name for name in OUTPUT_FILES):
+    for path in chain.from_iterable(map(out_dir.glob, OUTPUT_FILES)):
         if path.is_dir():
             shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        else:
+            path.unlink()
     with tempfile.TemporaryDirectory(prefix=".new-", dir=out_dir) as name:
         file = Path(name) / NAME
         with Ledger.open(model_dir / NAME, read_only=True) as ledger:
-            ledger.copy_to(file)
+            ledger.connection.execute("VACUUM INTO ?", (str(file),))
         with StateStore(file.parent) as new, new.transaction():
             for key, value in {"format": FORMAT, "members_start": len(new.ledger), **meta}.items():
                 new.set_meta(key, value)
         os.replace(file, out_dir / NAME)
+
+
+def part_path(folder: Path, batch: int) -> Path:
+    """Return the file of a batch's verdicts."""
+    return folder / VERDICTS / f"part-{batch:08d}.parquet"
+
+
+def write_part(folder: Path, batch: int, table: pa.Table) -> None:
+    """Write a batch's verdicts, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        OUT_DIR of stage 4.
+    batch : int
+        Names the file.
+    table : pyarrow.Table
+        :data:`SCHEMA`.
+    """
+    file, path = pa.BufferOutputStream(), part_path(folder, batch)
+    pq.write_table(table, file, compression="zstd", use_dictionary=["wiki", "user", "verdict"])
+    artifacts.atomic_write(path, file.getvalue().to_pybytes())
+    artifacts.sync_folder(path.parent)
+
+
+def remove_uncommitted(folder: Path, batches: Iterable[int]) -> None:
+    """Remove the files of batches that are not committed.
+
+    Raises
+    ------
+    OnlineError
+        When the file of a committed batch is missing.
+    """
+    committed = {part_path(folder, batch) for batch in batches}
+    if missing := sorted(path for path in committed if not path.exists()):
+        raise OnlineError(
+            f"RESUME=True needs all files of verdicts that {paths.show(folder)} once had. Got {len(missing)} fewer "
+            f"(the first: {missing[0].name}). Put them back, or start again with RESUME=False."
+        )
+    for path in [*part_files(folder), *(folder / VERDICTS).glob(".part-*.tmp")]:
+        if path not in committed:
+            path.unlink()
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of verdicts in OUT_DIR, in the order of their batches."""
+    return sorted((folder / VERDICTS).glob("part-*.parquet"))
+
+
+def read_verdicts(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return all verdicts of OUT_DIR, or some of their columns, in the order in which they were decided."""
+    return ds.dataset(part_files(folder), SCHEMA, "parquet").to_table(columns)

@@ -3,7 +3,6 @@
 import random
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,22 +48,6 @@ def test_pybloom_lives_own_filter_passes_its_bound_where_ours_does_not():
     plain.update(bots(2000))
     assert plain.error() > 0.01
     assert BlacklistFilter.build(bots(2000), capacity=2000, error_rate=0.01).error() <= 0.01
-
-
-@pytest.mark.parametrize(
-    "users",
-    [
-        ["bot 1", None, "nan", "bot 1"],
-        pa.array(["bot 1", None, "nan", "bot 1"]).dictionary_encode(),
-        pa.chunked_array([["bot 1", None], ["nan", "bot 1"]]),
-        pa.array(["x", "bot 1", None, "nan", "bot 1"], pa.large_string())[1:],
-    ],
-    ids=["list", "dictionary", "chunked", "sliced"],
-)
-def test_columns_of_users_in_which_null_is_no_member(users):
-    bloom = BlacklistFilter.build([*bots(10), "None"])
-    assert bloom.contains(users).tolist() == [True, False, False, True]
-    assert not bloom.contains(users[:0]).any() and not bloom.contains(users[1:2]).any()
 
 
 def test_every_flipped_bit_and_every_truncation_is_refused():

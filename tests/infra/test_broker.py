@@ -17,6 +17,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from lib.infra import InfraError, broker, kafka
+from lib.stream import sse
 
 
 def produce(bootstrap, topic, *values):
@@ -164,8 +165,9 @@ def test_topics_keep_events_of_a_past_year_and_take_long_messages(request):
     address = request.getfixturevalue("kafka").bootstrap
     for _ in range(2):  # those that are there are left as they are
         kafka.make_topics(address, ["long", "short"], 3, {})
-    assert kafka.max_message_bytes(address, "long", {}) == kafka.MAX_MESSAGE_BYTES
-    assert kafka.max_message_bytes(address, "no-such-topic", {}) == kafka.DEFAULT_MAX_MESSAGE_BYTES
+    producer = KafkaProducer(bootstrap_servers=address, max_request_size=kafka.MAX_MESSAGE_BYTES)
+    producer.send("long", bytes(2 * sse.MAX_BYTES)).get(10)
+    producer.close()
     consumer = KafkaConsumer(bootstrap_servers=address)
     assert consumer.partitions_for_topic("long") == {0, 1, 2}
     consumer.close()

@@ -4,9 +4,8 @@ import msgspec
 import pytest
 import world
 
-from lib import events
 from lib.blacklist.ledger import Entry, Ledger
-from lib.online import cards, inputs, judge, metrics, sinks
+from lib.online import cards, judge, metrics, state
 
 NASTY = '<script>alert("1")</script> $x$ \u202e'
 EVIDENCE = {
@@ -61,14 +60,13 @@ def test_every_user_on_the_list_has_a_card_and_nobody_else(tmp_path, entry):
 def test_cards_are_written_with_the_texts_of_the_edits_before(tmp_path, entry):
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
         ledger.add([msgspec.structs.replace(entry, reason=judge.REASON), Entry("Old", "model", 1)])
-        sinks.remove_uncommitted(tmp_path, [])
         rows = [
             (NASTY, True, "kept"),
             ("Ada", False, "kept"),
             (NASTY, True, "flagged"),
             (NASTY, True, "dropped"),
         ]
-        sinks.write_part(tmp_path, 1, world.verdict_table(*rows))
+        state.write_part(tmp_path, 1, world.verdict_table(*rows))
         cards.write(tmp_path, ledger, lambda ids: {name: {"title": "T"} for name in ids if name != "000"})
     loaded = cards.load(tmp_path)
     assert list(loaded) == [NASTY]
@@ -78,13 +76,3 @@ def test_cards_are_written_with_the_texts_of_the_edits_before(tmp_path, entry):
         ("002", "flagged", "T"),
     ]
     assert cards.pick_examples(loaded, metrics.load_verdicts(tmp_path)) == [loaded[NASTY]]
-
-
-@pytest.mark.parametrize("nothing", [b"", b', "id": null', b', "id": ""'])
-def test_texts_of_an_edit_without_an_id_are_found_by_its_name(nothing):
-    raw = (
-        b'{"meta": {"dt": "2024-11-12T00:00:00Z"%b}, "type": "edit", "title": "T", "comment": "c"}' % nothing
-    )
-    name = events.event_key(raw, events.decode(raw))
-    found = inputs.find_texts([b"not JSON", raw], frozenset([name]))
-    assert found == {name: {"title": "T", "comment": "c", "delta": None}}

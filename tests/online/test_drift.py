@@ -31,7 +31,7 @@ def stream(dataset, model, folder, shift=0.0):
     )[0]
     none = np.full(len(dataset), np.nan)
     with StateStore(folder) as store, store.transaction():
-        store.write_states(dataset.names.tolist(), UserStates(state, none, dataset.times[: len(dataset)]))
+        store.write_states(UserStates(dataset.names.tolist(), state, none))
     data = dataset.table.select(["user", "bot", "timestamp"]).to_pandas()
     return data.assign(is_bot=data["bot"], verdict="kept", stopped=False)
 
@@ -58,8 +58,8 @@ def test_the_reference_is_json_and_names_its_model(trained, tmp_path):
 def test_who_looks_human_in_the_shadow_is_proposed_for_release(tmp_path):
     with StateStore(tmp_path) as store, store.transaction():
         store.ledger.add([Entry("Person", "online", 0), Entry("Bot", "online", 0)])
-        scores = UserStates(np.zeros((2, 3)), np.array([0.01, 0.99]), np.zeros(2, np.int64))
-        store.write_states(["Person", "Bot"], scores, shadow=True)
+        scores = UserStates(["Person", "Bot"], np.zeros((2, 3)), np.array([0.01, 0.99]))
+        store.write_states(scores, shadow=True)
     rows = [("Person", False)] * 3 + [("Bot", True)] * 5
     data = pd.DataFrame(rows, columns=["user", "is_bot"]).assign(verdict="dropped", score=0.5, stopped=True)
     found = metrics.shadow_report(tmp_path, data, threshold=0.5)

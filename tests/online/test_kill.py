@@ -17,31 +17,21 @@ def chance():
     return random.Random(seed)
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    """What must come out."""
-    folder = tmp_path_factory.mktemp("quiet")
-    model_dir, recording, raws = soak.prepare(folder)
-    return model_dir, recording, raws, world.rows(folder / "whole"), world.letters(folder / "whole")
+def check(victims, chance, model_dir, recording, raws, folder):
+    world.judge_at_once(folder / "whole", model_dir, raws)
+    trial = soak.KillRun(folder / "out", model_dir, recording)
+    print(*trial.kill_and_resume(victims, chance), sep="\n")
+    trial.check(world.rows(folder / "whole"), world.letters(folder / "whole"), raws)
 
 
-def under_fire(victim, quiet, chance, folder):
-    model_dir, recording, raws, expected, letters = quiet
-    trial = soak.KillRun(folder, model_dir, recording)
-    print(*trial.kill_and_resume(victim, chance), sep="\n")
-    trial.check(expected, letters, raws)
-
-
-def test_the_driver_is_killed_and_the_same_command_resumes(quiet, chance, tmp_path):
-    under_fire("driver", quiet, chance, tmp_path)
-
-
-def test_something_else_is_killed_and_the_same_command_resumes(quiet, chance, tmp_path):
-    under_fire(chance.choice(soak.VICTIMS[1:]), quiet, chance, tmp_path)
+def test_what_is_killed_once_and_again_resumes(chance, model_dir, recording, raws, tmp_path):
+    """First something that the driver needs, then the driver itself."""
+    victims = [chance.choice(soak.VICTIMS[1:]), "driver"]
+    check(victims, chance, model_dir, recording, raws, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(10))
-def test_ten_more(number, quiet, chance, tmp_path):
-    under_fire(soak.VICTIMS[number % len(soak.VICTIMS)], quiet, chance, tmp_path)
+def test_ten_more(number, chance, model_dir, recording, raws, tmp_path):
+    check([soak.VICTIMS[number % len(soak.VICTIMS)]], chance, model_dir, recording, raws, tmp_path)

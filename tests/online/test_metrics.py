@@ -10,41 +10,28 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.online import metrics, sinks
-from lib.online.sinks import SCHEMA
+from lib.online import metrics
+from lib.online.state import SCHEMA, write_part
 
 
-@pytest.fixture
-def folder(tmp_path):
-    sinks.remove_uncommitted(tmp_path, [])
-    return tmp_path
-
-
-def test_shares_are_of_edits_with_the_flag_and_of_users_without(folder):
-    rows = [("B", True, "flagged"), ("B", True, "dropped"), ("C", True, "kept"), ("H", False, "kept")]
+def test_shares_are_of_edits_with_the_flag_and_of_users_without(tmp_path, recwarn):
+    rows = [("B", True, "flagged"), ("B", True, "dropped"), ("C", True, "kept"), ("H", None, "kept")]
     rows += [("I", False, "flagged"), ("J", True, "kept"), ("J", False, "dropped"), (None, None, "kept")]
-    sinks.write_part(folder, 1, world.verdict_table(*rows))
-    found = metrics.compute(folder)
-    assert (found["edits"], found["kept"], found["flagged"], found["dropped"]) == (8, 4, 2, 2)
-    assert found["bot_edits_stopped"] == 2 / 4
+    write_part(tmp_path, 1, world.verdict_table(*rows))
+    found = metrics.compute(metrics.load_verdicts(tmp_path))
+    assert found["bot_edits_stopped"] == 2 / 4 and found["human_edits_stopped"] == 2 / 4
     # a user with the flag on half of the edits is no bot
     assert found["human_users"] == 3 and found["human_users_flagged_count"] == 2
     assert found["human_users_flagged_in_this_stage"] == 1
     assert found["bot_edits_last_quarter"] == 0 and found["bot_edits_stopped_last_quarter"] == 0.0
     low, high = found["bot_edits_stopped_interval"]
     assert low < 0.5 < high and found["human_users_flagged_upper95"] > 2 / 3
-
-
-def test_a_missing_flag_is_none(folder, recwarn):
-    rows = [("Ada", None, "kept"), ("Bot", True, "flagged"), ("Eve", False, "kept")]
-    sinks.write_part(folder, 1, world.verdict_table(*rows))
-    data = metrics.load_verdicts(folder)
-    assert data["is_bot"].tolist() == data["stopped"].tolist() == [False, True, False]
     assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 
-def test_of_nothing_there_is_nothing(folder):
-    assert metrics.compute(folder)["edits"] == len(metrics.load_verdicts(folder)) == 0
+def test_of_nothing_there_is_nothing(tmp_path):
+    data = metrics.load_verdicts(tmp_path)
+    assert len(data) == metrics.compute(data)["human_users"] == 0
 
 
 ROW = st.fixed_dictionaries(
@@ -65,10 +52,9 @@ def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(par
     ids = iter(names)
     parts = [[row | {"meta_id": next(ids)} for row in part] for part in parts]
     with tempfile.TemporaryDirectory() as name:
-        sinks.remove_uncommitted(Path(name), [])
         for batch, part in enumerate(parts, 1):
-            sinks.write_part(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
-        found = metrics.compute(Path(name))
+            write_part(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
+        found = metrics.compute(metrics.load_verdicts(Path(name)))
     rows = sorted((row for part in parts for row in part), key=lambda row: (row["timestamp"], row["meta_id"]))
     bots = [row for row in rows if row["bot"]]
     late_bots = [row for row in rows[len(rows) - len(rows) // 4 :] if row["bot"]]
@@ -79,7 +65,7 @@ def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(par
     edits = collections.Counter(row["user"] for row in rows if row["user"])
     flags = collections.Counter(row["user"] for row in bots if row["user"])
     humans = {user for user, n in edits.items() if 2 * flags[user] <= n}
-    assert (found["edits"], found["human_users"]) == (len(rows), len(humans))
+    assert (found["human_edits"], found["human_users"]) == (len(rows) - len(bots), len(humans))
     assert found["human_users_flagged_count"] == len(
         {row["user"] for row in rows if row["verdict"] != "kept"} & humans
     )

@@ -16,41 +16,27 @@ from lib.stream.client import EventStreamClient
 
 
 @pytest.fixture
-def topic(kafka, request):
-    name = f"events-{abs(hash(request.node.nodeid))}"
-    clients.make_topics(kafka.bootstrap, [name], 3, {})
-    return name
+def publish(kafka, tmp_path, request):
+    """One run of a producer that continues where the last one was; ``publish.found`` is what is in the topic."""
+    topic = f"events-{abs(hash(request.node.nodeid))}"
+    clients.make_topics(kafka.bootstrap, [topic], 3, {})
+
+    def run(url, max_events=0, **options):
+        client = EventStreamClient(url, yield_idle=True, position=state.get_meta("position"), **options)
+        out = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+        try:
+            producer.Publisher(client, out, topic, state).run(max_events)
+        finally:
+            out.close()
+
+    run.found = lambda: world.messages(kafka.bootstrap, topic)
+    with StateStore(tmp_path) as state:
+        run.state = state
+        yield run
 
 
-@pytest.fixture
-def state(tmp_path):
-    with StateStore(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def raws():
-    return world.make_events()
-
-
-def publish(kafka, topic, url, state, max_events=0, limit=clients.MAX_MESSAGE_BYTES, **options):
-    """One run of a producer that continues where the last one was."""
-    client = EventStreamClient(
-        url,
-        yield_idle=True,
-        position=state.get_meta("position"),
-        **options,
-    )
-    out = KafkaProducer(bootstrap_servers=kafka.bootstrap)
-    try:
-        producer.Publisher(client, out, topic, state, limit).run(max_events)
-    finally:
-        out.close()
-    return client
-
-
-def in_topic(kafka, topic):
-    return Counter(message.value for message in world.messages(kafka.bootstrap, topic))
+def values(messages):
+    return Counter(message.value for message in messages)
 
 
 def once(raws):
@@ -67,84 +53,56 @@ def once(raws):
     return found
 
 
-@pytest.mark.parametrize("flush", [7, 100, 10_000])
-def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(
-    kafka, topic, state, raws, monkeypatch, flush
-):
+@pytest.mark.parametrize("flush", [7, 10_000])
+def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(publish, raws, monkeypatch, flush):
     monkeypatch.setattr(producer, "FLUSH_EVENTS", flush)
     with replay.Server(raws, canary_seconds=0) as server:
         for most in (1, 5, 300, 40, 0):
-            publish(kafka, topic, server.url, state, most)
-    assert in_topic(kafka, topic) == once(raws)
-    assert state.get_meta("stream_duplicates") == len(raws) - once(raws).total()
+            publish(server.url, most)
+    assert values(publish.found()) == once(raws)
+    assert publish.state.get_meta("stream_duplicates") == len(raws) - once(raws).total()
 
 
-def test_only_the_wikis_that_are_asked_for_are_sent_however_it_is_cut(kafka, topic, state, raws):
+def test_only_the_wikis_that_are_asked_for_are_sent_however_it_is_cut(publish, raws):
     wikis = [raw.replace(b'"enwiki"', b'"dewiki"') if zlib.crc32(raw) % 3 else raw for raw in raws]
     with replay.Server(wikis, canary_seconds=0) as server:
         for most in (100, 100, 0):
-            publish(kafka, topic, server.url, state, most, wikis=("enwiki",))
-    assert in_topic(kafka, topic) == once([raw for raw in wikis if b"dewiki" not in raw])
+            publish(server.url, most, wikis=("enwiki",))
+    assert values(publish.found()) == once([raw for raw in wikis if b"dewiki" not in raw])
 
 
-def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(
-    kafka, topic, state, raws, monkeypatch
-):
+def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(publish, raws, monkeypatch):
     sent = Counter()
 
-    def dies(self, event):
+    def dies(self, *arguments, **options):
         sent["n"] += 1
         if sent["n"] in (150, 600):
             raise SystemExit
-        return send(self, event)
+        return send(self, *arguments, **options)
 
-    send = producer.Publisher._send
-    monkeypatch.setattr(producer.Publisher, "_send", dies)
+    send = KafkaProducer.send
+    monkeypatch.setattr(KafkaProducer, "send", dies)
     monkeypatch.setattr(producer, "FLUSH_EVENTS", 50)
     with replay.Server(raws, canary_seconds=0) as server:
         for _ in range(2):
             with pytest.raises(SystemExit):
-                publish(kafka, topic, server.url, state)
-        publish(kafka, topic, server.url, state)
+                publish(server.url)
+        publish(server.url)
     ids = {}
-    for message in world.messages(kafka.bootstrap, topic):
+    for message in publish.found():
         header = dict(message.headers).get(producer.ID_HEADER)
         ids[header or events.decode(message.value).meta.id] = message.value
     assert Counter(ids.values()) == once(raws)
 
 
-def test_a_user_s_events_are_in_one_partition_and_in_order(kafka, topic, state, raws):
+def test_a_user_s_events_are_in_one_partition_and_in_order(publish, raws):
     with replay.Server(raws, canary_seconds=0) as server:
-        publish(kafka, topic, server.url, state)
+        publish(server.url)
     partition, order_of = {}, {}
-    for message in world.messages(kafka.bootstrap, topic):
+    for message in publish.found():
         if message.key is not None:
             assert partition.setdefault(message.key, message.partition) == message.partition
             order_of.setdefault(message.key, []).append(message.value)
     place = {raw: number for number, raw in reversed(list(enumerate(raws)))}
-    for values in order_of.values():
-        assert [place[value] for value in values] == sorted(place[value] for value in values)
-
-
-def test_an_event_that_is_too_long_for_kafka_is_sent_as_its_beginning(kafka, topic, state, raws):
-    long = [
-        raws[0].replace(b'"id 0"', b'"long"')[:-1] + b', "n": "%b"}' % (b"x" * 90_000),
-        raws[0].replace(b'"id":', b'"no":') + b" " * 90_000,
-    ]
-    with replay.Server([*raws[1:20], *long, *raws[20:40]], canary_seconds=0) as server:
-        for most in (19, 5, 0):
-            publish(kafka, topic, server.url, state, most, limit=90_000)
-    cut = {}
-    for message in world.messages(kafka.bootstrap, topic):
-        if reason := dict(message.headers).get(producer.REASON_HEADER):
-            cut[message.value] = reason.decode().split(" ", 1)[1]
-    assert sorted(cut) == sorted(raw[: producer.MAX_DEAD_LETTER_BYTES] for raw in long)
-    assert set(cut.values()) == {"bytes are too many for Kafka, which takes 90000; the beginning"}
-
-
-def test_topics_are_made_once(kafka, topic):
-    assert clients.max_message_bytes(kafka.bootstrap, topic, {}) == clients.MAX_MESSAGE_BYTES
-    assert (
-        clients.max_message_bytes(kafka.bootstrap, "no-such-topic", {}) == clients.DEFAULT_MAX_MESSAGE_BYTES
-    )
-    clients.make_topics(kafka.bootstrap, [topic], 3, {})
+    for sent in order_of.values():
+        assert [place[value] for value in sent] == sorted(place[value] for value in sent)

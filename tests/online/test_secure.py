@@ -5,10 +5,11 @@ import logging
 import pytest
 import secure
 import world
+from pyspark.errors import StreamingQueryException
 
 from lib.infra import InfraError, broker, kafka
 from lib.infra.spark import log_file
-from lib.online import sinks
+from lib.online import producer
 from lib.online.run import OnlineJob
 from lib.replay import server as replay
 
@@ -31,19 +32,19 @@ def properties(locked, tmp_path_factory):
 
 
 @pytest.fixture
-def unsaid(capfd, caplog):
-    """See that neither password is in anything that was printed, logged or told; afterwards in Spark's log, too."""
+def no_password(capfd, caplog):
+    """See that neither password was printed, logged or is in a text that the test adds; at the end in Spark's log."""
     caplog.set_level(logging.DEBUG, "kafka")
-    told = []
-    yield told.append
+    texts = []
+    yield texts.append
     out, err = capfd.readouterr()
     log = log_file("tests")
-    everything = [*map(str, told), out, err, caplog.text, log.read_text() if log.exists() else ""]
+    everything = [*map(str, texts), out, err, caplog.text, log.read_text() if log.exists() else ""]
     assert not [text for text in everything if secure.WORD in text]
 
 
 def test_the_whole_stage_goes_through_tls_and_a_password(
-    locked, properties, spark, model_dir, tmp_path, unsaid
+    locked, properties, spark, model_dir, tmp_path, no_password
 ):
     raws = world.make_events()[:60]
     recording = world.record(tmp_path / "day.jsonl", raws)
@@ -52,7 +53,7 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
         replay.serve(recording, "--canaries", "0") as server,
         OnlineJob(out, model_dir, bootstrap=locked.secure, properties=properties) as job,
     ):
-        unsaid(world.run(job, spark, world.client(job, server.url)))
+        no_password(world.run(job, spark, world.client(job, server.url)))
         topics = job.topics["events"], job.topics["verdicts"]
     assert {message.value for message in world.messages(locked.bootstrap, topics[0])} == set(raws)
     keys = [message.key.decode() for message in world.messages(locked.bootstrap, topics[1])]
@@ -62,7 +63,7 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
 
 
 @pytest.mark.parametrize("way", ["PLAIN", "SCRAM-SHA-256", "certificate"])
-def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
+def test_one_file_serves_python_and_spark(locked, spark, tmp_path, no_password, way):
     where, path = locked.secure, None
     if way == "certificate":
         where, path = locked.mutual, locked.with_certificate(tmp_path, locked.mine)
@@ -70,57 +71,45 @@ def test_one_file_serves_python_and_spark(locked, spark, tmp_path, unsaid, way):
     topic = f"letters-{way}"
     kafka.make_topics(where, [topic], 2, given)
     verdicts = world.verdict_table(("A", True, "kept"), ("B", False, "kept"))
-    sinks.VerdictTopic(where, topic, given).send(verdicts)
+    producer.VerdictTopic(where, topic, given).send(verdicts)
     reader = spark.read.format("kafka").options(**kafka.for_spark(given))
     found = reader.option("kafka.bootstrap.servers", where).option("subscribe", topic).load()
     assert sorted(bytes(row.key) for row in found.select("key").collect()) == [b"000", b"001"]
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, unsaid, mechanism):
+def test_a_wrong_password_is_one_sentence_without_it(locked, tmp_path, no_password, mechanism):
     given = kafka.read_properties(locked.properties(tmp_path, mechanism, password=WRONG))
-    with pytest.raises(
-        kafka.KafkaAuthError, match="SASL authentication error.*Correct user, password"
-    ) as told:
+    sentence = "SASL authentication error.*Correct user, password"
+    with pytest.raises(kafka.KafkaAuthError, match=sentence) as raised:
         broker.external(locked.secure, given, seconds=PATIENCE)
-    unsaid(told.value)
+    no_password(raised.value)
 
 
-def test_spark_says_what_is_wrong_without_the_password(locked, spark, tmp_path, unsaid):
+def test_spark_names_what_is_wrong_without_the_password(locked, spark, tmp_path, no_password):
     kafka.make_topics(locked.bootstrap, ["closed"], 1, {})
     given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", password=WRONG))
     reader = spark.readStream.format("kafka").options(**kafka.for_spark(given))
     source = reader.option("kafka.bootstrap.servers", locked.secure).option("subscribe", "closed").load()
     running = source.writeStream.format("noop").option("checkpointLocation", str(tmp_path / "log")).start()
-    try:
+    with pytest.raises(StreamingQueryException, match="Authentication failed") as raised:
         running.awaitTermination(60)
-    except Exception as error:  # noqa: BLE001  (Spark's own kind)
-        unsaid(error)
-        assert "Authentication failed" in str(error)
-    else:
-        pytest.fail("Spark was let in with a wrong password")
-    finally:
-        running.stop()
+    running.stop()
+    no_password(raised.value)
 
 
-def test_an_authority_that_did_not_sign_is_named(locked, tmp_path, unsaid):
-    (other,) = secure.certificates(tmp_path / "other")
-    given = kafka.read_properties(locked.properties(tmp_path, "PLAIN", authority=str(other)))
-    with pytest.raises(kafka.KafkaAuthError, match="certificate could not be verified") as told:
-        broker.external(locked.secure, given, seconds=PATIENCE)
-    unsaid(told.value)
-
-
-def test_who_shows_no_certificate_or_a_stranger_s_is_told(locked, tmp_path):
-    _, stranger = secure.certificates(tmp_path / "other", "stranger")
-    for store in (None, stranger):
+def test_a_client_that_is_not_trusted_or_does_not_trust_is_one_sentence(locked, properties, tmp_path):
+    authority, other = secure.certificates(tmp_path / "other", "other")
+    unsigned = locked.properties(tmp_path, "PLAIN", authority=str(authority))
+    cases = [
+        (locked.secure, kafka.read_properties(unsigned), "certificate could not be verified"),
+        (locked.bootstrap, properties, "connecting to a PLAINTEXT broker listener"),
+    ]
+    for store in (None, other):  # no certificate, or one that another authority signed
         given = kafka.read_properties(locked.with_certificate(tmp_path, store))
-        with pytest.raises(kafka.KafkaAuthError, match="SSL.* certificate"):
-            broker.external(locked.mutual, given, seconds=PATIENCE)
-
-
-def test_another_protocol_than_the_listener_s_is_named(locked, properties):
-    with pytest.raises(kafka.KafkaAuthError, match="connecting to a PLAINTEXT broker listener"):
-        broker.external(locked.bootstrap, properties, seconds=PATIENCE)
+        cases.append((locked.mutual, given, "SSL.* certificate"))
+    for bootstrap, given, sentence in cases:
+        with pytest.raises(kafka.KafkaAuthError, match=sentence):
+            broker.external(bootstrap, given, seconds=PATIENCE)
     with pytest.raises(InfraError, match="none answers.*set KAFKA_PROPERTIES if it needs TLS"):
         broker.external(locked.secure, seconds=PATIENCE)
