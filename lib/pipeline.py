@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
 from lib import artifacts, paths
-from lib.stream.connection import LIVE_URL
+from lib.stream.sse import LIVE_URL
 
 FOLDERS = {
     "01_stream": "01_stream",

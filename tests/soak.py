@@ -32,7 +32,7 @@ def run(out: Path, model_dir: Path, recording: Path, resume: bool) -> None:
     """Judge a recording that comes slowly, so that there is time to be killed; keep what is in both topics."""
     span = 14 * 3600
     with (
-        replay.serve(recording, "--canaries", "0", "--speed", str(span / SECONDS)) as server,
+        replay.serve(recording, speed=span / SECONDS) as server,
         OnlineJob(out, model_dir, resume=resume) as job,
         spark_session("soak", "local[2]") as session,
     ):

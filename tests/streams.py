@@ -4,9 +4,11 @@ import contextlib
 import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
-from lib import events
+from lib import events, paths
 from lib.replay import faults
 
 START = 1_442_016_000_000
@@ -14,30 +16,26 @@ ID = "{}.mediawiki.recentchange"
 
 
 def event(number, *, centre="eqiad", at=None, **fields):
-    """A small event as bytes; number n happens n seconds after START."""
-    moment = START + 1000 * number if at is None else at
-    seconds, milliseconds = divmod(moment, 1000)
-    day = "2015-09-12T"
-    hours, rest = divmod(seconds - START // 1000, 3600)
+    """Return a small event; number n happens n seconds after START. A field that is ``...`` is missing."""
     meta = {
         "id": f"id-{number}",
-        "dt": f"{day}{hours:02d}:{rest // 60:02d}:{rest % 60:02d}.{milliseconds:03d}Z",
+        "dt": events.iso(START + 1000 * number if at is None else at),
         "domain": "en.wikipedia.org",
         "stream": "mediawiki.recentchange",
         "topic": ID.format(centre),
         "partition": 0,
     }
-    meta |= fields.pop("meta", {})
     content = {
+        "$schema": "/mediawiki/recentchange/1.0.0",
+        "meta": meta | fields.pop("meta", {}),
         "type": "edit",
         "wiki": "enwiki",
         "user": f"User {number % 7}",
         "comment": "a\u2028b\u0085c, é 🤖",
+        **fields,
     }
-    whole = {"$schema": "/mediawiki/recentchange/1.0.0", "meta": meta, **content, **fields}
-    return json.dumps(
-        {key: value for key, value in whole.items() if value is not ...}, ensure_ascii=False
-    ).encode()
+    present = {key: value for key, value in content.items() if value is not ...}
+    return json.dumps(present, ensure_ascii=False).encode()
 
 
 def make_events(count, **fields):
@@ -46,21 +44,29 @@ def make_events(count, **fields):
 
 
 def truth(plan, lines):
-    """What is on a stream: ids of its events, unreadable texts, how many canaries and duplicates."""
-    names, broken, canaries, duplicates = {}, [], 0, 0
-    for record in faults.with_content_faults(plan, faults.records(lines)):
+    """Return what is on a stream: its events' ids, its invalid texts, the numbers of canaries and of duplicates."""
+    ids, invalid, canaries, duplicates = [], [], 0, 0
+    for record in faults.with_faults(plan, faults.records(lines)):
         try:
-            read = events.decode(record.raw)
+            event = events.decode(record.raw)
+            if event.is_canary:
+                canaries += 1
+            elif event.meta.id in ids:
+                duplicates += 1
+            else:
+                ids.append(event.meta.id)
         except events.InvalidEvent:
-            broken.append(record.raw.decode(errors="backslashreplace"))
-            continue
-        if read.is_canary:
-            canaries += 1
-        elif read.meta.id in names:
-            duplicates += 1
-        else:
-            names[read.meta.id] = True
-    return [*names], broken, canaries, duplicates
+            invalid.append(record.raw.decode(errors="backslashreplace"))
+    return ids, invalid, canaries, duplicates
+
+
+@contextlib.contextmanager
+def command(recording, *options):
+    """Serve a recording with ``python -m lib.replay``; the value is the stream's URL."""
+    line = [sys.executable, "-m", "lib.replay", recording, "--port", "0", "--canaries", "0", *options]
+    with subprocess.Popen(map(str, line), cwd=paths.ROOT, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.terminate()
 
 
 def message(number, *, raw=None, id_=None):

@@ -120,7 +120,7 @@ def judge(
     """Judge a recording; each of `runs` is a limit of events, and each but the first resumes."""
     for max_events in runs:
         with (
-            replay.serve(recording, "--canaries", "0") as server,
+            replay.serve(recording) as server,
             OnlineJob(out, model_dir, resume=resume, **options) as job,
         ):
             run(job, session, client(job, server.url, source), max_events, max_offsets)

@@ -42,7 +42,6 @@ import json
 import random
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -51,9 +50,9 @@ import yaml
 from lib import events
 
 STREAM = "mediawiki.recentchange"
-CENTERS = ("eqiad", "codfw")
-CONTENT = ("canaries", "malformed", "duplicates", "switch")
-TRANSPORT = ("cuts", "gaps", "stalls", "errors", "comments")
+TOPICS = (f"eqiad.{STREAM}", f"codfw.{STREAM}")  # one per data centre
+TRANSPORT = frozenset({"cuts", "gaps", "stalls", "errors", "comments"})
+SCHEDULED = ("canaries", "malformed", "duplicates", "switch", *sorted(TRANSPORT))
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -67,23 +66,16 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     seconds: float = 1.0  #: of stalls
     to: Literal["eqiad", "codfw"] = "codfw"  #: of the switch
 
-    def schedule(self, seed: str) -> Iterator[bool]:
-        """Yield whether it happens at event 0, 1, 2 … without end; the same for the same seed.
+    def happens(self, number: int, chance: random.Random) -> bool:
+        """Return whether it happens at an event.
 
         Examples
         --------
-        >>> from itertools import islice
-        >>> [number for number, here in enumerate(islice(Fault(at=[1], every=4).schedule("any"), 10)) if here]
+        >>> [number for number in range(10) if Fault(at=[1], every=4).happens(number, random.Random())]
         [1, 4, 8]
         """
-        chance, at = random.Random(seed), frozenset(self.at)
-        for number in itertools.count():
-            here = number in at or (self.every > 0 and number > 0 and number % self.every == 0)
-            drawn = self.share > 0 and chance.random() < self.share
-            yield here or drawn
-
-    def __bool__(self) -> bool:
-        return bool(self.at or self.every or self.share)
+        is_drawn = self.share > 0 and chance.random() < self.share
+        return is_drawn or number in self.at or (self.every > 0 and number > 0 and number % self.every == 0)
 
 
 class Refusal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -118,22 +110,21 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     multiline: bool = False
     retry: int | None = None
 
-    def schedule(self, names: Iterable[str]) -> Iterator[frozenset[str]]:
-        """Yield which of the faults called `names` happen at event 0, 1, 2 … without end."""
-        chosen = [name for name in names if getattr(self, name)]
-        if not chosen:
-            return itertools.repeat(frozenset())
-        columns = [getattr(self, name).schedule(f"{self.seed}:{name}") for name in chosen]
-        return (frozenset(itertools.compress(chosen, row)) for row in zip(*columns, strict=True))
+    def schedule(self) -> Iterator[frozenset[str]]:
+        """Yield the names of the faults that happen at event 0, 1, 2 … without end; the same for the same seed."""
+        planned = {name: fault for name in SCHEDULED if (fault := getattr(self, name)) != Fault()}
+        chances = {name: random.Random(f"{self.seed}:{name}") for name in planned}
+        for number in itertools.count():
+            yield frozenset(name for name, it in planned.items() if it.happens(number, chances[name]))
 
 
-def load(source: Path | str | dict[str, Any]) -> Plan:
+def load(source: str | dict[str, Any]) -> Plan:
     """Return a fault plan.
 
     Parameters
     ----------
-    source : Path, str or dict
-        A YAML file, YAML text, or its content.
+    source : str or dict
+        YAML text, or its content.
 
     Raises
     ------
@@ -149,11 +140,13 @@ def load(source: Path | str | dict[str, Any]) -> Plan:
     ValueError: A plan must follow lib/replay/faults.py. Got: Object contains unknown field `cut`.
     """
     try:
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        content = yaml.safe_load(text) if isinstance(text, str) else text
+        content = yaml.safe_load(source) if isinstance(source, str) else source
         return msgspec.convert(content or {}, Plan)
-    except (yaml.YAMLError, ValueError, OSError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"A plan must follow lib/replay/faults.py. Got: {error}.") from None
+
+
+NO_FAULTS = Plan()
 
 
 class Record(NamedTuple):
@@ -163,6 +156,7 @@ class Record(NamedTuple):
     time: int  #: Kafka's timestamp, milliseconds since the epoch
     topic: str
     ordinal: int  #: number of the recording's event that it is or stems from
+    faults: frozenset[str] = frozenset()  #: of the transport
 
 
 class _Envelope(msgspec.Struct):
@@ -178,36 +172,34 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
     What cannot be decoded is served as it is, with the time and the topic of the line before it, or, at the beginning,
     of the first that can be decoded.
     """
-    early: list[bytes] = []
+    waiting: list[tuple[int, bytes]] = []
     last: tuple[int, str] | None = None
     for ordinal, raw in enumerate(lines):
+        waiting.append((ordinal, raw))
         last = _time_and_topic(raw) or last
-        if last is None:
-            early.append(raw)
-            continue
-        yield from (Record(text, *last, number) for number, text in enumerate(early))
-        early.clear()
-        yield Record(raw, *last, ordinal)
-    yield from (Record(raw, 0, f"{CENTERS[0]}.{STREAM}", number) for number, raw in enumerate(early))
+        if last is not None:
+            yield from (Record(text, *last, number) for number, text in waiting)
+            waiting.clear()
+    yield from (Record(text, 0, TOPICS[0], number) for number, text in waiting)
 
 
 def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
     try:
         meta = _envelope.decode(raw).meta
-        return events.Event(meta=meta).time_ms, meta.topic or f"{CENTERS[0]}.{STREAM}"
+        return events.Event(meta=meta).time_ms, meta.topic or TOPICS[0]
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         return None
 
 
-def with_content_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:
+def with_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:
     """Yield a recording's records, in order, each followed by the plan's canary, malformed event or duplicate."""
     chance = random.Random(f"{plan.seed}:damage")
     switched = False
-    for record, here in zip(recording, plan.schedule(CONTENT), strict=False):  # the schedule has no end
+    for record, here in zip(recording, plan.schedule(), strict=False):  # the schedule has no end
         switched = switched or "switch" in here
         if switched:
             record = switch_datacenter(record, plan.switch.to)
-        yield record
+        yield record._replace(faults=here & TRANSPORT)
         if "duplicates" in here:
             yield record
         if "canaries" in here:
@@ -230,7 +222,7 @@ def canary(record: Record) -> Record:
         name = f"canary {record.topic} {record.ordinal}"
         meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "topic": record.topic}
     raw = json.dumps({"$schema": "/mediawiki/recentchange/1.0.0", "meta": meta}).encode()
-    return record._replace(raw=raw)
+    return record._replace(raw=raw, faults=frozenset())
 
 
 def corrupt(raw: bytes, chance: random.Random) -> bytes:

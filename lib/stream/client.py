@@ -19,7 +19,6 @@ live source is waited for, unless ``until`` has passed. `EventStreamClient.stop_
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import random
 import time
@@ -30,9 +29,9 @@ import msgspec
 
 from lib import events
 from lib.events import Event
-from lib.stream import sse
-from lib.stream.connection import Connection, ResponseHead, StreamError, explain_status, set_since, user_agent
 from lib.stream.cursor import Cursor, Deduplicator, place_of
+from lib.stream.recording import StreamError
+from lib.stream.sse import Connection, Decoder, Message, ResponseHead, explain_status, set_since, user_agent
 
 READ_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -78,6 +77,11 @@ class Counts(msgspec.Struct):
 class StopRule:
     """Decides when a stream is over, from what came and when it came.
 
+    Parameters
+    ----------
+    until, max_events, max_seconds, idle_timeout
+        See `EventStreamClient`.
+
     Attributes
     ----------
     topics : set of str
@@ -86,10 +90,11 @@ class StopRule:
         When something new came last, on the monotonic clock.
     """
 
-    def __init__(self, until: int | None, idle_timeout: float) -> None:
-        self.until, self.idle_timeout = until, idle_timeout
+    def __init__(self, until: int | None, max_events: int, max_seconds: float, idle_timeout: float) -> None:
+        self.until, self.max_events, self.max_seconds = until, max_events, max_seconds
+        self.idle_timeout = idle_timeout
         self.topics: set[str] = set()
-        self.progress_at = time.monotonic()
+        self.started_at = self.progress_at = time.monotonic()
         self._until_reached_at = 0.0  # since then no event from before `until` came; 0: not reached
         self._topics_past_until: set[str] = set()
         self._lag_ms = float("inf")
@@ -119,9 +124,13 @@ class StopRule:
         """Whether every topic is past `until`."""
         return bool(self._topics_past_until) and self._topics_past_until >= self.topics
 
-    def check(self) -> str:
-        """Return why the stream is over; empty if it is not."""
+    def check(self, events: int) -> str:
+        """Return why the stream is over after so many events; empty if it is not."""
         now = time.monotonic()
+        if self.max_events and events >= self.max_events:
+            return f"{self.max_events:,} events were received (MAX_EVENTS)"
+        if self.max_seconds and now - self.started_at >= self.max_seconds:
+            return f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
         if self.is_past_until or (self._until_reached_at and now - self._until_reached_at >= UNTIL_SECONDS):
             return PAST_UNTIL
         live_until = float("inf") if self.until is None else self.until / 1000 + self.idle_timeout
@@ -161,6 +170,8 @@ class EventStreamClient:
     ----------
     counts : Counts
         What was received.
+    rule : StopRule
+        When the run ends.
     stop_reason : str
         Why the run ended; empty while it lasts.
     last_error : str
@@ -197,39 +208,29 @@ class EventStreamClient:
         read_timeout: float = READ_TIMEOUT_SECONDS,
         seed: int = 0,
     ) -> None:
-        self.url, self.since, self.until, self.wikis = url, since, until, frozenset(wikis)
-        self.max_events, self.max_seconds = max_events, max_seconds
+        self.url, self.since, self.wikis = url, since, frozenset(wikis)
         self.yield_idle, self.read_timeout = yield_idle, read_timeout
         self.counts = Counts()
+        self.rule = StopRule(until, max_events, max_seconds, idle_timeout)
         self.stop_reason = self.last_error = ""
         self.warnings: list[str] = []
         self._random = random.Random(seed)
-        self._rule = StopRule(until, idle_timeout)
-        self._started_at = 0.0
         self._failures = 0  # connections that brought nothing new, in a row
         self._wait_seconds = 0.0  # that the server asked for
         self._last_id = self._id_before = b""  # of the last message; the same, but on this connection
         self._last_topic = ""
         self._cursor, self._keys = Cursor(start=since), Deduplicator({})
-        self._verify_rewind = self._resumed = False
+        self._to_verify: set[str] = set()  # topics that were asked to rewind
+        self._was_accepted = False
         if position is not None:
             self.resume(position)
 
-    def resume(self, position: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> None:
-        """Start where another client stood.
-
-        Parameters
-        ----------
-        position : mapping
-            Its `position`.
-        counts : mapping, optional
-            Its counts as plain values, to be continued.
-        """
-        self._resumed = True
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Start where another client stood: at its `position`."""
         self._cursor = msgspec.convert(position["cursor"], Cursor)
         self._keys = Deduplicator(position["recent"])
-        self._rule.topics = set(position["topics"])
-        self.counts = msgspec.convert(counts or {}, Counts)
+        self.rule.topics = set(position["topics"])
+        self.counts = msgspec.convert(position["counts"], Counts)
 
     @property
     def position(self) -> dict[str, Any]:
@@ -238,7 +239,8 @@ class EventStreamClient:
         return {
             "cursor": msgspec.to_builtins(self._cursor),
             "recent": {topic: [*keys] for topic, keys in self._keys.recent.items()},
-            "topics": sorted(self._rule.topics),
+            "topics": sorted(self.rule.topics),
+            "counts": msgspec.to_builtins(self.counts),
         }
 
     def __iter__(self) -> Iterator[Any]:
@@ -250,8 +252,7 @@ class EventStreamClient:
             If the server refuses this request, or cannot be reached and nothing was ever received.
         """
         agent = user_agent(self.url)
-        self._started_at = time.monotonic()
-        self._rule.note_progress(None)
+        self.rule.started_at = self.rule.progress_at = time.monotonic()
         self._check()
         while not self.stop_reason:
             connection = self._connect(agent)
@@ -269,30 +270,24 @@ class EventStreamClient:
         if last_id:
             headers["Last-Event-ID"] = last_id
         self._id_before = last_id.encode()
-        self._verify_rewind = self._resumed or self.counts.received > 0
-        if self._verify_rewind:
-            self._keys.rewind()
+        self._to_verify = set(self.rule.topics)
+        self._keys.rewind()
         url = self.url if since is None else set_since(self.url, since)
         return Connection(url, headers, self.read_timeout)
 
     def _read(self, connection: Connection) -> Iterator[StreamEvent | None]:
         """Yield the events of one connection, until it is over."""
-        decoder = sse.Decoder()
-        last_byte_at = time.monotonic()
+        decoder = Decoder()
         self._failures += 1
         while not self.stop_reason:
             try:
                 received = connection.queue.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                if time.monotonic() - last_byte_at >= self.read_timeout:
-                    self.last_error = f"no byte for {self.read_timeout:g} seconds"
-                    return
                 yield from self._idle()
                 continue
-            last_byte_at = time.monotonic()
             if isinstance(received, bytes):
                 for message in decoder.feed(received):
-                    if not self.stop_reason and (event := self._event(message)) is not None:
+                    if not self.stop_reason and (event := self._receive(message)) is not None:
                         yield event
                 self._wait_seconds = min((decoder.retry_ms or 0) / 1000, MAX_WAIT_SECONDS)
             elif isinstance(received, str):
@@ -305,13 +300,14 @@ class EventStreamClient:
     def _accept(self, head: ResponseHead) -> bool:
         """Return whether a response is a stream; raise if it never will be."""
         self._wait_seconds = head.retry_after
-        self._rule.progress_at += head.retry_after
+        self.rule.progress_at += head.retry_after
         self.last_error = f"status {head.status} {head.detail[:200]}".strip()
         if head.status == 204:
             self.stop_reason = "the server has no more (204)"
         elif head.status == 200 and not head.content_type.startswith("text/html"):
             self.counts.reconnects += self.counts.connections > 0
             self.counts.connections += 1
+            self._was_accepted = True
             self.last_error = ""
             return True
         elif head.status < 500 and head.status not in RETRY_STATUS:
@@ -334,28 +330,27 @@ class EventStreamClient:
 
     def _check(self) -> None:
         """Set `stop_reason` where a limit is reached."""
-        if self.max_events and self.counts.events >= self.max_events:
-            self.stop_reason = f"{self.max_events:,} events were received (MAX_EVENTS)"
-        elif self.max_seconds and time.monotonic() - self._started_at >= self.max_seconds:
-            self.stop_reason = f"{self.max_seconds:g} seconds have passed (MAX_SECONDS)"
-        elif reason := self._rule.check():
-            is_unheard = self.counts.connections == 0 or (self.counts.received == 0 and not self._resumed)
-            if reason.startswith(SILENCE) and is_unheard:
-                raise StreamError(
-                    f"{self.url} must send events. Got none: {reason}{self.last_error and f' ({self.last_error})'}. "
-                    "Check the address and the network, and start again."
-                )
-            self.stop_reason = self.stop_reason or reason
+        reason = self.rule.check(self.counts.events)
+        if reason.startswith(SILENCE) and not (self._was_accepted and self.counts.received):
+            raise StreamError(
+                f"{self.url} must send events. Got none: {reason}{self.last_error and f' ({self.last_error})'}. "
+                "Check the address and the network, and start again."
+            )
+        self.stop_reason = self.stop_reason or reason
 
-    def _event(self, message: sse.Message) -> StreamEvent | None:
+    def _receive(self, message: Message) -> StreamEvent | None:
         """Count a message; return the event for the caller, if it is one."""
+        if message.type == b"end":
+            self.stop_reason = "the server ended the stream"
+        elif message.type == b"error":
+            text = message.data[:1000].decode(errors="replace")
+            self.last_error = f"the server sent an error: {text}"
         if message.type != b"message":
-            self._handle_special(message)
             return None
-        event, reason = None, None
-        self.counts.received += 1
+        event, reason, moment = None, None, self._cursor.time
         try:
             event = events.decode(message.data)
+            moment = event.time_ms
         except events.InvalidEvent as error:
             reason = str(error)
         key, topic = self._identify(message, event)
@@ -363,77 +358,63 @@ class EventStreamClient:
         self._last_id = self._id_before = message.id
         kind = self._keys.add(key, topic)
         if event is not None and not event.is_canary:
-            self._check_rewind(event.time_ms, topic, is_new=kind == "new")
+            self._note_time(event.time_ms, topic, is_new=kind == "new")
         if kind == "new":
             self._failures = 0
-            if event is not None and not event.is_canary:
-                self._note_time(event.time_ms, topic)
-            self._rule.note_progress(self._cursor.time)
-            kind = self._kind(event)
-        moment = event.time_ms if event is not None else self._cursor.time
-        if moment is not None and self._is_outside(moment):
-            kind = "outside"
+            self.rule.note_progress(self._cursor.time)
+        kind = self._kind(kind, event, moment)
+        self.counts.received += 1
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
-        if self.counts.events == self.max_events:
+        if self.counts.events == self.rule.max_events or self.rule.is_past_until:
             self._check()
         if kind not in ("events", "invalid"):
             return None
         return StreamEvent(message.data, event, reason, key, message.id, message.type)
 
-    def _handle_special(self, message: sse.Message) -> None:
-        """Handle ``event: error``, and the replay server's ``event: warning`` and ``event: end``."""
-        text = message.data[:1000].decode(errors="replace")
-        if message.type == b"end":
-            self.stop_reason = "the server ended the stream"
-        elif message.type == b"warning":
-            self.warnings.append(text)
-        elif message.type == b"error":
-            self.last_error = f"the server sent an error: {text}"
-
-    def _identify(self, message: sse.Message, event: Event | None) -> tuple[str, str]:
+    def _identify(self, message: Message, event: Event | None) -> tuple[str, str]:
         """Return key and topic of a message: without ``meta.id``, its text's hash and its position in the stream."""
         topic = (event and event.meta.topic) or self._last_topic
         if event is not None and event.meta.id:
             return event.meta.id, topic
         topic, timestamp = place_of(self._id_before, message.id, topic)
-        digest = hashlib.sha1(message.data, usedforsecurity=False).hexdigest()
-        return f"sha1:{digest} {topic} {timestamp!s}", topic
+        return f"{events.event_key(message.data, None)} {topic} {timestamp!s}", topic
 
-    def _kind(self, event: Event | None) -> str:
+    def _kind(self, kind: str, event: Event | None, moment: int | None) -> str:
+        """Return which of `KINDS` a message is; `kind` is what the deduplicator says."""
+        since, until = self.since, self.rule.until
+        if moment is not None:
+            is_before = since is not None and moment < since
+            if is_before or (until is not None and moment >= until):
+                return "outside"
+        if kind != "new":
+            return kind
         if event is None:
             return "invalid"
         if event.is_canary:
             return "canaries"
         return "other_wikis" if self.wikis and event.wiki not in self.wikis else "events"
 
-    def _is_outside(self, moment: int) -> bool:
-        is_before = self.since is not None and moment < self.since
-        return is_before or (self.until is not None and moment >= self.until)
-
-    def _note_time(self, moment: int, topic: str) -> None:
-        """Take note of a new event's time."""
+    def _note_time(self, moment: int, topic: str, *, is_new: bool) -> None:
+        """Take note of an event's time; warn of events that the server was asked for and did not send."""
+        last = self._cursor.time
+        if topic in self._to_verify:  # its first event after a break must have come before
+            self._to_verify = set()
+            if is_new and last is not None and moment > last:
+                self.warnings.append(
+                    f"After a break at {events.iso(last)} the server resumed at {events.iso(moment)}, although it was "
+                    "asked to rewind. What it had in between is missing."
+                )
+        if not is_new:
+            return
         self._cursor.time = moment
         if self.since is not None and moment < self.since:
             return
-        is_first = not self._rule.topics
-        self._rule.note_event(topic, moment)
-        if is_first and self._rule.topics:
+        is_first = not self.rule.topics
+        self.rule.note_event(topic, moment)
+        if is_first and self.rule.topics:
             self._cursor.start = moment if self._cursor.start is None else self._cursor.start
             if self.since is not None and moment - self.since > SINCE_SLACK_MS:
                 self.warnings.append(
                     f"Events were requested from {events.iso(self.since)}; the server's first is of "
                     f"{events.iso(moment)}. It keeps no older ones."
                 )
-        elif self._rule.is_past_until:
-            self.stop_reason = PAST_UNTIL
-
-    def _check_rewind(self, moment: int, topic: str, *, is_new: bool) -> None:
-        """Warn if the first event after a break is a new one: its topic's last event was requested again."""
-        if not self._verify_rewind or topic not in self._rule.topics:
-            return
-        self._verify_rewind, last = False, self._cursor.time
-        if is_new and last is not None and moment > last:
-            self.warnings.append(
-                f"After a break at {events.iso(last)} the server resumed at {events.iso(moment)}, although it was "
-                "asked to rewind. What it had in between is missing."
-            )

@@ -167,9 +167,7 @@ class Deduplicator:
         if expected and expected[key] > 0:
             expected[key] -= 1
             return "repeated"
-        if topic not in self.recent:
-            self.recent[topic] = deque(maxlen=RECENT_KEYS)
-        self.recent[topic].append(key)
+        self.recent.setdefault(topic, deque(maxlen=RECENT_KEYS)).append(key)
         if key in self._seen:
             self._seen.move_to_end(key)
             return "duplicates"

@@ -33,7 +33,7 @@ STATE = "state.json"
 SEGMENT_EVENTS = 10_000
 LOCK_SECONDS = 10.0  # a notebook's kernel outlives papermill by a second or two when that is killed
 PROGRESS_SECONDS = 15.0
-MIN_SEGMENT_SECONDS, MAX_SEGMENT_SECONDS = 2.0, 60.0
+SEGMENT_SECONDS = 10.0
 
 
 class State(msgspec.Struct):
@@ -43,7 +43,6 @@ class State(msgspec.Struct):
     segments: int = 0
     dead_letter_bytes: int = 0
     position: dict[str, Any] | None = None
-    counts: dict[str, Any] = {}
     first_ms: int | None = None
     last_ms: int | None = None
     ended: str = ""
@@ -65,45 +64,38 @@ class Recorder:
         The client whose events are written; it is set to where the recording stands.
     source : Source
         What the client reads.
-    segment_events : int, default 10,000
-        Events after which a segment is closed, however young it is.
 
     Attributes
     ----------
     state : State
-        What is on the disk.
+        What is known of the recording.
     manifest : dict
         The manifest, after the block.
 
     Raises
     ------
     RecordingError
-        If another process records into the folder, it holds segments that are not ours, or the disk is full.
+        If another process records into the folder, it holds segments without our state, or the disk is full.
     """
 
-    def __init__(
-        self, folder: Path, client: EventStreamClient, source: Source, segment_events: int = SEGMENT_EVENTS
-    ) -> None:
+    def __init__(self, folder: Path, client: EventStreamClient, source: Source) -> None:
         if source.recording is not None and source.recording.resolve() == folder.resolve():
             raise RecordingError(
                 f"OUT_DIR must be another folder than RECORDING. Got {paths.show(folder)} for both. Choose another."
             )
-        self.folder, self.client, self.segment_events = folder, client, segment_events
+        self.folder, self.client = folder, client
         self.manifest: dict[str, Any] = {}
         self.state = State(source.describe())
         self._lock: IO[bytes] | None = None
         self._pending: list[bytes] = []
         self._dead_letters: list[str] = []
-        self._first_ms: int | None = None
-        self._last_ms: int | None = None
-        self._started_at = self._committed_at = time.monotonic()
+        self._committed_at = time.monotonic()
 
     def __enter__(self) -> Self:
         self._lock = artifacts.lock_folder(self.folder, RecordingError, LOCK_SECONDS)
         self.state = state = self._recover()
-        self._first_ms, self._last_ms = state.first_ms, state.last_ms
         if state.position is not None:
-            self.client.resume(state.position, state.counts)
+            self.client.resume(state.position)
         self.client.stop_reason = state.ended if state.complete else ""
         return self
 
@@ -126,34 +118,24 @@ class Recorder:
     def write(self, event: StreamEvent | None) -> None:
         """Take an event; close a segment when it is large or old enough, also when nothing comes (None)."""
         if event is not None and event.event is not None:
-            data, moment = event.data, event.event.time_ms
-            self._pending.append(data.replace(b"\n", b" ") if b"\n" in data else data)
-            if self._last_ms is None or moment > self._last_ms:
-                self._last_ms = moment
-            if self._first_ms is None or moment < self._first_ms:
-                self._first_ms = moment
+            state, moment = self.state, event.event.time_ms
+            self._pending.append(event.data.replace(b"\n", b" "))
+            state.first_ms = moment if state.first_ms is None else min(moment, state.first_ms)
+            state.last_ms = moment if state.last_ms is None else max(moment, state.last_ms)
         elif event is not None:
             self._dead_letters.append(artifacts.dead_letter(event.data, event.reason or ""))
-        if len(self._pending) >= self.segment_events or time.monotonic() >= self._due_at:
+        is_old = time.monotonic() - self._committed_at >= SEGMENT_SECONDS
+        if is_old or len(self._pending) >= SEGMENT_EVENTS:
             self._commit()
-
-    @property
-    def _due_at(self) -> float:
-        """When the segment is old enough: soon at first, later less often, so that files stay few."""
-        age = (self._committed_at - self._started_at) / 60
-        return self._committed_at + min(max(age, MIN_SEGMENT_SECONDS), MAX_SEGMENT_SECONDS)
 
     def _commit(self, ended: str = "", *, complete: bool = False) -> None:
         """Write what was received, together with where to resume."""
         try:
-            after = State(
-                self.state.source,
+            after = msgspec.structs.replace(
+                self.state,
                 segments=self.state.segments + bool(self._pending),
                 dead_letter_bytes=self._append_dead_letters(),
                 position=self.client.position,
-                counts=msgspec.to_builtins(self.client.counts),
-                first_ms=self._first_ms,
-                last_ms=self._last_ms,
                 ended=ended,
                 complete=complete,
                 warnings=[*dict.fromkeys([*self.state.warnings, *self.client.warnings])],
@@ -170,12 +152,12 @@ class Recorder:
         self._committed_at = time.monotonic()
 
     def _append_dead_letters(self) -> int:
-        """Append invalid events; return the file's size, to which it is cut back after a crash."""
+        """Append invalid events after those that the state counts; return the file's size."""
         with open(self.folder / artifacts.DEAD_LETTERS, "ab") as file:
-            if self._dead_letters:
-                file.write("".join(self._dead_letters).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            file.truncate(self.state.dead_letter_bytes)
+            file.write("".join(self._dead_letters).encode())
+            file.flush()
+            os.fsync(file.fileno())
             return file.tell()
 
     def _write_state(self, state: State) -> None:
@@ -187,8 +169,8 @@ class Recorder:
         manifest, state = self.folder / artifacts.NAME, self._read_state()
         if state is None and recording.segments(self.folder):
             raise RecordingError(
-                f"OUT_DIR must be empty or 01_stream's own. Got {paths.show(self.folder)}, whose events-*.jsonl.gz "
-                "come from somewhere else. Choose another folder."
+                f"OUT_DIR must be empty or 01_stream's own. Got {paths.show(self.folder)}, which has "
+                f"events-*.jsonl.gz without a readable {STATE}. Choose another folder."
             )
         is_finished = state is not None and state.complete and manifest.exists()
         if state is None or state.source != self.state.source or is_finished:
@@ -197,24 +179,17 @@ class Recorder:
         self._write_state(state)
         for path in [*recording.segments(self.folder)[state.segments :], *self.folder.glob(".*.tmp")]:
             path.unlink()
-        with open(self.folder / artifacts.DEAD_LETTERS, "ab") as letters:
-            letters.truncate(state.dead_letter_bytes)
         return state
 
     def _read_state(self) -> State | None:
-        try:
+        """Return the state of the folder; None if there is none that can be read."""
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return msgspec.json.decode((self.folder / STATE).read_bytes(), type=State)
-        except FileNotFoundError:
-            return None
-        except (ValueError, msgspec.MsgspecError):
-            raise RecordingError(
-                f"{paths.show(self.folder / STATE)} must be JSON as 01_stream writes it. It is not. "
-                "Choose another OUT_DIR, or delete this one."
-            ) from None
+        return None
 
     def _write_manifest(self) -> None:
         state, counts = self.state, self.client.counts
-        limits = {"max_events": self.client.max_events, "max_seconds": self.client.max_seconds}
+        limits = {"max_events": self.client.rule.max_events, "max_seconds": self.client.rule.max_seconds}
         self.manifest = {
             **{name: getattr(counts, name) for name in (*stream.KINDS, "received", "reconnects")},
             "first_dt": None if state.first_ms is None else events.iso(state.first_ms),

@@ -62,24 +62,17 @@ def files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise RecordingError(
-            f"A recording must be a file of JSON lines (.jsonl, .jsonl.gz) or a folder of segments. "
-            f"Got {path}, which is not there. Check the path."
-        )
-    found = segments(path)
+    found = segments(path) if path.is_dir() else []
     if not found and not (path / artifacts.NAME).exists():
         raise RecordingError(
-            f"A recording's folder must hold events-*.jsonl.gz. Got {path.name}/ without any. "
-            "Run notebooks/01_stream.ipynb, or set a file of JSON lines."
+            f"A recording must be a file of JSON lines (.jsonl, .jsonl.gz) or a folder of events-*.jsonl.gz. "
+            f"Got {path}, which is neither. Check the path, or run notebooks/01_stream.ipynb."
         )
     return found
 
 
 def lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a recording, without their line ends; empty ones are skipped.
-
-    Of a gzip file that was cut off, what can be read is yielded before the error is raised.
 
     Parameters
     ----------
@@ -113,7 +106,7 @@ def file_lines(path: Path) -> Iterator[bytes]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise RecordingError(
                 f"A recording must be a whole gzip file. Got {path.name}, which breaks off after {number:,} lines "
-                f"({error}). Fetch or record it again; the lines before were used."
+                f"({error}). Fetch or record it again, or save what `gzip -dc` can read of it as .jsonl."
             ) from None
 
 

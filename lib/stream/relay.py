@@ -21,19 +21,17 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Self
 
 from lib import artifacts
 from lib.stream import recording
-from lib.stream.connection import StreamError
+from lib.stream.recording import StreamError
 
 CONTROL = b'{"$relay"'
 HEARTBEAT = b'{"$relay": {"alive": true}}'
 HEARTBEAT_SECONDS = 1.0
 POLL_SECONDS = 0.1
-BLOCK_LINES = 256
+BUFFER_BYTES = 1 << 16
 TIMEOUT_SECONDS = 15.0  # without a byte; an idle relay sends a heartbeat every second
 
 
@@ -48,7 +46,53 @@ def end_line(events: int) -> bytes:
     return json.dumps({"$relay": {"end": True, "events": events}}).encode()
 
 
-class Relay(socketserver.ThreadingTCPServer):
+class BackgroundServer(socketserver.ThreadingTCPServer):
+    """A TCP server with a thread that accepts clients and one for each of them; a context manager.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+    handler : type
+        What serves a client.
+
+    Attributes
+    ----------
+    address : str
+        ``host:port``.
+    closed : Event
+        Set when the server stops.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, handler: type[socketserver.BaseRequestHandler]) -> None:
+        self.closed = threading.Event()
+        try:
+            super().__init__((host, port), handler)
+        except OSError as error:
+            raise OSError(
+                f"The address of a server must be free and of this machine. Got {host}:{port}: "
+                f"{error.strerror or error}. Choose another port, or 0 for a free one."
+            ) from None
+        self.address = "{}:{}".format(*self.server_address[:2])
+        threading.Thread(
+            target=self.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
+        ).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.closed.set()
+        self.shutdown()
+        self.server_close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Relay(BackgroundServer):
     """A TCP server for one recording.
 
     Parameters
@@ -83,27 +127,15 @@ class Relay(socketserver.ThreadingTCPServer):
     [b'{"n": 1}', b'{"n": 2}']
     """
 
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 128
-
     def __init__(self, source: Path, address: str = "", *, follow: bool = False) -> None:
+        self.source = source
+        self.finished = threading.Event()
         if not follow:
             recording.files(source)  # raises before anybody connects
-        self.source, self.follow = source, follow
-        self.closed, self.finished = threading.Event(), threading.Event()
+            self.finished.set()
         self.clients: set[socket.socket] = set()
         host, _, port = (address or "127.0.0.1:0").rpartition(":")
-        try:
-            super().__init__((host, int(port)), _Client)
-        except OSError as error:
-            raise OSError(
-                f"The relay must be able to listen on {host}:{port}. Got: {error.strerror or error}. "
-                "Choose another port, or 0 for a free one."
-            ) from None
-        self.address = "{}:{}".format(*self.server_address[:2])
-        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="relay", daemon=True).start()
+        super().__init__(host, int(port), _Client)
 
     def finish(self) -> None:
         """End a recording that was followed: clients get what is left, then the end line."""
@@ -118,54 +150,49 @@ class Relay(socketserver.ThreadingTCPServer):
 
     def close(self) -> None:
         """Stop listening; clients that have not read everything get a broken connection."""
-        self.closed.set()
-        self.shutdown()
-        self.server_close()
+        super().close()
         for client in [*self.clients]:
             self.shutdown_request(client)  # also if its thread waits for it
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def blocks(self) -> Iterator[list[bytes]]:
-        """Yield blocks of lines from the first file on; an empty one every second while there is nothing to send."""
+    def lines(self) -> Iterator[bytes | None]:
+        """Yield the lines from the first file on; None every second while there is nothing to send."""
         sent = 0
         beat_at = time.monotonic()
         while not self.closed.is_set():
-            is_complete = not self.follow or self.finished.is_set() or (self.source / artifacts.NAME).exists()
-            files = recording.segments(self.source) if self.follow else recording.files(self.source)
+            is_complete = self.finished.is_set() or (self.source / artifacts.NAME).exists()
+            files = recording.segments(self.source) if self.source.is_dir() else [self.source]
             for path in files[sent:]:
-                lines = recording.file_lines(path)
-                while block := [*islice(lines, BLOCK_LINES)]:
-                    yield block
+                yield from recording.file_lines(path)
                 beat_at = time.monotonic()
             if is_complete:
                 return
             sent = len(files)
             if time.monotonic() - beat_at >= HEARTBEAT_SECONDS:
-                yield []
+                yield None
                 beat_at = time.monotonic()
             self.closed.wait(POLL_SECONDS)
 
 
-class _Client(socketserver.BaseRequestHandler):
+class _Client(socketserver.StreamRequestHandler):
     """One connection."""
 
     server: Relay
+    wbufsize = BUFFER_BYTES
 
     def handle(self) -> None:
         relay, events = self.server, 0
         relay.clients.add(self.request)
         try:
-            for block in relay.blocks():
-                lines = [b" " + line if line.startswith(CONTROL) else line for line in block] or [HEARTBEAT]
-                self.request.sendall(b"\n".join([*lines, b""]))
-                events += len(block)
+            for line in relay.lines():
+                if line is None:
+                    self.wfile.write(HEARTBEAT + b"\n")
+                    self.wfile.flush()
+                    continue
+                self.wfile.write(b"%b%b\n" % (b" " if line.startswith(CONTROL) else b"", line))
+                events += 1
             if not relay.closed.is_set():
-                self.request.sendall(end_line(events) + b"\n")
+                self.wfile.write(end_line(events) + b"\n")
+            self.wfile.flush()
         except (OSError, recording.RecordingError):
             pass  # the client went away, or the recording is damaged: no end line, so the client knows
         finally:

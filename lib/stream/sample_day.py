@@ -49,16 +49,15 @@ import gzip
 import json
 import uuid
 import zipfile
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lib import artifacts, paths
+from lib.infra import jars
 
-NAME = "2015-09-12.jsonl.gz"
+PATH = paths.RECORDINGS / "2015-09-12.jsonl.gz"
 MEMBER = "wikipedia/wikiticker-2015-09-12-sampled.json.gz"
-EVENTS = 39_244
 #: Stages 1 to 3 see the day until here, stage 4 the rest.
 CUT_MS = 1_442_066_400_000  # 2015-09-12T14:00:00Z
 #: The namespace of our UUIDs: itself the UUID version 5 of a name, so that nothing about it is arbitrary.
@@ -162,12 +161,6 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     }
 
 
-def read_jar(path: Path) -> list[bytes]:
-    """Return the lines of the old format, from the jar ``druid-processing-…-tests.jar``."""
-    with zipfile.ZipFile(path) as jar:
-        return [line for line in gzip.decompress(jar.read(MEMBER)).splitlines() if line.strip()]
-
-
 def canonical_line(line: bytes) -> bytes:
     """Return the line with JSON's spacing and keys in one order, so that ids do not depend on who wrapped the file.
 
@@ -179,44 +172,26 @@ def canonical_line(line: bytes) -> bytes:
     return json.dumps(json.loads(line), ensure_ascii=False, sort_keys=True).encode()
 
 
-def write_day(lines: Iterable[bytes], target: Path) -> None:
-    """Convert a day and write it as gzipped JSON lines; the same input makes the same bytes.
+def write_day(jar: Path, target: Path) -> None:
+    """Convert the day and write it as gzipped JSON lines; the same input makes the same bytes.
 
     Parameters
     ----------
-    lines : iterable of bytes
-        The old format, in order.
+    jar : Path
+        ``druid-processing-…-tests.jar``, which has the old format.
     target : Path
         The file.
     """
+    with zipfile.ZipFile(jar) as archive:
+        lines = [line for line in gzip.decompress(archive.read(MEMBER)).splitlines() if line.strip()]
     events = (convert(canonical_line(line), ordinal) for ordinal, line in enumerate(lines))
     texts = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n" for event in events)
     artifacts.atomic_write(target, gzip.compress("".join(texts).encode(), 6, mtime=0))
 
 
 def ensure() -> Path:
-    """Return the path of the default day as recentchange events; the first call makes it from the jar.
-
-    Raises
-    ------
-    ValueError
-        If the jar does not hold the 39,244 edits of the day.
-    """
-    target = paths.RECORDINGS / NAME
-    if not target.exists():
-        from lib.infra import jars
-
+    """Return the path of the default day as recentchange events; the first call makes it from the jar."""
+    if not PATH.exists():
         (jar,) = jars.fetch("default-day")
-        lines = read_jar(jar)
-        if len(lines) != EVENTS:
-            raise ValueError(
-                f"The default day must have {EVENTS:,} edits. Got {len(lines):,} from {jar.name}. "
-                "Delete that file and run `make run` again to fetch it again."
-            )
-        write_day(lines, target)
-    return target
-
-
-def replay_options(path: Path) -> tuple[str, ...]:
-    """Return how a recording is replayed: the default day with hourly canaries, any other just as it is."""
-    return () if path.resolve() == (paths.RECORDINGS / NAME).resolve() else ("--canaries", "0")
+        write_day(jar, PATH)
+    return PATH

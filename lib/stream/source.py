@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lib import events, params, paths
-from lib.replay import server as replay
+from lib.replay.server import Server
 from lib.stream import recording, sample_day
+
+
+class Live(NamedTuple):
+    """A server that is not ours."""
+
+    url: str
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,12 @@ class Source:
             "wikis": sorted(self.wikis),
         }
 
-    def serve(self) -> replay.Replay:
-        """Return where to read: the stream, or a local server that replays the recording until it is closed."""
+    def serve(self) -> Live | Server:
+        """Return where to read: the stream, or a server on this machine that replays the recording until it is closed.
+
+        The default day is replayed with hourly canaries, any other recording just as it is.
+        """
         if self.recording is None:
-            return replay.Replay(self.stream_url)
-        return replay.serve(self.recording, *sample_day.replay_options(self.recording))
+            return Live(self.stream_url)
+        is_default = self.recording.resolve() == sample_day.PATH.resolve()
+        return Server(recording.lines(self.recording), canary_seconds=3600 if is_default else 0)

@@ -1,4 +1,4 @@
-"""Server-Sent Events: from the bytes of a connection to messages, wherever the bytes were cut.
+"""Server-Sent Events: one HTTP connection, read in a thread, and its bytes as messages, wherever they were cut.
 
 The rules are those of the HTML standard (section 9.2.6, "Interpreting an event stream"): lines end with CR LF, LF
 or CR and nothing else; a blank line ends a message; several ``data:`` lines are joined by line feeds; a line
@@ -7,12 +7,29 @@ that begins with a colon is a comment; a message that the connection's end cuts 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import queue
+import re
+import threading
+from importlib.metadata import version
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import requests
+from sseclient import SSEClient
+from urllib3.exceptions import InvalidHeader
+from urllib3.util.retry import Retry
+
+from lib.stream.recording import StreamError
+
+LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
+CONTACT = "WIKISIEVE_CONTACT"
+CONNECT_TIMEOUT_SECONDS = 10.0
+CHUNK_BYTES = 1 << 16
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_BYTES = 4_000_000  # twice as many, text and key, are a message that our Kafka topics take
 KEPT_BYTES = 1 << 16  # of a message that was too long
-_USUAL_START = b"event: message\nid: "
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Message(NamedTuple):
@@ -48,7 +65,6 @@ class Decoder:
         self._parts: list[bytes] = []  # of the message that is incomplete
         self._size = 0
         self._after_cr = False
-        self._started = False
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Decode the next bytes; return the messages that they complete."""
@@ -68,9 +84,6 @@ class Decoder:
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:
         """Return the chunk with every line end as a line feed, also where CR LF was cut in two."""
-        if not self._started and chunk:
-            self._started = True
-            chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -80,11 +93,6 @@ class Decoder:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _parse(self, block: bytes) -> Message | None:
-        if block.startswith(_USUAL_START):  # a fast path for what nearly every message is like
-            id_, found, data = block[len(_USUAL_START) :].partition(b"\ndata: ")
-            if found and b"\n" not in data and b"\n" not in id_ and b"\0" not in id_:
-                self.last_id = id_
-                return Message(data, id_, b"message")
         lines: list[bytes] = []
         type_ = b""
         for line in block.split(b"\n"):
@@ -101,3 +109,145 @@ class Decoder:
         if not lines and not type_:
             return None
         return Message(b"\n".join(lines), self.last_id, type_ or b"message")
+
+
+class ResponseHead(NamedTuple):
+    """The head of a response."""
+
+    status: int
+    content_type: str
+    retry_after: float  #: seconds
+    detail: str  #: beginning of the body, unless it is a stream
+
+
+class Connection:
+    """A GET request whose response is read in a thread, so that a silent server does not block the caller.
+
+    Parameters
+    ----------
+    url : str
+        The address.
+    headers : dict
+        Headers of the request.
+    read_timeout : float
+        Seconds after which the connection ends if no byte comes.
+
+    Attributes
+    ----------
+    queue : Queue
+        First a `ResponseHead`, then the body's bytes, unpacked, as soon as they come; at the end, a str: why it ended.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str], read_timeout: float) -> None:
+        self.queue: queue.Queue[ResponseHead | bytes | str] = queue.Queue(maxsize=32)
+        self._closed = threading.Event()
+        self._response: requests.Response | None = None
+        timeout = (CONNECT_TIMEOUT_SECONDS, read_timeout)
+        threading.Thread(
+            target=self._run, args=(url, headers, timeout), name="eventstreams", daemon=True
+        ).start()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed.set()
+        if self._response is not None:
+            with contextlib.suppress(Exception):
+                self._response.raw.shutdown()  # wakes the thread if it waits for bytes
+
+    def _run(self, url: str, headers: dict[str, str], timeout: tuple[float, float]) -> None:
+        try:
+            with requests.Session() as session, _send(session, url, headers, timeout) as response:
+                self._response = response
+                self._put(_head(response))
+                while not self._closed.is_set() and (chunk := response.raw.read1(CHUNK_BYTES, True)):
+                    self._put(chunk)
+            self._put("the server closed the connection")
+        except Exception as error:  # noqa: BLE001 - the reader decides, whatever it is
+            self._put(_root_cause(error))
+
+    def _put(self, received: ResponseHead | bytes | str) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return self.queue.put(received, timeout=0.2)
+
+
+def _send(
+    session: requests.Session, url: str, headers: dict[str, str], timeout: tuple[float, float]
+) -> requests.Response:
+    """Return the response to sseclient's request, whatever its status.
+
+    Only the request is sseclient's. Its iteration reads below HTTP's chunks and gzip, yields events that a break cut
+    off, splits lines at U+2028 and reconnects by itself, so the body is read and decoded here (`lib.stream.sse`).
+    """
+    session.trust_env = urlsplit(url).hostname not in LOOPBACK  # no proxy to this machine
+    session.hooks["response"] = [_set_utf8]
+    try:
+        return SSEClient(url, session=session, headers=dict(headers), timeout=timeout).resp
+    except requests.HTTPError as error:
+        return error.response
+
+
+def _set_utf8(response: requests.Response, **_: object) -> None:
+    """Set the one encoding that a stream can have: sseclient would read the body to guess it."""
+    response.encoding = "utf-8"
+
+
+def _head(response: requests.Response) -> ResponseHead:
+    status, headers = response.status_code, response.headers
+    detail = b"" if status == 200 else response.raw.read(500, decode_content=True)
+    retry_after = 0.0
+    with contextlib.suppress(InvalidHeader):
+        retry_after = Retry().parse_retry_after(headers.get("Retry-After", "0"))
+    text = detail.decode(errors="replace").strip()
+    return ResponseHead(status, headers.get("Content-Type", ""), retry_after, text)
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the innermost cause: requests wraps it three times."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{error}"[:200] or type(error).__name__
+
+
+def user_agent(url: str) -> str:
+    """Return our User-Agent, with the contact that Wikimedia asks for.
+
+    Raises
+    ------
+    StreamError
+        If the stream is Wikimedia's and WIKISIEVE_CONTACT is not set.
+    """
+    contact = re.sub(r"[^\x20-\x7e]", "?", os.environ.get(CONTACT, "").strip())
+    if not contact and (urlsplit(url).hostname or "").endswith((".wikimedia.org", ".wikipedia.org")):
+        raise StreamError(
+            f"Wikimedia asks every client for a contact. {CONTACT} is not set. Set that environment variable to an "
+            "e-mail address, a user page or a URL, and start again."
+        )
+    return f"wikisieve/{version('wikisieve')} ({contact or 'contact not set'})"
+
+
+def set_since(url: str, since: int) -> str:
+    """Return the address with another ``since``; the rest of the query is kept.
+
+    Examples
+    --------
+    >>> set_since("http://localhost/v2/stream/recentchange?since=0&x=1", 5)
+    'http://localhost/v2/stream/recentchange?x=1&since=5'
+    """
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, True) if name != "since"]
+    return urlunsplit(parts._replace(query=urlencode([*query, ("since", since)])))
+
+
+def explain_status(url: str, head: ResponseHead) -> str:
+    """Return what is wrong with a request and what to change."""
+    advice = {
+        200: f"STREAM_URL must be the address of an event stream, such as {LIVE_URL}. Got a web page.",
+        400: "It does not understand SINCE or the saved position. Check SINCE, or choose another OUT_DIR.",
+        401: "It requires a login. Choose another STREAM_URL.",
+        403: f"It refuses our User-Agent or address. Set {CONTACT} to your contact; wait if you were blocked.",
+        404: "There is no such stream. Check the last part of STREAM_URL; recentchange is one.",
+    }
+    detail = f" Its answer: {head.detail[:300]}" if head.detail and head.status != 200 else ""
+    hint = advice.get(head.status, "Check STREAM_URL.")
+    return f"{url} must serve the stream. Got status {head.status}. {hint}{detail}"

@@ -57,7 +57,7 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
     with spark_session("alone", "local[1]") as session:
         world.judge(alone, model_dir, recording, session=session)
     with (
-        replay.serve(recording, "--canaries", "0") as server,
+        replay.serve(recording) as server,
         OnlineJob(many, model_dir, bootstrap=brokers.bootstrap) as job,
         spark_session("many", workers.master) as session,
     ):

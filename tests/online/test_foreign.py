@@ -20,7 +20,7 @@ def running(here, spark, model_dir, raws, tmp_path):
     """A job, and a function that judges what is new in the stream and in the topic."""
     recording = world.record(tmp_path / "day.jsonl", raws[:50])
     with (
-        replay.serve(recording, "--canaries", "0") as server,
+        replay.serve(recording) as server,
         OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
     ):
         yield job, lambda: world.run(job, spark, world.client(job, server.url))

@@ -56,7 +56,7 @@ def once(raws):
 @pytest.mark.parametrize("flush", [7, 10_000])
 def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(publish, raws, monkeypatch, flush):
     monkeypatch.setattr(producer, "FLUSH_EVENTS", flush)
-    with replay.Server(raws, canary_seconds=0) as server:
+    with replay.Server(raws) as server:
         for most in (1, 5, 300, 40, 0):
             publish(server.url, most)
     assert values(publish.found()) == once(raws)
@@ -65,7 +65,7 @@ def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(publish
 
 def test_only_the_wikis_that_are_asked_for_are_sent_however_it_is_cut(publish, raws):
     wikis = [raw.replace(b'"enwiki"', b'"dewiki"') if zlib.crc32(raw) % 3 else raw for raw in raws]
-    with replay.Server(wikis, canary_seconds=0) as server:
+    with replay.Server(wikis) as server:
         for most in (100, 100, 0):
             publish(server.url, most, wikis=("enwiki",))
     assert values(publish.found()) == once([raw for raw in wikis if b"dewiki" not in raw])
@@ -83,7 +83,7 @@ def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(publis
     send = KafkaProducer.send
     monkeypatch.setattr(KafkaProducer, "send", dies)
     monkeypatch.setattr(producer, "FLUSH_EVENTS", 50)
-    with replay.Server(raws, canary_seconds=0) as server:
+    with replay.Server(raws) as server:
         for _ in range(2):
             with pytest.raises(SystemExit):
                 publish(server.url)
@@ -96,7 +96,7 @@ def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(publis
 
 
 def test_a_user_s_events_are_in_one_partition_and_in_order(publish, raws):
-    with replay.Server(raws, canary_seconds=0) as server:
+    with replay.Server(raws) as server:
         publish(server.url)
     partition, order_of = {}, {}
     for message in publish.found():

@@ -50,7 +50,7 @@ def test_the_whole_stage_goes_through_tls_and_a_password(
     recording = world.record(tmp_path / "day.jsonl", raws)
     out = tmp_path / "out"
     with (
-        replay.serve(recording, "--canaries", "0") as server,
+        replay.serve(recording) as server,
         OnlineJob(out, model_dir, bootstrap=locked.secure, properties=properties) as job,
     ):
         no_password(world.run(job, spark, world.client(job, server.url)))

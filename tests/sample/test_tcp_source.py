@@ -5,7 +5,7 @@ import pytest
 from lib.sample import tcp_source
 from lib.sample.tcp_source import RelayStreamReader
 from lib.stream import relay
-from lib.stream.connection import StreamError
+from lib.stream.recording import StreamError
 
 START = {"line": 0, "end": False}
 LINES = [b"line %d" % number for number in range(7)]

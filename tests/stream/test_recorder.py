@@ -80,7 +80,7 @@ def agree(folder, made, plan, lines):
 
 def test_a_recording_agrees_with_the_truth_to_the_event(tmp_path):
     plan, lines = faults.load(EVERYTHING), make_events(600)
-    with Server(lines, plan, canary_seconds=0) as server:
+    with Server(lines, plan) as server:
         made = make(tmp_path, source(server.url))
         agree(tmp_path, made, plan, lines)
         assert made["reconnects"] == server.served - 1
@@ -96,7 +96,7 @@ def test_texts_are_kept_as_they_came(tmp_path):
         event(2).replace(b'{"$schema"', b'{  "$schema"'),
     ]
     for plan in ("{}", "multiline: true"):  # over several lines it is one line again
-        with Server(lines, faults.load(plan), canary_seconds=0) as server:
+        with Server(lines, faults.load(plan)) as server:
             make(tmp_path, source(server.url))
         assert list(recording.lines(tmp_path)) == lines
 
@@ -348,7 +348,7 @@ def kill_until_done(children, folder, url, orders):
 @pytest.mark.parametrize("call", ["replace", "fsync", "open"])
 def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
     plan, lines = faults.load({**EVERYTHING, "cuts": {}}), make_events(150)
-    with Server(lines, plan, canary_seconds=0) as server:
+    with Server(lines, plan) as server:
         for calls in range(1, 10):
             folder = tmp_path / f"{calls}"
             killed = kill_until_done(children, folder, server.url, [{"at": [call, calls]}])
@@ -365,7 +365,7 @@ def test_killed_at_random_moments(children, tmp_path, seed, kills, count):
     orders = [
         {"seconds": chance.uniform(0.02, 0.25), "every": chance.choice([0.0, 0.01, 10])} for _ in range(kills)
     ]
-    with Server(lines, plan, canary_seconds=0, speed=count / 3) as server:
-        server.start_clock(0)
+    with Server(lines, plan, speed=count / 3) as server:
+        server.wait_seconds(0)
         assert kill_until_done(children, tmp_path, server.url, orders) > 5
     agree(tmp_path, artifacts.read(tmp_path, "01_stream"), plan, lines)

@@ -7,7 +7,7 @@ from streams import event, make_events
 
 from lib import artifacts
 from lib.stream import recording, relay
-from lib.stream.connection import StreamError
+from lib.stream.recording import StreamError
 from lib.stream.relay import Relay, read_lines
 
 

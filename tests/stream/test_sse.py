@@ -56,7 +56,7 @@ def test_any_chunking_and_line_ends_give_the_same_messages(data, messages, ends)
 
 
 def test_byte_by_byte():
-    text = b':ok\n\nevent: message\nid: 1\ndata: {"a": 1}\n\ndata:x\r\ndata: y\r\rid\ndata\n\n'
+    text = b':ok\n\nevent: message\n: nothing\nid: 1\ndata: {"a": 1}\n\ndata:x\r\ndata: y\r\rid\ndata\n\n'
     found = decode(text, range(len(text)))
     assert found == [
         Message(b'{"a": 1}', b"1", b"message"),
@@ -82,10 +82,6 @@ def test_a_bad_retry_and_a_nul_in_an_id_are_ignored():
     decoder.feed(b"retry: soon\nid: 1\ndata: a\n\nretry: 250\nid: 2\0\ndata: b\n\n")
     assert decoder.retry_ms == 250
     assert decoder.last_id == b"1"
-
-
-def test_byte_order_mark_and_comments():
-    assert Decoder().feed(b"\xef\xbb\xbfdata: a\n: nothing\n:\n\n") == [Message(b"a", b"", b"message")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 5000])
