@@ -242,10 +242,11 @@ class Handler(BaseHTTPRequestHandler):
         chunk = self.server.plan.chunk or len(data)
         smallest, largest = chunk if isinstance(chunk, tuple) else (chunk, chunk)
         parts: list[bytes] = []
-        while data:
-            size = self.random.randint(smallest, largest)
-            parts.append(b"%x\r\n%b\r\n" % (len(data[:size]), data[:size]))
-            data = data[size:]
+        rest = memoryview(data)
+        while rest:
+            part = rest[: self.random.randint(smallest, largest)].tobytes()
+            parts.append(b"%x\r\n%b\r\n" % (len(part), part))
+            rest = rest[len(part) :]
         self.wfile.write(b"".join(parts))
 
 

@@ -154,7 +154,7 @@ class Recorder:
     def _append_dead_letters(self) -> int:
         """Append invalid events after those that the state counts; return the file's size."""
         with open(self.folder / artifacts.DEAD_LETTERS, "ab") as file:
-            file.truncate(self.state.dead_letter_bytes)
+            file.seek(file.truncate(self.state.dead_letter_bytes))
             file.write("".join(self._dead_letters).encode())
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Records in child processes that die where they are told to; a program of its own, see test_recorder.py.
+"""Records in child processes that die where an order says; a program of its own, see test_recorder.py.
 
 Each line of standard input is an order: a folder, a stream's address, and where to die: at the n-th call of one of the
 functions that change what is on the disk, or after a time. Each is answered by a line: how the child ended.
@@ -36,17 +36,17 @@ def record(order):
     if "at" in order:
         name, calls = order["at"]
         setattr(os, name, dying(getattr(os, name), calls))
-    recorder.MIN_SEGMENT_SECONDS = order.get("every", 10.0)
+    recorder.SEGMENT_EVENTS, recorder.SEGMENT_SECONDS = order["segment"], order.get("every", 10.0)
     read = source.Source(order["url"], None, order["since"], None, frozenset())
     client = EventStreamClient(order["url"], since=order["since"], max_seconds=60, yield_idle=True)
-    with recorder.Recorder(Path(order["folder"]), client, read, order["segment"]) as making:
+    with recorder.Recorder(Path(order["folder"]), client, read) as making:
         for event in client:
             making.write(event)
     return {name: making.manifest[name] for name in ("events", "complete", "ended")}
 
 
 def run(order):
-    """Record in a child; kill it after `seconds` if it is told so."""
+    """Record in a child; kill it after `seconds` if the order has them."""
     result, put = os.pipe()
     child = os.fork()
     if child == 0:

@@ -45,7 +45,6 @@ PLANS = [
     "{}",
     "cuts: {every: 60}",
     "{gzip: true, cuts: {every: 90, where: middle}}",
-    "chunk: 1",
     "{chunk: [1, 3000], cuts: {every: 100}}",
     "{gzip: true, chunk: [1, 40]}",
     "{line_end: crlf, chunk: 7, cuts: {every: 110, where: middle}}",

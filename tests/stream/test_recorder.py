@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import gzip
 import json
@@ -14,7 +15,7 @@ from lib import artifacts, params, paths
 from lib.replay import faults
 from lib.replay.server import Server
 from lib.stream import recorder, recording, sample_day
-from lib.stream.client import EventStreamClient
+from lib.stream.client import KINDS, EventStreamClient
 from lib.stream.recorder import Recorder, progress
 from lib.stream.recording import RecordingError
 from lib.stream.source import Source
@@ -35,17 +36,22 @@ def source(url, **changed):
     return Source(url, **{**usual, **changed})
 
 
-def make(folder, what, stop=None, segment_events=50, **options):
+def record(folder, what, stop=None, **options):
     """Record as 01_stream does; return the manifest. `stop` is called with the number of events written so far."""
-    with what.serve() as server:
+    with contextlib.closing(what.serve()) as server:
         wanted = {"since": what.since, "until": what.until, "wikis": what.wikis}
         client = EventStreamClient(server.url, yield_idle=True, **wanted, **options)
-        with Recorder(folder, client, what, segment_events) as making:
+        with Recorder(folder, client, what) as recorder:
             for event in progress(client):
-                making.write(event)
+                recorder.write(event)
                 if stop is not None:
                     stop(client.counts.events)
-    return making.manifest
+    return recorder.manifest
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    monkeypatch.setattr(recorder, "SEGMENT_EVENTS", 50)
 
 
 def failing(after, error=ZeroDivisionError):
@@ -62,31 +68,29 @@ def ids(folder):
     return [json.loads(line)["meta"]["id"] for line in recording.lines(folder)]
 
 
-def letters(folder):
-    return [json.loads(line) for line in (folder / artifacts.DEAD_LETTERS).read_bytes().splitlines()]
-
-
-def agree(folder, made, plan, lines):
-    """Whether folder and manifest agree with the truth to the event."""
-    names, broken, canaries, duplicates = truth(plan, lines)
+def assert_agrees(folder, manifest, truth):
+    """Check folder and manifest against what was on the stream, to the event."""
+    names, invalid, canaries, duplicates = truth
+    letters = [json.loads(line) for line in (folder / artifacts.DEAD_LETTERS).read_bytes().splitlines()]
     assert ids(folder) == names
-    assert [letter["raw"] for letter in letters(folder)] == broken
-    assert all(letter["reason"] for letter in letters(folder))
-    expected = {"events": len(names), "invalid": len(broken), "canaries": canaries, "duplicates": duplicates}
-    assert {name: made[name] for name in expected} == expected
-    parts = ("events", "duplicates", "repeated", "canaries", "invalid", "other_wikis", "outside")
-    assert made["received"] == sum(made[name] for name in parts)
+    assert [letter["raw"] for letter in letters] == invalid and all(letter["reason"] for letter in letters)
+    expected = {"events": len(names), "invalid": len(invalid), "canaries": canaries, "duplicates": duplicates}
+    assert {name: manifest[name] for name in expected} == expected
+    assert manifest["received"] == sum(manifest[kind] for kind in KINDS)
 
 
 def test_a_recording_agrees_with_the_truth_to_the_event(tmp_path):
     plan, lines = faults.load(EVERYTHING), make_events(600)
     with Server(lines, plan) as server:
-        made = make(tmp_path, source(server.url))
-        agree(tmp_path, made, plan, lines)
-        assert made["reconnects"] == server.served - 1
-    assert (made["first_dt"], made["last_dt"]) == ("2015-09-12T00:00:00.000Z", "2015-09-12T00:09:59.000Z")
-    assert made["complete"] and artifacts.read(tmp_path, "01_stream")["events"] == 600
-    assert set(made["files"]) == {path.name for path in recording.segments(tmp_path)}
+        manifest = record(tmp_path, source(server.url))
+        assert_agrees(tmp_path, manifest, truth(plan, lines))
+        assert manifest["reconnects"] == server.served - 1
+    assert (manifest["first_dt"], manifest["last_dt"]) == (
+        "2015-09-12T00:00:00.000Z",
+        "2015-09-12T00:09:59.000Z",
+    )
+    assert manifest["complete"] and artifacts.read(tmp_path, "01_stream")["events"] == 600
+    assert set(manifest["files"]) == {path.name for path in recording.segments(tmp_path)}
 
 
 def test_texts_are_kept_as_they_came(tmp_path):
@@ -97,23 +101,28 @@ def test_texts_are_kept_as_they_came(tmp_path):
     ]
     for plan in ("{}", "multiline: true"):  # over several lines it is one line again
         with Server(lines, faults.load(plan)) as server:
-            make(tmp_path, source(server.url))
+            record(tmp_path, source(server.url))
         assert list(recording.lines(tmp_path)) == lines
 
 
 def test_nothing_at_all(tmp_path):
     with Server([]) as server:
-        made = make(tmp_path, source(server.url))
-    assert (made["events"], made["first_dt"], made["files"], made["complete"]) == (0, None, {}, True)
+        manifest = record(tmp_path, source(server.url))
+    assert (manifest["events"], manifest["first_dt"], manifest["files"], manifest["complete"]) == (
+        0,
+        None,
+        {},
+        True,
+    )
 
 
 # --- again in the same folder -----------------------------------------------------------------------------------------
 
 
-def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
+def test_a_finished_recording_is_manifest_anew_with_the_same_content(tmp_path):
     with Server(make_events(120)) as server:
-        first = make(tmp_path, source(server.url))
-        second = make(tmp_path, source(server.url))
+        first = record(tmp_path, source(server.url))
+        second = record(tmp_path, source(server.url))
     assert first["files"] == second["files"] and first["received"] == second["received"]
 
 
@@ -128,55 +137,46 @@ def test_a_finished_recording_is_made_anew_with_the_same_content(tmp_path):
 def test_another_range_is_never_mixed_in(tmp_path, changed, numbers):
     with Server(make_events(120), faults.load("cuts: {at: [100]}")) as server:
         with pytest.raises(ZeroDivisionError):
-            make(tmp_path, source(server.url), failing(76))
-        url = changed.pop("stream_url", "{}").format(server.url)
-        assert (
-            make(tmp_path, source(url, **changed))["repeated"] <= 60
-        )  # of its own break, none of the first run
+            record(tmp_path, source(server.url), failing(76))
+        manifest = record(tmp_path, source(server.url, **changed))
+    assert manifest["repeated"] <= 60  # of its own break, none of the first run
     assert ids(tmp_path) == [f"id-{number}" for number in numbers]
 
 
 def test_another_stream_is_never_mixed_in(tmp_path):
     with Script(OK + message(0), silence(OK)) as one, Server([event(7)]) as two:
-        make(tmp_path, source(one.url), max_seconds=0.3)
+        record(tmp_path, source(one.url), max_seconds=0.3)
         assert ids(tmp_path) == ["id-0"]
-        make(tmp_path, source(two.url))
+        record(tmp_path, source(two.url))
     assert ids(tmp_path) == ["id-7"]
 
 
-def test_what_was_received_before_an_error_is_kept_and_gone_on_from(tmp_path):
+def test_what_was_received_before_an_error_is_kept_and_the_next_run_resumes(tmp_path):
     with Server(make_events(120)) as server:
         with pytest.raises(ZeroDivisionError):
-            make(tmp_path, source(server.url), failing(76))
+            record(tmp_path, source(server.url), failing(76))
         assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
         assert not (tmp_path / artifacts.NAME).exists()
-        made = make(tmp_path, source(server.url))
-    assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
-    assert made["repeated"] > 0 and made["duplicates"] == 0 and made["reconnects"] == 1
-
-
-def test_max_events_counts_the_whole_recording(tmp_path):
-    with Server(make_events(120)) as server:
-        with pytest.raises(ZeroDivisionError):
-            make(tmp_path, source(server.url), failing(76))
-        assert make(tmp_path, source(server.url), max_events=100)["events"] == 100
+        manifest = record(tmp_path, source(server.url), max_events=100)  # of the whole recording
+    assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
+    assert manifest["repeated"] > 0 and manifest["duplicates"] == 0 and manifest["reconnects"] == 1
 
 
 def test_silence_leaves_a_recording_that_is_resumed(tmp_path):
-    with Script(OK + message(0), OK, OK, OK + message(0) + message(1) + END) as server:
-        first = make(tmp_path, source(server.url), idle_timeout=0.4)
+    with Script(OK + message(0), OK) as server:
+        first = record(tmp_path, source(server.url), idle_timeout=0.4)
         assert (first["events"], first["complete"]) == (1, False)
         server.parts = (OK + message(0) + message(1) + END,)
-        assert make(tmp_path, source(server.url))["complete"]
+        assert record(tmp_path, source(server.url))["complete"]
     assert ids(tmp_path) == ["id-0", "id-1"]
 
 
 def test_an_interrupt_ends_a_recording_cleanly(tmp_path):
     with Server(make_events(120)) as server:
-        made = make(tmp_path, source(server.url), failing(60, KeyboardInterrupt))
-        assert (made["events"], made["ended"], made["complete"]) == (60, "interrupted", False)
+        manifest = record(tmp_path, source(server.url), failing(60, KeyboardInterrupt))
+        assert (manifest["events"], manifest["ended"], manifest["complete"]) == (60, "interrupted", False)
         assert artifacts.read(tmp_path, "01_stream")["events"] == len(ids(tmp_path)) == 60
-        assert make(tmp_path, source(server.url))["events"] == 120
+        assert record(tmp_path, source(server.url))["events"] == 120
 
 
 @pytest.mark.parametrize(
@@ -189,24 +189,23 @@ def test_an_interrupt_ends_a_recording_cleanly(tmp_path):
 def test_progress_is_printed_now_and_then_and_why_nothing_comes(tmp_path, monkeypatch, capsys, part, line):
     monkeypatch.setattr(recorder, "PROGRESS_SECONDS", 0.2)
     with Script(part) as server:
-        make(tmp_path, source(server.url), max_seconds=1.0)
+        record(tmp_path, source(server.url), max_seconds=1.0)
     assert line in capsys.readouterr().out.splitlines()[-1]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_somebody_elses_segments_is_left_alone(tmp_path):
+def test_a_folder_with_other_segments_is_left_alone(tmp_path):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
-    with pytest.raises(RecordingError, match=r"come from somewhere else\. Choose another folder\."):
-        make(tmp_path, source("http://localhost/"))
-    assert len(ids(tmp_path)) == 3
-
-
-def test_a_recording_is_not_made_into_itself(tmp_path):
-    recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
+    for state in (None, "{"):
+        if state is not None:
+            (tmp_path / recorder.STATE).write_text(state)
+        with pytest.raises(RecordingError, match=r"without a readable state\.json\. Choose another folder\."):
+            record(tmp_path, source("http://localhost/"))
     with pytest.raises(RecordingError, match="must be another folder than RECORDING"):
-        make(tmp_path, source("", recording=tmp_path))
+        record(tmp_path, source("", recording=tmp_path))
+    assert len(ids(tmp_path)) == 3
 
 
 def test_one_run_at_a_time(tmp_path, monkeypatch):
@@ -215,13 +214,10 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
         artifacts.lock_folder(tmp_path, RecordingError),
         pytest.raises(RecordingError, match="one run at a time"),
     ):
-        make(tmp_path, source("http://localhost/"))
+        record(tmp_path, source("http://localhost/"))
 
 
-def test_a_spoilt_state_is_an_error_and_not_a_new_beginning(tmp_path):
-    (tmp_path / recorder.STATE).write_text("{")
-    with pytest.raises(RecordingError, match="must be JSON as 01_stream writes it"):
-        make(tmp_path, source("http://localhost/"))
+# --- the source -------------------------------------------------------------------------------------------------------
 
 
 def settings(**changed):
@@ -231,23 +227,25 @@ def settings(**changed):
 
 def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
     day = tmp_path / "2015-09-12.jsonl.gz"
-    recording.write_segment(day, make_events(3))
-    monkeypatch.setattr(sample_day, "ensure", lambda: day)
+    recording.write_segment(day, [event(n, at=START + 3_000_000 * n) for n in range(20)])
+    monkeypatch.setattr(sample_day, "PATH", day)
     two = params.parse_time("2015-09-12T14:00:00Z")
-    assert Source.from_settings(settings()) == source("", recording=day, until=two)
+    default = Source.from_settings(settings())
+    assert default == source("", recording=day, until=two)
+    assert record(tmp_path / "out", default)["canaries"] > 20  # one per hour and data centre
     assert Source.from_settings(settings(until=START + 1)).until == START + 1
     assert Source.from_settings(settings(since=two)).until is None
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "error"),
     [
         ({"stream_url": "http://x/", "recording": Path("/x")}, "Only one of STREAM_URL and RECORDING"),
         ({"stream_url": "http://x/", "since": START, "until": START}, "UNTIL must be after SINCE"),
     ],
 )
-def test_parameters_that_contradict_each_other(changed, says):
-    with pytest.raises(params.ParameterError, match=says):
+def test_parameters_that_contradict_each_other(changed, error):
+    with pytest.raises(params.ParameterError, match=error):
         Source.from_settings(settings(**changed))
 
 
@@ -255,18 +253,17 @@ def test_a_recording_is_replayed_just_as_it_is(tmp_path):
     hours = [event(n, at=START + 3_000_000 * n) for n in range(20)]
     day = tmp_path / "day.jsonl.gz"
     recording.write_segment(day, hours)
-    made = make(tmp_path / "out", source("", recording=day))
-    assert (made["events"], made["canaries"]) == (20, 0)
-    assert made["source"]["sha256"] == artifacts.sha256(day)
+    manifest = record(tmp_path / "out", source("", recording=day))
+    assert (manifest["events"], manifest["canaries"]) == (20, 0)
+    assert manifest["source"]["sha256"] == artifacts.sha256(day)
 
 
-def test_of_a_damaged_recording_what_can_be_read_is_kept_and_the_rest_is_a_warning(tmp_path):
+def test_a_damaged_recording_is_an_error_before_anything_is_read(tmp_path):
     day = tmp_path / "day.jsonl.gz"
-    recording.write_segment(day, [event(n, comment=f"{n * n:x}" * 50) for n in range(2000)])
-    day.write_bytes(day.read_bytes()[:-2000])
-    made = make(tmp_path / "out", source("", recording=day))
-    assert 1000 < made["events"] < 2000
-    assert len(made["warnings"]) == 1 and "breaks off after" in made["warnings"][0]
+    recording.write_segment(day, make_events(300))
+    day.write_bytes(day.read_bytes()[:-10])
+    with pytest.raises(RecordingError, match=r"breaks off after [\d,]+ lines .* Fetch or record it again"):
+        record(tmp_path / "out", source("", recording=day))
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, monkeypatch):
@@ -282,10 +279,10 @@ def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, mo
         with pytest.raises(
             RecordingError, match=r"No space left on device\. What was written before is safe"
         ):
-            make(tmp_path, source(server.url))
+            record(tmp_path, source(server.url))
         monkeypatch.undo()
         assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
-        make(tmp_path, source(server.url))
+        record(tmp_path, source(server.url))
     assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
 
 
@@ -353,7 +350,7 @@ def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
             folder = tmp_path / f"{calls}"
             killed = kill_until_done(children, folder, server.url, [{"at": [call, calls]}])
             assert killed == 1
-            agree(folder, artifacts.read(folder, "01_stream"), plan, lines)
+            assert_agrees(folder, artifacts.read(folder, "01_stream"), truth(plan, lines))
 
 
 @pytest.mark.parametrize(
@@ -368,4 +365,4 @@ def test_killed_at_random_moments(children, tmp_path, seed, kills, count):
     with Server(lines, plan, speed=count / 3) as server:
         server.wait_seconds(0)
         assert kill_until_done(children, tmp_path, server.url, orders) > 5
-    agree(tmp_path, artifacts.read(tmp_path, "01_stream"), plan, lines)
+    assert_agrees(tmp_path, artifacts.read(tmp_path, "01_stream"), truth(plan, lines))

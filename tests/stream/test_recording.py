@@ -41,32 +41,30 @@ def test_two_gzip_files_in_one(tmp_path):
     assert list(lines(path)) == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("cut", [3, 40, 1000, -1])
-def test_a_damaged_file_gives_what_can_be_read_then_says_so(tmp_path, cut):
-    path = tmp_path / "day.jsonl.gz"
-    write_segment(path, make_events(300))
-    path.write_bytes(path.read_bytes()[:cut])
-    found = []
-    with pytest.raises(RecordingError, match=r"which breaks off after [\d,]+ lines"):
-        found.extend(lines(path))
-    assert found == make_events(300)[: len(found)]
+def cut_off(content):
+    return content[: len(content) // 2]
 
 
-def test_a_flipped_bit_is_found(tmp_path):
+def flip_a_bit(content):
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_off, flip_a_bit, lambda content: content[:-1], lambda content: content[:3]]
+)
+def test_a_damaged_file_is_an_error(tmp_path, damage):
     path = tmp_path / "day.jsonl.gz"
     write_segment(path, make_events(300))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(RecordingError):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RecordingError, match=r"day.jsonl.gz, which breaks off after [\d,]+ lines"):
         list(lines(path))
 
 
-def test_what_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(RecordingError, match="which is not there"):
-        list(lines(tmp_path / "none.jsonl"))
-    with pytest.raises(RecordingError, match=r"must hold events-\*\.jsonl\.gz"):
-        list(lines(tmp_path))
+@pytest.mark.parametrize("name", ["none.jsonl", ""])
+def test_what_is_no_recording_is_one_sentence(tmp_path, name):
+    with pytest.raises(RecordingError, match=r"which is neither\. Check the path"):
+        list(lines(tmp_path / name))
 
 
 def test_a_finished_recording_may_be_empty(tmp_path):
