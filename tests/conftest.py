@@ -1,9 +1,7 @@
 """What several test files share."""
 
-import nbformat
 import pytest
 
-from lib import paths
 from lib.infra import broker
 from lib.infra.spark import spark_session
 
@@ -20,10 +18,3 @@ def kafka(tmp_path_factory):
     """One Kafka broker for all tests that need one and leave it alive."""
     with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def notebooks():
-    """The four notebooks as committed, by name."""
-    files = sorted((paths.ROOT / "notebooks").glob("0*.ipynb"))
-    return {file.stem: nbformat.read(file, as_version=4) for file in files}

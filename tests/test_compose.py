@@ -1,6 +1,5 @@
 """docker-compose.yml is valid by the Compose schema, stays on loopback, and fits the library's own settings."""
 
-import hashlib
 import json
 import re
 import subprocess
@@ -16,127 +15,96 @@ import yaml
 from lib import paths
 from lib.infra import broker, jars
 
+TEXT = (paths.ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+SERVICES = yaml.safe_load(TEXT)["services"]
 # The schema is not copied into the project: it is read out of the last package of Compose that was on PyPI.
-SCHEMA_PACKAGE = "docker-compose==1.29.2"
-SCHEMA_SHA256 = "8d5589373b35c8d3b1c8c1182c6e4a4ff14bffa3dd0b605fcd08f73c94cef809"
+SCHEMA_LOCK = """docker-compose==1.29.2 \
+--hash=sha256:8d5589373b35c8d3b1c8c1182c6e4a4ff14bffa3dd0b605fcd08f73c94cef809"""
 SCHEMA_FILE = "compose/config/compose_spec.json"
 WHEEL = paths.ROOT / ".setup" / "docker_compose-1.29.2-py2.py3-none-any.whl"
 
 
-@pytest.fixture(scope="module")
-def compose():
-    """The content of docker-compose.yml, anchors resolved."""
-    return yaml.safe_load((paths.ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory):
-    """The Compose specification's JSON schema."""
-    if not WHEEL.exists():
-        download(tmp_path_factory.mktemp("wheel"))
-    assert hashlib.sha256(WHEEL.read_bytes()).hexdigest() == SCHEMA_SHA256, f"delete {WHEEL}"
-    return json.loads(zipfile.ZipFile(WHEEL).read(SCHEMA_FILE))
-
-
-def download(folder):
-    """Fetch the wheel by its hash, or skip with a loud word."""
-    lock = folder / "schema.lock"
-    lock.write_text(f"{SCHEMA_PACKAGE} --hash=sha256:{SCHEMA_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "-q", "-r", lock]
-    done = subprocess.run([*command, "-d", folder], capture_output=True, text=True, check=False)
-    wheel = folder / WHEEL.name
-    if not wheel.exists():
-        pytest.skip(f"docker-compose.yml was NOT checked against the schema: {done.stderr.strip()[-200:]}")
-    WHEEL.parent.mkdir(exist_ok=True)
-    wheel.replace(WHEEL)
-
-
-def brokers(compose, profile=None):
-    """Return the Kafka services of a profile; without one, those that plain ``up`` starts."""
-    services = compose["services"].values()
-    wanted = [profile] if profile else []
-    return [one for one in services if "kafka" in one["image"] and one.get("profiles", []) == wanted]
-
-
-def setting(service, name):
-    """Return one of a broker's settings."""
-    return service["environment"][name]
-
-
-def test_it_is_valid_by_the_schema(compose, schema):
-    problems = [
-        f"{list(e.path)}: {e.message}" for e in jsonschema.Draft7Validator(schema).iter_errors(compose)
+def brokers(*profiles):
+    """Return the settings and ports of the Kafka services of a profile; without one, those that plain ``up`` starts."""
+    return [
+        one["environment"] | {"ports": one["ports"]}
+        for one in SERVICES.values()
+        if "kafka" in one["image"] and one.get("profiles", []) == list(profiles)
     ]
-    assert problems == []
 
 
-def test_every_port_is_on_loopback(compose):
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert ports
+def test_it_is_valid_by_the_schema(tmp_path):
+    if not WHEEL.exists():
+        (tmp_path / "lock").write_text(SCHEMA_LOCK)
+        download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes"]
+        command = [*download, "-r", tmp_path / "lock", "-d", WHEEL.parent]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"docker-compose.yml was NOT checked against the schema: {done.stderr[-200:]}")
+    schema = json.loads(zipfile.ZipFile(WHEEL).read(SCHEMA_FILE))
+    assert [
+        error.message for error in jsonschema.Draft7Validator(schema).iter_errors(yaml.safe_load(TEXT))
+    ] == []
+
+
+def test_every_port_is_on_loopback():
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 4
     assert all(port.startswith(f"{broker.LOOPBACK}:") for port in ports)
 
 
-def test_the_image_is_the_official_one_in_the_version_of_the_embedded_broker(compose):
+def test_the_image_is_the_official_one_in_the_version_of_the_embedded_broker():
     embedded = next(jar["version"] for jar in jars.read_lock("broker") if jar["artifactId"] == "kafka_2.13")
-    images = {service["image"] for service in compose["services"].values() if "kafka" in service["image"]}
+    images = {service["image"] for service in SERVICES.values() if "kafka" in service["image"]}
     assert images == {f"apache/kafka:{embedded}"}
 
 
-def test_one_broker_without_a_profile_answers_where_clients_are_told(compose):
-    (single,) = brokers(compose)
-    (port,) = single["ports"]
-    address, _, inside = port.rpartition(":")
-    assert f"HOST://{address}" in setting(single, "KAFKA_ADVERTISED_LISTENERS")
-    assert f"HOST://:{inside}" in setting(single, "KAFKA_LISTENERS")
-    assert address == broker.DEFAULT_BOOTSTRAP, "what an error tells the user to set KAFKA to"
+def test_one_broker_without_a_profile_answers_where_an_error_says_it_does():
+    (single,) = brokers()
+    address, _, inside = single["ports"][0].rpartition(":")
+    assert f"HOST://{address}" in single["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"HOST://:{inside}" in single["KAFKA_LISTENERS"]
+    assert address == broker.DEFAULT_BOOTSTRAP
 
 
-def test_the_cluster_replicates_three_times_and_needs_two(compose):
-    cluster = brokers(compose, "cluster")
-    voters = setting(cluster[0], "KAFKA_CONTROLLER_QUORUM_VOTERS").split(",")
-    assert len(cluster) == len(voters) == 3
-    assert sorted(setting(one, "KAFKA_NODE_ID") for one in cluster) == ["1", "2", "3"]
+def test_the_cluster_replicates_three_times_and_needs_two():
+    cluster = brokers("cluster")
+    assert [one["KAFKA_NODE_ID"] for one in cluster] == ["1", "2", "3"]
     for one in cluster:
-        assert setting(one, "KAFKA_DEFAULT_REPLICATION_FACTOR") == "3"
-        assert setting(one, "KAFKA_MIN_INSYNC_REPLICAS") == "2"
-        assert setting(one, "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR") == "2"
-        assert one["ports"][0].rpartition(":")[0] in setting(one, "KAFKA_ADVERTISED_LISTENERS")
+        assert len(one["KAFKA_CONTROLLER_QUORUM_VOTERS"].split(",")) == 3
+        assert one["KAFKA_DEFAULT_REPLICATION_FACTOR"] == "3"
+        assert one["KAFKA_MIN_INSYNC_REPLICAS"] == one["KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"] == "2"
+        assert one["ports"][0].rpartition(":")[0] in one["KAFKA_ADVERTISED_LISTENERS"]
 
 
-def test_the_cluster_has_a_master_and_two_workers_that_know_it(compose):
-    commands = [
-        one.get("command", []) for one in compose["services"].values() if one.get("profiles") == ["cluster"]
-    ]
-    (master,) = [command for command in commands if "org.apache.spark.deploy.master.Master" in command]
-    workers = [command for command in commands if "org.apache.spark.deploy.worker.Worker" in command]
-    address = f"spark://{master[master.index('--host') + 1]}:{master[master.index('--port') + 1]}"
-    assert [command[-1] for command in workers] == [address] * 2
-    assert address.removeprefix("spark://").partition(":")[0] in compose["services"]
+def test_the_cluster_has_a_master_and_two_workers_that_know_it():
+    master = SERVICES["spark-master"]["command"]
+    assert master[1:] == ["org.apache.spark.deploy.master.Master", "--host", "spark-master", "--port", "7077"]
+    for number in (1, 2):
+        worker = SERVICES[f"spark-worker-{number}"]["command"]
+        assert worker[1:] == ["org.apache.spark.deploy.worker.Worker", "spark://spark-master:7077"]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docker-compose.yml"])
-def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(compose, file):
-    text = (paths.ROOT / file).read_text(encoding="utf-8")
+@pytest.mark.parametrize("text", [TEXT, (paths.ROOT / "README.md").read_text(encoding="utf-8")])
+def test_the_command_for_the_cluster_starts_the_cluster_and_nothing_else(text):
     (named,) = re.findall(r"docker compose --profile cluster up -d((?: [\w-]+)*)", text)
-    services = compose["services"]
     started, waiting = set(), named.split()
     while waiting:
         started.add(name := waiting.pop())
-        waiting += services[name].get("depends_on", [])
-    assert started == {name for name, one in services.items() if one.get("profiles") == ["cluster"]}
+        waiting += SERVICES[name].get("depends_on", [])
+    assert started == {name for name, one in SERVICES.items() if one.get("profiles") == ["cluster"]}
 
 
 @pytest.mark.parametrize(
     "ours", ["num.partitions", "message.max.bytes", "log.retention.ms", "group.initial.rebalance.delay.ms"]
 )
-def test_containers_and_the_embedded_broker_agree(compose, ours):
+def test_containers_and_the_embedded_broker_agree(ours):
     embedded = javaproperties.loads(broker.SETTINGS.read_text(encoding="utf-8"))
     name = "KAFKA_" + ours.upper().replace(".", "_")
-    assert {setting(one, name) for one in brokers(compose) + brokers(compose, "cluster")} == {embedded[ours]}
+    assert {one[name] for one in brokers() + brokers("cluster")} == {embedded[ours]}
 
 
-def test_the_spark_image_is_built_with_the_projects_own_locks(compose):
+def test_the_spark_image_is_built_with_the_projects_own_lock():
     version = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert compose["services"]["driver"]["image"] == f"wikisieve:{version}"
-    dockerfile = (paths.ROOT / "Dockerfile").read_text()
-    assert "--require-hashes -r requirements.lock" in dockerfile
+    assert SERVICES["driver"]["image"] == f"wikisieve:{version}"
+    assert "--require-hashes -r requirements.lock" in (paths.ROOT / "Dockerfile").read_text()

@@ -3,6 +3,7 @@
 import ast
 from datetime import UTC, datetime, timedelta, timezone
 
+import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,18 +18,8 @@ SAMPLE = {
     "OUT_DIR": "x",
     "SEED": 0,
 }
-STREAM = {
-    "STREAM_URL": "",
-    "RECORDING": "",
-    "SINCE": "",
-    "UNTIL": "",
-    "MAX_EVENTS": 0,
-    "MAX_SECONDS": 0,
-    "WIKIS": "",
-    "RELAY": "",
-    "OUT_DIR": "data/01_stream",
-    "SEED": 0,
-}
+STREAM = dict.fromkeys(["STREAM_URL", "RECORDING", "SINCE", "UNTIL", "WIKIS", "RELAY"], "")
+STREAM |= {"MAX_EVENTS": 0, "MAX_SECONDS": 0, "OUT_DIR": "data/01_stream", "SEED": 0}
 
 
 def test_values_are_read():
@@ -104,8 +95,9 @@ def test_a_time_means_the_same_in_every_form(moment, hours):
         assert milliseconds == params.parse_time(moment.astimezone(UTC).isoformat().replace("+00:00", "Z"))
 
 
-def test_every_default_of_the_notebooks_has_a_rule(notebooks):
-    for name, notebook in notebooks.items():
-        cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-        lines = ast.parse(cell.source).body
-        params.check(name, {line.target.id: ast.literal_eval(line.value) for line in lines})
+@pytest.mark.parametrize("name", params.RULES)
+def test_every_default_of_the_notebooks_has_a_rule(name):
+    notebook = nbformat.read(paths.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = ast.parse(cell.source).body
+    params.check(name, {line.target.id: ast.literal_eval(line.value) for line in lines})

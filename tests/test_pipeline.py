@@ -1,45 +1,41 @@
-"""The batch run: a line per stage, and a failure with its reason."""
+"""The batch run: a line per stage, a failure with its reason, and pages on which untrusted text stays text."""
 
 import re
 
 import nbformat
+import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import artifacts, paths, pipeline
+from lib import artifacts, paths, pipeline, plots
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of one tiny notebook."""
+    """A project of one tiny notebook with one cell of code."""
 
     def make(code):
-        cells = [
-            new_markdown_cell("# Tiny"),
-            new_code_cell("N: int = 1  # how many", metadata={"tags": ["parameters"]}),
-            new_markdown_cell("## Count"),
-            new_code_cell(code),
-        ]
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        parameters = new_code_cell("N: int = 1  # how many", metadata={"tags": ["parameters"]})
+        cells = [new_markdown_cell("# Tiny"), parameters, new_markdown_cell("## Count"), new_code_cell(code)]
         (tmp_path / "notebooks").mkdir()
-        nbformat.write(
-            new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "notebooks/01_stream.ipynb"
-        )
+        nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks/01_stream.ipynb")
         monkeypatch.setattr(paths, "ROOT", tmp_path)
         monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
         (tmp_path / "reports").mkdir()
-        counts = {"events": 3, "duplicates": 0, "canaries": 1, "invalid": 0}
-        artifacts.write(tmp_path / "01_stream", **counts)
-        return pipeline.Run("about", tmp_path, {"01_stream": {"N": 2}})
+        artifacts.write(tmp_path / "01_stream", events=3, duplicates=0, canaries=1, invalid=0)
+        plan = pipeline.Run("about", tmp_path, {"01_stream": {"N": 2}})
+        monkeypatch.setattr(pipeline, "Run", lambda: plan)
+        return plan
 
     return make
 
 
 def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, tmp_path, capsys):
-    plan = project("print(N)")
+    project("print(N)")
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
-    (stage,) = pipeline.run(plan)
-    assert not stage.failed
+    assert pipeline.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[1/1] 01_stream …"
     assert re.fullmatch(r"  3 events; .*, 1 canaries, .* \(\d+ s\)", lines[1])
@@ -48,21 +44,32 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, tm
     assert executed.cells[-1].outputs[0].text == "2\n"
 
 
-def test_a_failure_is_in_the_report_and_the_exit_code(project, tmp_path, monkeypatch, capsys):
-    plan = project("raise ValueError('PERCENT must be <b>1</b>')")
-    monkeypatch.setattr(pipeline, "Run", lambda: plan)
+def test_a_failure_is_in_the_report_and_the_exit_code(project, tmp_path, capsys):
+    project(f"raise ValueError({EVIL!r})")
     assert pipeline.main([]) == 1
-    assert "ValueError: PERCENT must be <b>1</b>" in capsys.readouterr().out
+    assert f"ValueError: {EVIL}" in capsys.readouterr().out
     index = (tmp_path / "reports/index.html").read_text()
-    assert "failed" in index and "PERCENT must be &lt;b&gt;1" in index
-    assert "PERCENT must be" in (tmp_path / "reports/01_stream.html").read_text()
+    assert '<a href="01_stream.html">Tiny</a>' in index
+    assert index.count('class="failed"') == 1
+    assert "ValueError: &lt;script&gt;" in index
+    for page in (index, (tmp_path / "reports/01_stream.html").read_text()):
+        assert "<script" not in page and "<img src=x" not in page
 
 
-def test_reports_that_cannot_be_written_are_refused_before_anything_runs(
-    project, tmp_path, monkeypatch, capsys
-):
-    plan = project("print(N)")
-    monkeypatch.setattr(pipeline, "Run", lambda: plan)
+def test_untrusted_text_in_a_page_is_escaped_and_nothing_is_fetched(tmp_path):
+    table = {"text/html": plots.html_table(pd.DataFrame({"title": [EVIL]}))}
+    outputs = [new_output("stream", name="stdout", text=EVIL), new_output("display_data", data=table)]
+    cells = [new_markdown_cell("# A title"), new_code_cell("print(1)", outputs=outputs, execution_count=1)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "01_stream.ipynb")
+    page = pipeline.write_page(tmp_path / "01_stream.ipynb", ["01_stream"]).read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script&gt;alert(1)") == 2
+    assert "default-src 'none'" in page
+    assert "http://" not in page.replace("http-equiv", "") and 'src="http' not in page
+
+
+def test_reports_that_cannot_be_written_are_refused_before_anything_runs(project, tmp_path, capsys):
+    project("print(N)")
     (tmp_path / "reports").rmdir()
     (tmp_path / "reports").touch()
     with pytest.raises(SystemExit):
