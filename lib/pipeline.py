@@ -142,7 +142,7 @@ def _run_stage(name: str, plan: Run) -> Stage:
         failure = f"{error.ename}: {error.evalue}"
     seconds = time.monotonic() - start
     write_page(output, NAMES)
-    title = title_of(nbformat.read(output, as_version=4))
+    title = title_of(nbformat.read(source, as_version=4))
     text = failure or summary(name, plan.root / FOLDERS[name])
     return Stage(name, title, text, seconds, failed=bool(failure))
 

@@ -9,6 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from lib import artifacts, paths, pipeline, plots
 
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -20,7 +21,8 @@ def project(tmp_path, monkeypatch):
         parameters = new_code_cell("N: int = 1  # how many", metadata={"tags": ["parameters"]})
         cells = [new_markdown_cell("# Tiny"), parameters, new_markdown_cell("## Count"), new_code_cell(code)]
         (tmp_path / "notebooks").mkdir()
-        nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks/01_stream.ipynb")
+        notebook = new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+        nbformat.write(notebook, tmp_path / "notebooks/01_stream.ipynb")
         monkeypatch.setattr(paths, "ROOT", tmp_path)
         monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
         (tmp_path / "reports").mkdir()
