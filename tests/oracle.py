@@ -22,17 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = Path(__file__).with_suffix(".json")
 CAPTURES = ROOT.parent / "shared" / "data"
 # What differs from run to run: times, speeds, versions, paths, and the hash of a file that holds a time.
-VOLATILE = {
-    "created",
-    "seconds",
-    "events_per_second",
-    "latency_seconds",
-    "versions",
-    "inputs",
-    "outputs",
-    "runs",
-    "topics",
-}
+VOLATILE = {"created", "seconds", "events_per_second", "latency_seconds", "versions"}
+VOLATILE |= {"inputs", "outputs", "runs", "topics"}
 
 
 def execute(notebook: str, **parameters: object) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nbformat
 
+from tests import oracle
+
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -42,9 +44,7 @@ papermill.execute_notebook(source, output, dict(zip(words[::2], words[1::2])), c
 
 def fits(setting: str) -> bool:
     """Return whether this processor has what a setting needs (OpenBLAS would silently take another kernel)."""
-    needed = NEEDS.get(setting, "")
-    cpuinfo = Path("/proc/cpuinfo")
-    return not needed or not cpuinfo.exists() or needed in cpuinfo.read_text().split()
+    return NEEDS.get(setting, "flags") in Path("/proc/cpuinfo").read_text().split()
 
 
 def differing_cells(executed: Path, stored: Path, folders: dict[str, str]) -> list[int]:
@@ -75,8 +75,8 @@ def texts(cell: nbformat.NotebookNode, folders: dict[str, str]) -> list[str]:
     return found
 
 
-def run(setting: str, sample: Path, quick: bool, python: str = sys.executable) -> tuple[list[str], str, str]:
-    """Execute 03 (and 04) under a setting.
+def run(setting: str, sample: Path) -> tuple[list[str], str, str]:
+    """Execute 03 and 04 under a setting.
 
     Returns
     -------
@@ -85,39 +85,33 @@ def run(setting: str, sample: Path, quick: bool, python: str = sys.executable) -
     version : str
         Of the model.
     verdicts : str
-        Hash of the verdict rows; empty when `quick`.
+        Hash of the verdict rows.
     """
-    from tests import oracle
-
     with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
         folder = Path(name)
         model, online = folder / "03_model", folder / "04_online"
-        plans = [("03_eda_train", {"IN_DIR": str(sample), "OUT_DIR": str(model)})]
-        if not quick:
-            plans.append(("04_online", {"MODEL_DIR": str(model), "OUT_DIR": str(online)}))
+        plans = {
+            "03_eda_train": ["IN_DIR", str(sample), "OUT_DIR", str(model)],
+            "04_online": ["MODEL_DIR", str(model), "OUT_DIR", str(online)],
+        }
         folders = {str(model): "data/03_model", str(online): "data/04_online", str(sample): "data/02_sample"}
         differing = []
-        for notebook, values in plans:
+        for notebook, words in plans.items():
             source, output = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{notebook}.ipynb"
-            words = [word for pair in values.items() for word in pair]
-            command = [python, "-c", RUN, str(source), str(output), str(source.parent), *words]
+            command = [sys.executable, "-c", RUN, str(source), str(output), str(source.parent), *words]
             environment = os.environ | SETTINGS[setting]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"{notebook} failed under {setting}:\n{done.stderr[-2000:]}")
             differing += [f"{notebook[:2]}:{n}" for n in differing_cells(output, source, folders)]
         facts = json.loads((model / "manifest.json").read_text())
-        return differing, facts["model_version"], "" if quick else oracle.of_verdicts(online)
+        return differing, facts["model_version"], oracle.of_verdicts(online)
 
 
 def main() -> int:
     """Print the table; return 1 where a setting gives other figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.reproduce", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="notebook 03 alone")
     parser.add_argument("--sample", type=Path, default=ROOT / "data" / "02_sample", help="folder of stage 2")
-    parser.add_argument(
-        "--python", nargs="*", default=[], help="interpreters of other environments to try as well"
-    )
     parser.add_argument(
         "--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), help="these settings"
     )
@@ -126,17 +120,15 @@ def main() -> int:
         sys.exit(
             f"There must be a sample in {chosen.sample}. Got none. Run notebooks 01 and 02 first (make run)."
         )
-    trials = [(name, sys.executable) for name in chosen.only] + [("as it is", path) for path in chosen.python]
     results = set()
     print(f"{'setting':24} {'cells that differ':20} {'version':14} verdicts", flush=True)
-    for setting, python in trials:
-        label = setting if python == sys.executable else python
+    for setting in chosen.only:
         if not fits(setting):
-            print(f"{label:24} skipped: this processor has no {NEEDS[setting]}", flush=True)
+            print(f"{setting:24} skipped: this processor has no {NEEDS[setting]}", flush=True)
             continue
-        differing, version, verdicts = run(setting, chosen.sample, chosen.quick, python)
+        differing, version, verdicts = run(setting, chosen.sample)
         results.add((tuple(differing), version, verdicts))
-        print(f"{label:24} {' '.join(differing) or 'none':20} {version:14} {verdicts[:16]}", flush=True)
+        print(f"{setting:24} {' '.join(differing) or 'none':20} {version:14} {verdicts[:16]}", flush=True)
     return int(len(results) != 1 or bool(next(iter(results))[0]))
 
 

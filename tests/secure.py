@@ -135,6 +135,4 @@ def certificates(folder: Path, *names: str) -> list[Path]:
 
 
 def _openssl(folder: Path, *arguments: str | Path) -> None:
-    done = subprocess.run(["openssl", *arguments], cwd=folder, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"TLS and SASL were NOT tested: this openssl makes no certificates: {done.stderr[-200:]}")
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
