@@ -82,8 +82,7 @@ experiments: setup ## Try other models and print a table: make experiments CAPTU
 	@$(PY) -m experiments $(CAPTURES)
 
 lock: setup ## Renew requirements.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
-	@command -v uv >/dev/null || { echo "make lock needs uv. Got none on PATH. Install it: pip install uv" >&2; exit 1; }
-	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev \
+	$(PY) -m uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev \
 	    --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 	for folder in jars/*/; do (cd "$$folder" && ../../$(PY) -m jgo --resolver python --class-path-only lock) || exit; done
 

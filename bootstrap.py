@@ -16,6 +16,7 @@ if sys.version_info < MIN_VERSION:
     )
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,16 +25,23 @@ VERSION = sys.version.split()[0]
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-COMPLETE = (
-    VENV / ".packages"
-)  # exists when all packages are installed; without it the environment is made again
-LOG = ROOT / ".setup" / "setup.log"
-TEMPORARY = ROOT / ".setup" / "tmp"  # /tmp may be small: Spark's package alone is unpacked to 1 GB
-MIN_FREE_GB = 4  # the environment takes 1.7, and packages are unpacked beside it
-REDIRECTIONS = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV")
+# Exists when all packages are installed; without it the environment is made again.
+COMPLETE = VENV / ".packages"
+SETUP = ROOT / ".setup"
+LOG = SETUP / "setup.log"
+TEMPORARY = SETUP / "tmp"  # /tmp may be small: Spark's package alone is unpacked to 1 GB
+MIN_FREE_GB = 5  # the environment takes 1.7, and packages are unpacked beside it
+REDIRECTIONS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
+# The installer's own names for what pip is configured with.
+PIP_OPTIONS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
+PIP_OPTIONS |= {"no-index": "UV_NO_INDEX", "cert": "SSL_CERT_FILE"}
+# Imports compile; with PYTHONDONTWRITEBYTECODE in the user's environment every kernel would do so again.
+COMPILE = """
+import importlib, pkgutil, ipykernel.kernelapp, pyspark.daemon, lib
+for module in pkgutil.walk_packages(lib.__path__, "lib."):
+    importlib.import_module(module.name)
+"""
 
-# What pip and uv write before the first package is changed.
-INSTALLING = ("Installing collected packages", "Prepared ", "Failed to install")
 # What installers write when something outside them is wrong, and what to do about it.
 SYMPTOMS = {
     ("No space left on device", "Errno 28", "os error 28"): (
@@ -63,40 +71,39 @@ def main() -> None:
         sys.exit(
             f"Set-up needs {MIN_FREE_GB} GB of free disk. Got {free:.1f} GB. Make room and run the same again."
         )
+    environment = {name: value for name, value in os.environ.items() if name not in REDIRECTIONS}
+    environment |= {"TMPDIR": str(TEMPORARY), "UV_SYSTEM_CERTS": "1"}
     if not COMPLETE.exists():
         print(f"Making .venv with Python {VERSION}", flush=True)
-        install([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    print(f"Installing the packages (about two minutes; {LOG.relative_to(ROOT)} has the details)", flush=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile"]
-    if shutil.which("uv"):
-        pip = ["uv", "pip", "install", "--python", str(PYTHON)]
-    was_complete = COMPLETE.exists()
+        install([sys.executable, "-m", "venv", "--clear", str(VENV)], environment)
+    print(f"Installing the packages (about a minute; {LOG.relative_to(ROOT)} has the details)", flush=True)
     COMPLETE.unlink(missing_ok=True)
-    try:
-        install([*pip, "--require-hashes", "-r", "requirements.lock"])
-    except SystemExit:
-        if was_complete and not any(word in LOG.read_text("utf-8", "replace") for word in INSTALLING):
-            COMPLETE.touch()
-        raise
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    lock = Path("requirements.lock").read_text("utf-8")
+    SETUP.mkdir(exist_ok=True)
+    (SETUP / "uv.lock").write_text(re.search(r"^uv==.*\n(?: {4}--hash.*\n)+", lock, re.MULTILINE)[0])
+    install([*pip, "install", "--require-hashes", "-r", str(SETUP / "uv.lock")], environment)
+    options = subprocess.check_output([*pip, "config", "list"], env=environment, text=True)
+    for option, value in re.findall(r"\.([\w-]+)='(.*)'$", options, re.MULTILINE):
+        if option in PIP_OPTIONS:
+            environment.setdefault(PIP_OPTIONS[option], value)
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
+    install([*uv, "--require-hashes", "-r", "requirements.lock"], environment)
+    install([*uv, "--no-deps", "-e", "."], environment)
     COMPLETE.touch()
-    install([*pip, "--no-deps", "-e", "."])
-    compiling = subprocess.Popen([str(PYTHON), "-m", "compileall", "-qq", "-j2", str(VENV / "lib")])
+    compiling = subprocess.Popen([str(PYTHON), "-c", COMPILE], env=environment)
     for module in ("lib.infra.java", "lib.infra.jars"):
         if subprocess.run([str(PYTHON), "-m", module], check=False).returncode:
             sys.exit(f"Set-up stopped at {module}. Correct that and run the same again.")
     compiling.wait()
 
 
-def install(command: list[str]) -> None:
+def install(command: list[str], environment: dict[str, str]) -> None:
     """Run an installer; a failure ends the set-up with one sentence."""
-    shutil.rmtree(TEMPORARY, ignore_errors=True)
-    TEMPORARY.mkdir(parents=True)
-    environment = {name: value for name, value in os.environ.items() if name not in REDIRECTIONS}
+    TEMPORARY.mkdir(parents=True, exist_ok=True)
     with open(LOG, "wb") as log:
-        done = subprocess.run(
-            command, stdout=log, stderr=log, env={**environment, "TMPDIR": str(TEMPORARY)}, check=False
-        )
-    shutil.rmtree(TEMPORARY, ignore_errors=True)
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    shutil.rmtree(TEMPORARY)
     if done.returncode:
         sys.exit(explain(LOG.read_text("utf-8", "replace")))
 
