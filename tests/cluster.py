@@ -15,7 +15,7 @@ from lib.infra.broker import LOOPBACK, Broker, free_port, start_child, stop_chil
 
 SPARK_HOME = Path(pyspark.__file__).parent
 WORKERS = 2  # of one core each
-BROKERS = 3  # a majority must be in sync for a write to be acknowledged
+BROKERS = 3
 START_SECONDS = 90
 
 
@@ -96,24 +96,14 @@ class KafkaCluster:
     def __init__(self, folder):
         controllers = {node: free_port() for node in range(1, BROKERS + 1)}
         voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in controllers.items())
-        copies = dict.fromkeys(
-            (
-                "default.replication.factor",
-                "offsets.topic.replication.factor",
-                "transaction.state.log.replication.factor",
-                "share.coordinator.state.topic.replication.factor",
-            ),
-            BROKERS,
-        )
-        in_sync = dict.fromkeys(
-            (
-                "min.insync.replicas",
-                "transaction.state.log.min.isr",
-                "share.coordinator.state.topic.min.isr",
-            ),
-            BROKERS // 2 + 1,
-        )
-        shared = {"controller.quorum.voters": voters, **copies, **in_sync}
+        logs = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
+        shared = {
+            "controller.quorum.voters": voters,
+            "default.replication.factor": BROKERS,
+            "min.insync.replicas": 2,
+        }
+        shared |= {f"{log}.replication.factor": BROKERS for log in logs}
+        shared |= {f"{log}.min.isr": 2 for log in logs[1:]}
         self.nodes = []
         for node, controller in controllers.items():
             broker = Broker(folder / f"kafka-{node}")
