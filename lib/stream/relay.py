@@ -30,7 +30,6 @@ from lib.stream.recording import StreamError
 CONTROL = b'{"$relay"'
 HEARTBEAT = b'{"$relay": {"alive": true}}'
 HEARTBEAT_SECONDS = 1.0
-POLL_SECONDS = 0.1
 BUFFER_BYTES = 1 << 16
 TIMEOUT_SECONDS = 15.0  # without a byte; an idle relay sends a heartbeat every second
 
@@ -145,11 +144,12 @@ class Relay(BackgroundServer):
         """Wait until no client is left, at most so many seconds; return how many still are."""
         end = time.monotonic() + seconds
         while self.clients and time.monotonic() < end:
-            self.closed.wait(POLL_SECONDS)
+            time.sleep(0.1)
         return len(self.clients)
 
     def close(self) -> None:
         """Stop listening; clients that have not read everything get a broken connection."""
+        self.finished.set()
         super().close()
         for client in [*self.clients]:
             self.shutdown_request(client)  # also if its thread waits for it
@@ -157,20 +157,16 @@ class Relay(BackgroundServer):
     def lines(self) -> Iterator[bytes | None]:
         """Yield the lines from the first file on; None every second while there is nothing to send."""
         sent = 0
-        beat_at = time.monotonic()
         while not self.closed.is_set():
             is_complete = self.finished.is_set() or (self.source / artifacts.NAME).exists()
             files = recording.segments(self.source) if self.source.is_dir() else [self.source]
             for path in files[sent:]:
                 yield from recording.file_lines(path)
-                beat_at = time.monotonic()
             if is_complete:
                 return
             sent = len(files)
-            if time.monotonic() - beat_at >= HEARTBEAT_SECONDS:
+            if not self.finished.wait(HEARTBEAT_SECONDS):
                 yield None
-                beat_at = time.monotonic()
-            self.closed.wait(POLL_SECONDS)
 
 
 class _Client(socketserver.StreamRequestHandler):

@@ -1,12 +1,9 @@
 import json
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lib.stream import cursor
-from lib.stream.cursor import Cursor, Entry, parse_id, place_of
+from lib.stream.cursor import Cursor, place_of
 
 A, B = "eqiad.mediawiki.recentchange", "codfw.mediawiki.recentchange"
 T = 1_442_018_818_771
@@ -22,10 +19,6 @@ def stamp(topic, timestamp):
 
 def silent(topic):
     return {"topic": topic, "partition": 0, "offset": -1}
-
-
-def asked(at):
-    return {entry["topic"]: entry for entry in json.loads(at.last_event_id())}
 
 
 @pytest.mark.parametrize(
@@ -60,44 +53,6 @@ def test_without_ids_the_time_of_the_last_event_counts():
     assert at.since() == T - cursor.REWIND_MS
     assert Cursor(start=T - 100, time=T).since() == T - 100
     assert Cursor().since() is None
-
-
-ENTRIES = st.lists(
-    st.builds(
-        Entry,
-        topic=st.sampled_from([A, B, "x"]),
-        partition=st.just(0),
-        timestamp=st.none() | st.integers(10**12, 2 * 10**12),
-        offset=st.none() | st.integers(-2, 10**9),
-    ),
-    max_size=4,
-)
-
-
-@given(st.lists(ENTRIES, max_size=4), st.none() | st.integers(10**12, 2 * 10**12))
-def test_kept_as_json_it_asks_for_the_same(ids, base):
-    at = Cursor(start=base, time=base)
-    for entries in ids:
-        at.update(json.dumps([{k: getattr(e, k) for k in Entry.__struct_fields__} for e in entries]).encode())
-    again = msgspec.json.decode(msgspec.json.encode(at), type=Cursor)
-    assert again.last_event_id() == at.last_event_id()
-    assert again.since() == at.since()
-
-
-@given(st.permutations([stamp(A, T + 1), silent(B), stamp("x", T)]))
-def test_the_order_within_an_id_does_not_matter(entries):
-    at = Cursor(start=T)
-    at.update(id_of(*entries))
-    assert set(asked(at)) == {A, B, "x"}
-    assert asked(at)[A] == stamp(A, T)
-
-
-@given(st.binary(max_size=40))
-def test_no_id_can_break_it(id_):
-    at = Cursor(start=T)
-    at.update(id_)
-    if not parse_id(id_):
-        assert at.last_event_id() == ""
 
 
 def test_a_message_is_placed_by_what_changed():

@@ -2,16 +2,16 @@ import contextlib
 import errno
 import gzip
 import json
+import multiprocessing
 import random
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import crashing
 import pytest
 from streams import END, OK, START, Script, event, make_events, message, silence, status, truth
 
-from lib import artifacts, params, paths
+from lib import artifacts, params
 from lib.replay import faults
 from lib.replay.server import Server
 from lib.stream import recorder, recording, sample_day
@@ -250,9 +250,8 @@ def test_parameters_that_contradict_each_other(changed, error):
 
 
 def test_a_recording_is_replayed_just_as_it_is(tmp_path):
-    hours = [event(n, at=START + 3_000_000 * n) for n in range(20)]
     day = tmp_path / "day.jsonl.gz"
-    recording.write_segment(day, hours)
+    recording.write_segment(day, [event(n, at=START + 3_000_000 * n) for n in range(20)])
     manifest = record(tmp_path / "out", source("", recording=day))
     assert (manifest["events"], manifest["canaries"]) == (20, 0)
     assert manifest["source"]["sha256"] == artifacts.sha256(day)
@@ -289,80 +288,45 @@ def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, mo
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
 
-class Children:
-    """Children that record and die (crashing.py)."""
-
-    def __init__(self):
-        program = Path(__file__).with_name("crashing.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=paths.ROOT,
-        )
-
-    def record(self, folder, url, **where):
-        order = {"folder": str(folder), "url": url, "since": START, "segment": 40, **where}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pytest", "lib.stream.recorder"])
 
 
-@pytest.fixture(scope="module")
-def children():
-    children = Children()
-    yield children
-    children.close()
-
-
-def whole(folder):
-    """Whether every file that counts is whole."""
+def is_killed(folder, url, seconds=None, **options):
+    """Record in a process, which is killed after so many seconds; return whether it was killed."""
+    child = PROCESSES.Process(target=crashing.record, args=(str(folder), url, START), kwargs=options)
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
     for path in recording.segments(folder):
-        gzip.decompress(path.read_bytes())
-    if (folder / recorder.STATE).exists():
-        json.loads((folder / recorder.STATE).read_bytes())
-
-
-def kill_until_done(children, folder, url, orders):
-    """Run the orders one after the other, then to the end; return how many children were killed."""
-    killed = 0
-    for order in orders:
-        result = children.record(folder, url, **order)
-        whole(folder)
-        if not result["killed"]:
-            return killed
-        killed += 1
-    assert children.record(folder, url)["complete"]
-    return killed
+        gzip.decompress(path.read_bytes())  # it is whole
+    return child.exitcode < 0
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "open"])
-def test_killed_at_every_step_of_a_commit(children, tmp_path, call):
+def test_killed_at_every_step_of_a_commit(tmp_path, call):
     plan, lines = faults.load({**EVERYTHING, "cuts": {}}), make_events(150)
     with Server(lines, plan) as server:
         for calls in range(1, 10):
             folder = tmp_path / f"{calls}"
-            killed = kill_until_done(children, folder, server.url, [{"at": [call, calls]}])
-            assert killed == 1
+            folder.mkdir()
+            assert is_killed(folder, server.url, dies_at=(call, calls))
+            assert not is_killed(folder, server.url)
             assert_agrees(folder, artifacts.read(folder, "01_stream"), truth(plan, lines))
 
 
 @pytest.mark.parametrize(
     ("seed", "kills", "count"), [(1, 6, 2000), pytest.param(2, 20, 4000, marks=pytest.mark.slow)]
 )
-def test_killed_at_random_moments(children, tmp_path, seed, kills, count):
+def test_killed_at_random_moments(tmp_path, seed, kills, count):
     chance = random.Random(seed)
     plan, lines = faults.load({**EVERYTHING, "seed": seed}), make_events(count)
-    orders = [
-        {"seconds": chance.uniform(0.02, 0.25), "every": chance.choice([0.0, 0.01, 10])} for _ in range(kills)
-    ]
     with Server(lines, plan, speed=count / 3) as server:
         server.wait_seconds(0)
-        assert kill_until_done(children, tmp_path, server.url, orders) > 5
+        killed = 0
+        for _ in range(kills):
+            every = chance.choice([0.0, 0.01, 10])
+            killed += is_killed(tmp_path, server.url, chance.uniform(0.1, 0.35), segment_seconds=every)
+        assert not is_killed(tmp_path, server.url) and killed > 5
     assert_agrees(tmp_path, artifacts.read(tmp_path, "01_stream"), truth(plan, lines))

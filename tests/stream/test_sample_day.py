@@ -62,13 +62,6 @@ def test_every_field_has_its_source_and_what_is_not_known_is_null():
     assert event == {**known, **nulls, "meta": {**meta, "uri": None, "request_id": None}}
 
 
-def test_an_event_is_a_valid_edit_with_its_delta():
-    event = events.decode(json.dumps(sample_day.convert(sample_day.canonical_line(old()), 0)).encode())
-    assert (
-        event.is_edit and not event.is_canary and events.delta(event) == 36 and event.time_ms == 1442018818771
-    )
-
-
 def test_ids_follow_place_and_text_not_spacing():
     one, other = (sample_day.canonical_line(line) for line in (old(), json.dumps(OLD, indent=1).encode()))
     assert sample_day.convert(one, 3)["meta"]["id"] == sample_day.convert(other, 3)["meta"]["id"]

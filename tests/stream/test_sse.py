@@ -65,18 +65,6 @@ def test_byte_by_byte():
     ]
 
 
-def test_line_separators_of_unicode_end_no_line():
-    raw = '{"comment": "a\u2028b\u2029c\u0085d\x0be\x0cf"}'.encode()
-    assert Decoder().feed(b"data: " + raw + b"\n\n") == [Message(raw, b"", b"message")]
-
-
-def test_what_was_begun_is_not_given():
-    decoder = Decoder()
-    assert decoder.feed(b'data: {"half": ') == []
-    assert decoder.feed(b'"event"}\n') == []
-    assert decoder.feed(b"\n") == [Message(b'{"half": "event"}', b"", b"message")]
-
-
 def test_a_bad_retry_and_a_nul_in_an_id_are_ignored():
     decoder = Decoder()
     decoder.feed(b"retry: soon\nid: 1\ndata: a\n\nretry: 250\nid: 2\0\ndata: b\n\n")
