@@ -20,6 +20,8 @@ import pyarrow as pa
 
 EDIT_TYPES = frozenset({"edit", "new"})
 CANARY = "canary"
+SCHEMA = "mediawiki/recentchange"  # in the name of every version of the schema
+OTHER_SCHEMA = f"The $schema must be /{SCHEMA}/"
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # the difference of two of them is an Int64
@@ -143,6 +145,8 @@ def decode(raw: bytes | memoryview) -> Event:
         str(raw, "utf-8")  # the decoder does not read all fields
         event = _event_decoder.decode(raw)
         _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
+        if event.schema is not None and SCHEMA not in event.schema:
+            raise InvalidEvent(f"{OTHER_SCHEMA}…. Got {event.schema[:100]!r}.")
         return event
     except _UNREADABLE as error:
         if _is_canary(raw):

@@ -32,6 +32,7 @@ def event(**fields):
         (event(meta={"dt": "yesterday"}), "Invalid RFC3339"),
         (event(meta={"dt": 1633731808}), "Expected `datetime`, got `int`"),
         (event(meta={"dt": "9999-12-31T23:59:59-01:00"}), "out of range"),
+        (event(**{"$schema": "/mediawiki/page/change/1.2.0"}), "Got '/mediawiki/page/change/1.2.0'"),
         (event(user=5), "Expected `str | null`, got `int` - at `$.user`"),
         (event(bot="true"), "`$.bot`"),
         (event(namespace=1.5), "`$.namespace`"),

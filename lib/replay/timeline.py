@@ -109,13 +109,13 @@ def parse_since(text: str) -> int:
     >>> parse_since("1442018818771"), parse_since("2015-09-12T00:46:58.771Z")
     (1442018818771, 1442018818771)
     """
-    if text.isdecimal():
-        return int(text)
     try:
+        if text.isdecimal():
+            return int(text)
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(400, f"Could not parse `since` parameter: {text!r}") from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(400, f"Could not parse `since` parameter: {text[:100]!r}") from None
 
 
 class Assignment(NamedTuple):

@@ -249,7 +249,8 @@ class EventStreamClient:
         Raises
         ------
         StreamError
-            If the server refuses this request, or cannot be reached and nothing was ever received.
+            If the server refuses this request, or cannot be reached and nothing was ever received, or the first event
+        is of another stream.
         """
         agent = user_agent(self.url)
         self.rule.started_at = self.rule.progress_at = time.monotonic()
@@ -353,6 +354,11 @@ class EventStreamClient:
             moment = event.time_ms
         except events.InvalidEvent as error:
             reason = str(error)
+            if reason.startswith(events.OTHER_SCHEMA) and self.counts.events + self.counts.invalid == 0:
+                raise StreamError(
+                    f"The source must be the stream recentchange or a recording of it. {reason} "
+                    "Check STREAM_URL or RECORDING."
+                ) from None
         key, topic = self._identify(message, event)
         self._last_topic = topic
         self._last_id = self._id_before = message.id

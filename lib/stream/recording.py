@@ -20,6 +20,8 @@ from lib import artifacts
 SEGMENT = re.compile(r"events-(\d+)\.jsonl\.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 COMPRESSION_LEVEL = 1
+MAX_EVENT_BYTES = 4_000_000  # twice as many, text and key, are a message that our Kafka topics take
+KEPT_BYTES = 1 << 16  # of a text that is longer: its beginning, which is no event
 
 
 class StreamError(ConnectionError):

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lib import artifacts
 from lib.stream import recording
@@ -206,7 +207,7 @@ def read_lines(address: str) -> Iterator[bytes | None]:
     Yields
     ------
     bytes or None
-        One event without its line end; None for a heartbeat.
+        One event without its line end, of a line that is too long its beginning; None for a heartbeat.
 
     Raises
     ------
@@ -220,7 +221,7 @@ def read_lines(address: str) -> Iterator[bytes | None]:
             socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as client,
             client.makefile("rb") as file,
         ):
-            for line in file:
+            for line in bounded_lines(file):
                 if not line.endswith(b"\n"):  # the connection broke in the middle of it
                     break
                 if not line.startswith(CONTROL):
@@ -240,3 +241,19 @@ def read_lines(address: str) -> Iterator[bytes | None]:
         f"The relay at {address} must send all lines and its end line. Got {events:,} lines: {reason}. "
         "Start the relay (notebooks/01_stream.ipynb) and run this again, or leave SOCKET empty to read IN_DIR."
     )
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    r"""Yield a file's lines; of one that is longer than `recording.MAX_EVENT_BYTES`, its beginning and its line end.
+
+    Examples
+    --------
+    >>> import io
+    >>> [len(line) for line in bounded_lines(io.BytesIO(b"1\n" + bytes(10_000_000) + b"\n"))]
+    [2, 65537]
+    """
+    while line := file.readline(recording.MAX_EVENT_BYTES):
+        rest = line
+        while len(rest) == recording.MAX_EVENT_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(recording.MAX_EVENT_BYTES)
+        yield line if rest is line else line[: recording.KEPT_BYTES] + rest[-1:]

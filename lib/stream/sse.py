@@ -21,6 +21,7 @@ from sseclient import SSEClient
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
+from lib.stream import recording
 from lib.stream.recording import StreamError
 
 LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
@@ -28,8 +29,6 @@ CONTACT = "WIKISIEVE_CONTACT"
 CONNECT_TIMEOUT_SECONDS = 10.0
 CHUNK_BYTES = 1 << 16
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-MAX_BYTES = 4_000_000  # twice as many, text and key, are a message that our Kafka topics take
-KEPT_BYTES = 1 << 16  # of a message that was too long
 
 
 class Message(NamedTuple):
@@ -43,7 +42,8 @@ class Message(NamedTuple):
 class Decoder:
     r"""Decodes chunks of bytes into messages; the messages are the same however a stream is cut into chunks.
 
-    Of a message that is longer than `MAX_BYTES` only the beginning is returned, so that no server can fill the memory.
+    Of a message that is longer than `recording.MAX_EVENT_BYTES` only the beginning is returned, so that no server can
+    fill the memory.
 
     Attributes
     ----------
@@ -75,11 +75,14 @@ class Decoder:
         if b"\n" in text:  # else it is joined later: a long line is not copied with every chunk
             *blocks, rest = b"".join(self._parts).split(b"\n\n")
             self._parts, self._size = [rest], len(rest)
-        if self._size > MAX_BYTES:
+        if self._size > recording.MAX_EVENT_BYTES:
             rest = b"".join(self._parts)
             is_line_over = rest.endswith(b"\n")
-            self._parts = [rest[:KEPT_BYTES], b"\n" if is_line_over else b"\n:"]  # what follows is a comment
-            self._size = KEPT_BYTES
+            self._parts = [
+                rest[: recording.KEPT_BYTES],
+                b"\n" if is_line_over else b"\n:",
+            ]  # what follows is a comment
+            self._size = recording.KEPT_BYTES
         return [message for block in blocks if (message := self._parse(block))]
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from lib.infra import InfraError, broker, kafka
-from lib.stream import sse
+from lib.stream import recording
 
 
 def produce(bootstrap, topic, *values):
@@ -150,7 +150,7 @@ def test_topics_keep_events_of_a_past_year_and_take_long_messages(request):
     for _ in range(2):  # those that are there are left as they are
         kafka.make_topics(address, ["long", "short"], 3, {})
     producer = KafkaProducer(bootstrap_servers=address, max_request_size=kafka.MAX_MESSAGE_BYTES)
-    producer.send("long", bytes(2 * sse.MAX_BYTES)).get(10)
+    producer.send("long", bytes(2 * recording.MAX_EVENT_BYTES)).get(10)
     producer.close()
     consumer = KafkaConsumer(bootstrap_servers=address)
     assert consumer.partitions_for_topic("long") == {0, 1, 2}

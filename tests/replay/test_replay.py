@@ -94,8 +94,11 @@ def test_ids_of_two_topics_are_two_positions():
         assert numbers(read(server, **{"Last-Event-ID": json.dumps(both)})) == [2, 4, 5, 6, 7]
 
 
+DEEP = '[{"topic": "", "partition": 0, "x": ' + "[" * 60_000
+
+
 @pytest.mark.parametrize(
-    "id_", ["[" * 5000, "7", "[7]", "{}", "[{}]", "no", position("a"), position(offset=5)]
+    "id_", ["[" * 60_000, DEEP, "7", "[7]", "{}", "[{}]", "no", position("a"), position(offset=5)]
 )
 def test_a_bad_last_event_id_is_400(id_):
     with Server(make_events(1)) as server:
@@ -107,6 +110,8 @@ def test_a_bad_last_event_id_is_400(id_):
     [
         ("recentchange?since=yesterday", 400),
         ("recentchange?since=", 400),
+        ("recentchange?since=" + "9" * 5000, 400),
+        ("recentchange?since=" + "9" * 300, 204),
         ("page-create", 404),
         ("", 404),
         ("mediawiki.recentchange", 200),

@@ -23,7 +23,7 @@ from streams import (
 from lib import events
 from lib.replay import faults
 from lib.replay.server import Server
-from lib.stream import client, cursor, sse
+from lib.stream import client, cursor, recording, sse
 from lib.stream.client import EventStreamClient
 from lib.stream.recording import StreamError
 
@@ -359,8 +359,8 @@ def test_equal_invalid_texts_at_different_positions_are_different():
 
 
 def test_of_a_message_that_is_too_long_the_beginning_is_yielded(monkeypatch):
-    monkeypatch.setattr(sse, "MAX_BYTES", 5000)
-    monkeypatch.setattr(sse, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(recording, "MAX_EVENT_BYTES", 5000)
+    monkeypatch.setattr(recording, "KEPT_BYTES", 1000)
     long = event(1, comment="x" * 9000)
     with Server([event(0), long, event(2)]) as server:
         stream = EventStreamClient(server.url)
@@ -399,3 +399,15 @@ def test_thirty_thousand_events_per_second(tmp_path):
         count = sum(1 for _ in EventStreamClient(url))
         seconds = time.process_time() - begun
     assert count == 36_000 and count / seconds > 30_000
+
+
+@pytest.mark.parametrize("start", [[], [b'{"meta": {"domain": "canary"}}']])
+def test_a_stream_of_another_schema_is_named_at_its_first_event(start):
+    other = event(1, **{"$schema": "/mediawiki/page/change/1.2.0"})
+    with Server([*start, other, event(2)]) as server, pytest.raises(StreamError) as error:
+        run(EventStreamClient(server.url))
+    assert "/mediawiki/recentchange/" in str(error.value) and "'/mediawiki/page/change/1.2.0'" in str(
+        error.value
+    )
+    with Server([event(0), other, event(2)]) as server:
+        assert run(EventStreamClient(server.url)) == [0, None, 2]

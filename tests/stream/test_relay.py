@@ -48,6 +48,15 @@ def test_an_event_cannot_pass_for_a_control_line(tmp_path):
     assert found == [event(0), b" " + fake, event(1)] and json.loads(found[1]) == json.loads(fake)
 
 
+def test_of_a_line_that_is_too_long_the_beginning_is_read(tmp_path):
+    long = event(1, comment="x" * 10_000_000)
+    write(tmp_path, 1, [event(0), long, event(2)])
+    with Relay(tmp_path) as server:
+        first, beginning, last = read_lines(server.address)
+    assert (first, last) == (event(0), event(2))
+    assert long.startswith(beginning) and 1000 < len(beginning) < 100_000
+
+
 def test_a_growing_recording_is_followed_with_heartbeats_in_between(tmp_path, monkeypatch):
     monkeypatch.setattr(relay, "HEARTBEAT_SECONDS", 0.05)
     with Relay(tmp_path, follow=True) as server:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.stream import sse
+from lib.stream import recording
 from lib.stream.sse import Decoder, Message
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=30)
@@ -74,8 +74,8 @@ def test_a_bad_retry_and_a_nul_in_an_id_are_ignored():
 
 @pytest.mark.parametrize("size", [1, 7, 100, 5000])
 def test_a_message_without_end_does_not_fill_the_memory(size, monkeypatch):
-    monkeypatch.setattr(sse, "MAX_BYTES", 1000)
-    monkeypatch.setattr(sse, "KEPT_BYTES", 900)
+    monkeypatch.setattr(recording, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(recording, "KEPT_BYTES", 900)
     decoder = Decoder()
     text = b"id: 7\ndata: " + b"x" * 4000 + b"\n\ndata: after\n\n"
     found = []
