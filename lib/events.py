@@ -130,7 +130,8 @@ def decode(raw: bytes | memoryview) -> Event:
     Raises
     ------
     InvalidEvent
-        When the text is not UTF-8, not a JSON object, has no readable ``meta.dt``, or a field has a wrong type.
+        When the text is not UTF-8, not a JSON object, of another schema, has no readable ``meta.dt``, or a field has a
+        wrong type.
 
     Examples
     --------
