@@ -1,5 +1,6 @@
 import json
 import time
+from itertools import islice
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -23,7 +24,7 @@ from streams import (
 from lib import events
 from lib.replay import faults
 from lib.replay.server import Server
-from lib.stream import client, cursor, recording, sse
+from lib.stream import client, cursor, sse
 from lib.stream.client import EventStreamClient
 from lib.stream.recording import StreamError
 
@@ -34,6 +35,13 @@ OVER = "the server ended the stream"
 def run(stream):
     """Return the numbers of the events that a stream yields, None for those that cannot be decoded."""
     return [None if item.event is None else int(item.event.meta.id.removeprefix("id-")) for item in stream]
+
+
+def read(lines, plan="", **options):
+    """Return the numbers of the events that a client yields of a recording, and the client."""
+    with Server(lines, faults.load(plan)) as server:
+        stream = EventStreamClient(server.url, **options)
+        return run(stream), stream
 
 
 def two_centres(count):
@@ -127,50 +135,45 @@ def test_every_event_once_under_any_plan(content, late):
 # --- what ends a run --------------------------------------------------------------------------------------------------
 
 
-def test_until_leaves_out_what_is_not_before_it_and_waits_for_what_is_late():
-    late = [event(n) for n in (0, 1, 5, 2, 3, 8, 4, 65, 66, 67, 70)]
-    with Server(late) as server:
-        stream = EventStreamClient(server.url, until=START + 5000)
-        assert run(stream) == [0, 1, 2, 3, 4]
-    assert stream.stop_reason == client.PAST_UNTIL
-    assert stream.counts.outside == 3  # up to the one that is a minute past it
+TWO_TOPICS = [event(n, centre="codfw" if n in (1, 2, 200) else "eqiad") for n in (0, 1, 90, 91, 2, 200, 201)]
 
 
-@pytest.mark.parametrize("read", [0, 1, 3])
-def test_until_waits_for_what_is_late_also_after_a_new_start(read):
-    lines = [event(n) for n in (0, 1, 2, 6, 3, 90)]
-    lines[1] = event(1, centre="codfw")
+@pytest.mark.parametrize(
+    ("lines", "options", "numbers", "outside"),
+    [
+        ([event(n) for n in (0, 4, 2, 5)], {"since": START + 3000}, [4, 5], 1),
+        # what is late is waited for, up to one that is a minute past UNTIL
+        ([event(n) for n in (0, 1, 5, 2, 8, 4, 65, 66, 70)], {"until": START + 5000}, [0, 1, 2, 4], 3),
+        # and every topic is
+        (TWO_TOPICS, {"until": START + 10_000}, [0, 1, 2], 3),
+    ],
+)
+def test_events_outside_of_since_and_until_are_skipped(lines, options, numbers, outside):
+    found, stream = read(lines, **options)
+    assert (found, stream.counts.outside) == (numbers, outside)
+    assert stream.stop_reason == (client.PAST_UNTIL if "until" in options else OVER)
+    assert not stream.warnings
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_until_waits_for_what_is_late_also_after_a_new_start(count):
+    lines = [event(0), event(1, centre="codfw"), *(event(n) for n in (2, 6, 3, 90))]
     with Server(lines) as server:
         first = EventStreamClient(server.url, until=START + 5000)
         items = iter(first)
-        before = [next(items).event.meta.id for _ in range(read)]
+        before = run(islice(items, count))
         items.close()
-        second = EventStreamClient(server.url, until=START + 5000, position=first.position if read else None)
-        assert [*before, *(item.event.meta.id for item in second)] == ["id-0", "id-1", "id-2", "id-3"]
-
-
-def test_until_waits_for_every_topic():
-    lines = [event(0), event(1, centre="codfw"), event(90), event(91), event(2, centre="codfw")]
-    with Server([*lines, event(200, centre="codfw"), event(201)]) as server:
-        stream = EventStreamClient(server.url, until=START + 10_000)
-        assert run(stream) == [0, 1, 2]
-    assert stream.counts.outside == 3
-
-
-def test_since_leaves_out_what_is_before_it():
-    with Server([event(n) for n in (0, 4, 2, 5)]) as server:
-        stream = EventStreamClient(server.url, since=START + 3000)
-        assert run(stream) == [4, 5]
-    assert stream.counts.outside == 1 and not stream.warnings
+        second = EventStreamClient(server.url, until=START + 5000, position=first.position)
+        assert [*before, *run(second)] == [0, 1, 2, 3]
 
 
 def test_a_since_that_the_server_no_longer_has_is_a_warning():
-    with Server(make_events(3)) as server:
-        stream = EventStreamClient(server.url, since=START - 86_400_000)
-        assert run(stream) == [0, 1, 2]
+    found, stream = read(make_events(3), since=START - 86_400_000)
+    assert found == [0, 1, 2]
     asked_for, first = events.iso(START - 86_400_000), events.iso(START)
-    (warning,) = stream.warnings
-    assert warning.startswith(f"Events were requested from {asked_for}; the server's first is of {first}.")
+    assert stream.warnings[0].startswith(
+        f"Events were requested from {asked_for}; the server's first is of {first}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,45 +211,40 @@ def test_a_live_source_is_waited_for():
     assert "MAX_SECONDS" in stream.stop_reason and len(server.heads) > 2
 
 
-def test_a_server_that_comes_back_in_time():
-    with Script(OK + message(0), reset(), reset(), OK + message(0) + message(1) + END) as server:
-        stream = EventStreamClient(server.url)
-        assert run(stream) == [0, 1]
-    assert stream.counts.reconnects == 1 and stream.counts.repeated == 1
-
-
-def test_204_is_the_end():
-    with Script(OK + message(0), status(204)) as server:
+@pytest.mark.parametrize(
+    ("then", "reason", "reconnects"),
+    [
+        ([reset(), reset(), OK + message(0) + END], OVER, 1),
+        ([status(204)], "the server has no more (204)", 0),
+    ],
+    ids=["a server that comes back", "204"],
+)
+def test_a_stream_that_is_over(then, reason, reconnects):
+    with Script(OK + message(0), *then) as server:
         stream = EventStreamClient(server.url)
         assert run(stream) == [0]
-    assert "204" in stream.stop_reason
+    assert stream.stop_reason == reason
+    assert stream.counts.reconnects == stream.counts.repeated == reconnects
 
 
 # --- giving up --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"),
+    ("answer", "advice"),
     [
-        (400, "Check SINCE"),
-        (401, "requires a login"),
-        (403, "Set WIKISIEVE_CONTACT"),
-        (404, "Check the last part of STREAM_URL"),
-        (410, "Check STREAM_URL"),
+        (status(400, body=b"because"), "Got status 400. .* Check SINCE.* Its answer: because$"),
+        (status(401), "requires a login"),
+        (status(403), "Set WIKISIEVE_CONTACT"),
+        (status(404), "Check the last part of STREAM_URL"),
+        (status(410), "Check STREAM_URL"),
+        (status(200, "Content-Type: text/html", body=b"<html>"), "Got a web page"),
     ],
 )
-def test_a_status_that_will_not_change_is_an_error_with_advice(code, advice):
-    with Script(status(code, body=b"because")) as server, pytest.raises(StreamError) as error:
+def test_an_answer_that_will_not_change_is_an_error_with_advice(answer, advice):
+    with Script(answer) as server, pytest.raises(StreamError, match=advice):
         run(EventStreamClient(server.url))
-    assert f"Got status {code}." in str(error.value) and advice in str(error.value)
-    assert str(error.value).endswith("Its answer: because")
     assert len(server.heads) == 1
-
-
-def test_a_web_page_is_no_stream():
-    page = status(200, "Content-Type: text/html", body=b"<html>")
-    with Script(page) as server, pytest.raises(StreamError, match="Got a web page"):
-        run(EventStreamClient(server.url))
 
 
 @pytest.mark.parametrize("position", [None, {"events": 1, "received": 1, "connections": 1}])
@@ -279,31 +277,29 @@ def test_every_request_says_who_we_are(monkeypatch):
 
 def test_no_proxy_stands_between_us_and_this_machine(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with Server(make_events(3)) as server:
-        assert run(EventStreamClient(server.url)) == [0, 1, 2]
+    assert read(make_events(3))[0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("start", [[], [b'{"meta": {"domain": "canary"}}']])
+def test_a_stream_of_another_schema_is_named_at_its_first_event(start):
+    other = event(1, **{"$schema": "/mediawiki/page/change/1.2.0"})
+    with pytest.raises(
+        StreamError, match=r"must be /mediawiki/recentchange/.* '/mediawiki/page/change/1.2.0'"
+    ):
+        read([*start, other, event(2)])
+    assert read([event(0), other, event(2)])[0] == [0, None, 2]
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
-def asked(head):
-    """Last-Event-ID of a request."""
-    lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-    return json.loads(lines["Last-Event-ID"])
-
-
 def test_a_reconnect_asks_per_topic_and_never_for_the_latest():
-    id_ = json.dumps(
-        [
-            {"topic": ID.format("eqiad"), "partition": 0, "timestamp": START + 60_001},
-            {"topic": ID.format("codfw"), "partition": 0, "offset": -1},
-        ]
-    )
+    eqiad, codfw = ({"topic": ID.format(centre), "partition": 0} for centre in ("eqiad", "codfw"))
+    id_ = json.dumps([eqiad | {"timestamp": START + 60_001}, codfw | {"offset": -1}])
     with Script(OK + message(0, id_=id_), OK + END) as server:
         run(EventStreamClient(server.url))
-    wanted = {entry["topic"]: entry for entry in asked(server.heads[1])}
-    assert wanted[ID.format("eqiad")]["timestamp"] == START + 55_000
-    assert wanted[ID.format("codfw")]["timestamp"] == START
+    asked = server.heads[1].partition("Last-Event-ID: ")[2].partition("\r\n")[0]
+    assert json.loads(asked) == [eqiad | {"timestamp": START + 55_000}, codfw | {"timestamp": START}]
     assert "GET /v2/stream/recentchange?since=" in server.heads[1]
 
 
@@ -354,27 +350,21 @@ def test_events_without_meta_id_are_identified_by_text_and_position(missing):
 
 def test_equal_invalid_texts_at_different_positions_are_different():
     lines = [event(0), b"broken", event(1), b"broken", event(2), b"broken"]
-    with Server(lines, faults.load("cuts: {at: [3, 4]}")) as server:
-        assert run(EventStreamClient(server.url)) == [0, None, 1, None, 2, None]
+    assert read(lines, "cuts: {at: [3, 4]}")[0] == [0, None, 1, None, 2, None]
 
 
-def test_of_a_message_that_is_too_long_the_beginning_is_yielded(monkeypatch):
-    monkeypatch.setattr(recording, "MAX_EVENT_BYTES", 5000)
-    monkeypatch.setattr(recording, "KEPT_BYTES", 1000)
-    long = event(1, comment="x" * 9000)
+def test_of_a_message_that_is_too_long_the_beginning_is_yielded():
+    long = event(1, comment="x" * 5_000_000)
     with Server([event(0), long, event(2)]) as server:
-        stream = EventStreamClient(server.url)
-        first, item, last = stream
-    assert (first.event.meta.id, last.event.meta.id) == ("id-0", "id-2")
-    assert long.startswith(item.data) and 500 < len(item.data) < 1000
-    assert "truncated" in item.reason and stream.counts.invalid == 1
+        first, item, last = EventStreamClient(server.url)
+    assert (first.data, last.data) == (event(0), event(2))
+    assert long.startswith(item.data) and 50_000 < len(item.data) < 100_000 and "truncated" in item.reason
 
 
 def test_wikis_are_chosen_after_reading():
     lines = [event(n, wiki="dewiki" if n % 3 else "enwiki") for n in range(9)]
-    with Server([*lines, b"?"]) as server:
-        stream = EventStreamClient(server.url, wikis={"enwiki"})
-        assert run(stream) == [0, 3, 6, None]
+    found, stream = read([*lines, b"?"], wikis={"enwiki"})
+    assert found == [0, 3, 6, None]
     assert stream.counts.other_wikis == 6 and stream.counts.invalid == 1
 
 
@@ -399,15 +389,3 @@ def test_thirty_thousand_events_per_second(tmp_path):
         count = sum(1 for _ in EventStreamClient(url))
         seconds = time.process_time() - begun
     assert count == 36_000 and count / seconds > 30_000
-
-
-@pytest.mark.parametrize("start", [[], [b'{"meta": {"domain": "canary"}}']])
-def test_a_stream_of_another_schema_is_named_at_its_first_event(start):
-    other = event(1, **{"$schema": "/mediawiki/page/change/1.2.0"})
-    with Server([*start, other, event(2)]) as server, pytest.raises(StreamError) as error:
-        run(EventStreamClient(server.url))
-    assert "/mediawiki/recentchange/" in str(error.value) and "'/mediawiki/page/change/1.2.0'" in str(
-        error.value
-    )
-    with Server([event(0), other, event(2)]) as server:
-        assert run(EventStreamClient(server.url)) == [0, None, 2]

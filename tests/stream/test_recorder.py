@@ -36,16 +36,16 @@ def source(url, **changed):
     return Source(url, **{**usual, **changed})
 
 
-def record(folder, what, stop=None, **options):
-    """Record as 01_stream does; return the manifest. `stop` is called with the number of events written so far."""
+def record(folder, what, fails_after=0, error=ZeroDivisionError, **options):
+    """Record as 01_stream does; return the manifest. After so many events it fails, as a bug would."""
     with contextlib.closing(what.serve()) as server:
         wanted = {"since": what.since, "until": what.until, "wikis": what.wikis}
         client = EventStreamClient(server.url, yield_idle=True, **wanted, **options)
         with Recorder(folder, client, what) as recorder:
             for event in progress(client):
                 recorder.write(event)
-                if stop is not None:
-                    stop(client.counts.events)
+                if fails_after and client.counts.events == fails_after:
+                    raise error
     return recorder.manifest
 
 
@@ -54,14 +54,11 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(recorder, "SEGMENT_EVENTS", 50)
 
 
-def failing(after, error=ZeroDivisionError):
-    """Fail as a bug would, once so many events are written."""
-
-    def stop(count):
-        if count == after:
-            raise error
-
-    return stop
+@pytest.fixture
+def stream():
+    """A source of 120 events."""
+    with Server(make_events(120)) as server:
+        yield source(server.url)
 
 
 def ids(folder):
@@ -85,10 +82,8 @@ def test_a_recording_agrees_with_the_truth_to_the_event(tmp_path):
         manifest = record(tmp_path, source(server.url))
         assert_agrees(tmp_path, manifest, truth(plan, lines))
         assert manifest["reconnects"] == server.served - 1
-    assert (manifest["first_dt"], manifest["last_dt"]) == (
-        "2015-09-12T00:00:00.000Z",
-        "2015-09-12T00:09:59.000Z",
-    )
+    assert manifest["first_dt"] == "2015-09-12T00:00:00.000Z"
+    assert manifest["last_dt"] == "2015-09-12T00:09:59.000Z"
     assert manifest["complete"] and artifacts.read(tmp_path, "01_stream")["events"] == 600
     assert set(manifest["files"]) == {path.name for path in recording.segments(tmp_path)}
 
@@ -108,21 +103,15 @@ def test_texts_are_kept_as_they_came(tmp_path):
 def test_nothing_at_all(tmp_path):
     with Server([]) as server:
         manifest = record(tmp_path, source(server.url))
-    assert (manifest["events"], manifest["first_dt"], manifest["files"], manifest["complete"]) == (
-        0,
-        None,
-        {},
-        True,
-    )
+    assert (manifest["events"], manifest["files"], manifest["complete"]) == (0, {}, True)
+    assert manifest["first_dt"] is None
 
 
 # --- again in the same folder -----------------------------------------------------------------------------------------
 
 
-def test_a_finished_recording_is_manifest_anew_with_the_same_content(tmp_path):
-    with Server(make_events(120)) as server:
-        first = record(tmp_path, source(server.url))
-        second = record(tmp_path, source(server.url))
+def test_a_finished_recording_is_made_again_with_the_same_content(tmp_path, stream):
+    first, second = (record(tmp_path, stream) for _ in range(2))
     assert first["files"] == second["files"] and first["received"] == second["received"]
 
 
@@ -134,12 +123,10 @@ def test_a_finished_recording_is_manifest_anew_with_the_same_content(tmp_path):
         ({"wikis": frozenset({"x"})}, ()),
     ],
 )
-def test_another_range_is_never_mixed_in(tmp_path, changed, numbers):
-    with Server(make_events(120), faults.load("cuts: {at: [100]}")) as server:
-        with pytest.raises(ZeroDivisionError):
-            record(tmp_path, source(server.url), failing(76))
-        manifest = record(tmp_path, source(server.url, **changed))
-    assert manifest["repeated"] <= 60  # of its own break, none of the first run
+def test_another_range_is_never_mixed_in(tmp_path, stream, changed, numbers):
+    with pytest.raises(ZeroDivisionError):
+        record(tmp_path, stream, 76)
+    assert record(tmp_path, source(stream.stream_url, **changed))["repeated"] == 0
     assert ids(tmp_path) == [f"id-{number}" for number in numbers]
 
 
@@ -151,13 +138,12 @@ def test_another_stream_is_never_mixed_in(tmp_path):
     assert ids(tmp_path) == ["id-7"]
 
 
-def test_what_was_received_before_an_error_is_kept_and_the_next_run_resumes(tmp_path):
-    with Server(make_events(120)) as server:
-        with pytest.raises(ZeroDivisionError):
-            record(tmp_path, source(server.url), failing(76))
-        assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
-        assert not (tmp_path / artifacts.NAME).exists()
-        manifest = record(tmp_path, source(server.url), max_events=100)  # of the whole recording
+def test_what_was_received_before_an_error_is_kept_and_the_next_run_resumes(tmp_path, stream):
+    with pytest.raises(ZeroDivisionError):
+        record(tmp_path, stream, 76)
+    assert ids(tmp_path) == [f"id-{number}" for number in range(76)]
+    assert not (tmp_path / artifacts.NAME).exists()
+    manifest = record(tmp_path, stream, max_events=100)  # of the whole recording
     assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
     assert manifest["repeated"] > 0 and manifest["duplicates"] == 0 and manifest["reconnects"] == 1
 
@@ -171,12 +157,11 @@ def test_silence_leaves_a_recording_that_is_resumed(tmp_path):
     assert ids(tmp_path) == ["id-0", "id-1"]
 
 
-def test_an_interrupt_ends_a_recording_cleanly(tmp_path):
-    with Server(make_events(120)) as server:
-        manifest = record(tmp_path, source(server.url), failing(60, KeyboardInterrupt))
-        assert (manifest["events"], manifest["ended"], manifest["complete"]) == (60, "interrupted", False)
-        assert artifacts.read(tmp_path, "01_stream")["events"] == len(ids(tmp_path)) == 60
-        assert record(tmp_path, source(server.url))["events"] == 120
+def test_an_interrupt_ends_a_recording_cleanly(tmp_path, stream):
+    manifest = record(tmp_path, stream, 60, KeyboardInterrupt)
+    assert (manifest["events"], manifest["ended"], manifest["complete"]) == (60, "interrupted", False)
+    assert artifacts.read(tmp_path, "01_stream")["events"] == len(ids(tmp_path)) == 60
+    assert record(tmp_path, stream)["events"] == 120
 
 
 @pytest.mark.parametrize(
@@ -196,13 +181,13 @@ def test_progress_is_printed_now_and_then_and_why_nothing_comes(tmp_path, monkey
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_other_segments_is_left_alone(tmp_path):
+@pytest.mark.parametrize("state", [None, "{"])
+def test_a_folder_with_other_segments_is_left_alone(tmp_path, stream, state):
     recording.write_segment(tmp_path / recording.segment_name(1), make_events(3))
-    for state in (None, "{"):
-        if state is not None:
-            (tmp_path / recorder.STATE).write_text(state)
-        with pytest.raises(RecordingError, match=r"without a readable state\.json\. Choose another folder\."):
-            record(tmp_path, source("http://localhost/"))
+    if state is not None:
+        (tmp_path / recorder.STATE).write_text(state)
+    with pytest.raises(RecordingError, match=r"without a readable state\.json\. Choose another folder\."):
+        record(tmp_path, stream)
     with pytest.raises(RecordingError, match="must be another folder than RECORDING"):
         record(tmp_path, source("", recording=tmp_path))
     assert len(ids(tmp_path)) == 3
@@ -265,7 +250,7 @@ def test_a_damaged_recording_is_an_error_before_anything_is_read(tmp_path):
         record(tmp_path / "out", source("", recording=day))
 
 
-def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, stream, monkeypatch):
     write, left = recording.write_segment, iter([True, True])
 
     def filling(path, texts):
@@ -273,15 +258,12 @@ def test_a_full_disk_is_one_sentence_and_what_was_committed_is_safe(tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, texts)
 
-    with Server(make_events(120)) as server:
-        monkeypatch.setattr(recording, "write_segment", filling)
-        with pytest.raises(
-            RecordingError, match=r"No space left on device\. What was written before is safe"
-        ):
-            record(tmp_path, source(server.url))
-        monkeypatch.undo()
-        assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
-        record(tmp_path, source(server.url))
+    monkeypatch.setattr(recording, "write_segment", filling)
+    with pytest.raises(RecordingError, match=r"No space left on device\. What was written before is safe"):
+        record(tmp_path, stream)
+    monkeypatch.undo()
+    assert ids(tmp_path) == [f"id-{number}" for number in range(100)]
+    record(tmp_path, stream)
     assert ids(tmp_path) == [f"id-{number}" for number in range(120)]
 
 
