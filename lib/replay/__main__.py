@@ -15,21 +15,6 @@ from lib.stream import recording
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve a recording until interrupted."""
-    options = _parser().parse_args(arguments)
-    try:
-        plan = faults.load(options.faults.read_text() if options.faults else "")
-        lines = recording.lines(options.recording)
-        server = Server(lines, plan, options.port, speed=options.speed, canary_seconds=options.canaries)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    with server, contextlib.suppress(KeyboardInterrupt):
-        print(server.url, flush=True)
-        threading.Event().wait()
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lib.replay", description="Serve a recording as Wikimedia's EventStreams would."
     )
@@ -43,7 +28,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--speed", type=float, default=0.0, help="times real time (default: as fast as the client)")
     add("--faults", type=paths.resolve, help="a fault plan in YAML (see lib/replay/faults.py)")
     add("--canaries", type=int, default=3600, help="seconds between canaries; 0: none")
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        plan = faults.load(options.faults.read_text() if options.faults else "")
+        lines = recording.lines(options.recording)
+        server = Server(lines, plan, options.port, speed=options.speed, canary_seconds=options.canaries)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(server.url, flush=True)
+        threading.Event().wait()
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import threading
 import time
 import zlib
 from collections.abc import Iterable
@@ -83,7 +82,6 @@ class Server(BackgroundServer):
         records = faults.with_faults(plan, faults.records(lines))
         self.timeline = Timeline(with_canaries(records, canary_seconds))
         self.head = self.served = 0
-        self.lock = threading.Lock()
         self._clock: float | None = None  #: monotonic time at which event time 0 would have been due
         super().__init__("127.0.0.1", port, Handler)
         self.url = f"http://{self.address}{PREFIX}recentchange"
@@ -93,9 +91,8 @@ class Server(BackgroundServer):
         if not self.speed:
             return 0.0
         due = self.timeline.due[place] / 1000 / self.speed
-        with self.lock:
-            if self._clock is None:
-                self._clock = time.monotonic() - due
+        if self._clock is None:
+            self._clock = time.monotonic() - due
         return self._clock + due - time.monotonic()
 
 
@@ -109,9 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         """Respond to a request for a stream."""
         self.close_connection = True
         server, plan = self.server, self.server.plan
-        with server.lock:
-            server.served += 1
-            number = server.served
+        number = server.served = server.served + 1
         refusal = next((refusal for refusal in plan.refuse if number in refusal.connections), None)
         with contextlib.suppress(OSError):  # the client went away
             try:
