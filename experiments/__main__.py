@@ -35,8 +35,7 @@ from lib.model.classifier import (
     probabilities,
     round_fitted,
 )
-from lib.model.dataset import EditDataset, read_csv
-from lib.model.evaluation import name_contains_bot
+from lib.model.dataset import EditDataset, name_contains_bot, read_csv
 from lib.stream import sample_day
 
 SEEDS = 3
@@ -336,7 +335,7 @@ def lines(people: EditDataset, attempts: Iterable[Attempt], seeds: int) -> Itera
         "simple regression on a user's words and ten numbers", people.is_bot, both, time.monotonic() - begin
     )
     simpler = {
-        "name rule": evaluation.name_contains_bot(people.names).astype(float),
+        "name rule": name_contains_bot(people.names).astype(float),
         "words of the comment": evaluation.comment_scores(people, nested_fits[0].fold),
         "list of known bots, majority": np.zeros(len(people)),
     }

@@ -118,6 +118,7 @@ def _optional_path(text: str) -> Path | None:
 
 _LIMIT = Rule(int, "0 (no limit) or a positive integer", _where(lambda value: value >= 0))
 _TIME = Rule(str, f"empty or {TIME}", parse_time)
+_SHARE = Rule(float, "a share above 0 and below 0.1", _where(lambda value: 0 < value < 0.1))
 _RULES = {
     "SEED": Rule(int, "an integer from 0 to 4294967295", _where(lambda value: 0 <= value < 2**32)),
     "IN_DIR": Rule(str, "a folder, relative to the repository's root or absolute", _folder),
@@ -136,7 +137,8 @@ _RULES = {
     "SOCKET": Rule(str, "empty (a relay over IN_DIR) or host:port", _like(f"({ADDRESS})?")),
     "PERCENT": Rule(int, "an integer from 1 to 100", _where(lambda value: 1 <= value <= 100)),
     "SPARK_MASTER": Rule(str, "a Spark master such as local[*] or spark://host:7077", _like(MASTER)),
-    "MAX_HUMAN_FPR": Rule(float, "a share above 0 and below 0.1", _where(lambda value: 0 < value < 0.1)),
+    "MAX_HUMAN_FPR": _SHARE,
+    "MAX_HUMAN_EDIT_FPR": _SHARE,
     "KAFKA": Rule(
         str, "empty (the embedded broker) or host:port,host:port", _like(f"({ADDRESS}(,{ADDRESS})*)?")
     ),
@@ -147,7 +149,7 @@ _STREAM = "STREAM_URL RECORDING SINCE UNTIL MAX_EVENTS MAX_SECONDS WIKIS"
 _NAMES = {
     "01_stream": f"{_STREAM} RELAY SEED OUT_DIR",
     "02_sample": "IN_DIR SOCKET PERCENT SPARK_MASTER SEED OUT_DIR",
-    "03_eda_train": "IN_DIR MAX_HUMAN_FPR SEED OUT_DIR",
+    "03_eda_train": "IN_DIR MAX_HUMAN_FPR MAX_HUMAN_EDIT_FPR SEED OUT_DIR",
     "04_online": f"{_STREAM} MODEL_DIR KAFKA KAFKA_PROPERTIES SPARK_MASTER RESUME SEED OUT_DIR",
 }
 RULES = {notebook: {name: _RULES[name] for name in names.split()} for notebook, names in _NAMES.items()}

@@ -111,6 +111,39 @@ def bootstrap_ci(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float]:
     return min(low, float(first)), max(high, float(last))
 
 
+def edits_upper_bound(parts: np.ndarray, wholes: np.ndarray) -> float:
+    """Return the one-sided 95 % upper bound of a share of edits; users are drawn, as in :func:`bootstrap_ci`."""
+    bound = upper_bound(int(np.sum(parts)), int(np.sum(wholes)))
+    drawn = bootstrap_users(parts, wholes)
+    return max(bound, float(np.quantile(drawn, CONFIDENCE))) if len(drawn) else bound
+
+
+def human_rates(
+    stopped: np.ndarray, edits: np.ndarray, human: np.ndarray, named: np.ndarray
+) -> dict[str, float | int]:
+    """Return how many humans are flagged and how many of their edits are stopped, as shares with upper bounds.
+
+    Parameters
+    ----------
+    stopped, edits : ndarray of int, shape (users,)
+        Edits of each user that are stopped, and all.
+    human, named : ndarray of bool, shape (users,)
+        Who is no bot by the flag, and whose name says "bot". Keys that end in ``_unnamed`` leave the latter out.
+    """
+    rates: dict[str, float | int] = {}
+    for ending, who in (("", human), ("_unnamed", human & ~named)):
+        humans, wrong = int(who.sum()), int((stopped[who] > 0).sum())
+        rates |= {
+            f"humans{ending}": humans,
+            f"humans_flagged{ending}": wrong,
+            f"human_user_fpr{ending}": wrong / max(humans, 1),
+            f"human_user_fpr_upper95{ending}": upper_bound(wrong, humans),
+            f"human_edits_stopped{ending}": float(stopped[who].sum() / max(edits[who].sum(), 1)),
+            f"human_edits_stopped_upper95{ending}": edits_upper_bound(stopped[who], edits[who]),
+        }
+    return rates
+
+
 def _lower(part: int, whole: int, tail: float) -> float:
     return float(beta.ppf(tail, part, whole - part + 1)) if part > 0 else 0.0
 

@@ -4,6 +4,9 @@ import pytest
 
 from lib.infra import broker
 from lib.infra.spark import spark_session
+from lib.model.classifier import CrossFit
+from lib.model.dataset import EditDataset
+from tests import synthetic
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,18 @@ def kafka(tmp_path_factory):
     """One Kafka broker for all tests that need one and leave it alive."""
     with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cross():
+    return CrossFit(EditDataset.from_table(synthetic.sample()))
+
+
+@pytest.fixture(scope="session")
+def people(cross):
+    return cross.dataset
+
+
+@pytest.fixture(scope="session")
+def model(cross):
+    return synthetic.train(cross)

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from lib import events
+from lib.model.classifier import BotClassifier, choose_threshold, threshold_curve
 from lib.sample import csv_files
 
 START = 1_442_016_000_000
@@ -104,3 +105,8 @@ def hostile():
             row(f"c {i}", START + i, text, comment=text, bot=i % 2 == 0, minor=None, type=None, title=None)
         )
     return table(rows)
+
+
+def train(cross, limit=0.02):
+    """Return the model of a cross-fit, with the threshold that keeps both shares of humans below a limit."""
+    return BotClassifier.fit(cross, choose_threshold(threshold_curve(cross), limit, limit))

@@ -10,11 +10,11 @@ from tests import reproduce
 
 KERNELS = [name for name in ("OpenBLAS Haswell", "OpenBLAS Prescott") if reproduce.fits(name)]
 TRAIN = """
-from lib.model.classifier import BotClassifier, CrossFit
+from lib.model.classifier import CrossFit
 from lib.model.dataset import EditDataset
 from tests import synthetic
 cross = CrossFit(EditDataset.from_table(synthetic.sample()), repeats=1)
-model = BotClassifier.fit(cross.dataset, 0, 0.02, cross=cross)
+model = synthetic.train(cross)
 print(model.version, model.threshold, cross.scores().tolist())
 """
 

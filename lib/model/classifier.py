@@ -9,21 +9,19 @@ pairs of folds are left out together (:class:`CrossFit`).
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
-import json
 import zipfile
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 import skops.io
 from scipy.special import expit, logit
-from scipy.stats import binom
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -34,13 +32,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from lib import artifacts, paths
 from lib.model import edit_features, user_features
 from lib.model.dataset import EditDataset, ModelError
-from lib.stats import CONFIDENCE
+from lib.stats import CONFIDENCE, edits_upper_bound, upper_bound
 
 FOLDS = 5
 MIN_FOLDS = 3  # one tested, one for the text model's log-odds, one to train on
 REPEATS = 3  # assignments to folds that the threshold is chosen by
-MAX_HUMAN_FPR = 0.01
-FORMAT = "wikisieve-model 2"
+MAX_HUMAN_FPR = MAX_HUMAN_EDIT_FPR = 0.01
+EDITS_PENALTY = 1.0  # c of the margin
+CURVE_END = 0.03  # share of humans flagged at the lowest threshold of a curve
+FORMAT = "wikisieve-model 3"
 #: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
 TRUSTED_TYPES = ["numpy.clip"]
 
@@ -108,7 +108,7 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     users : ndarray of bool, shape (users,)
         Whose edits are trained on.
     text_model : estimator
-        Any that takes sparse input. A linear one is trained on the columns that occur; the others weigh 0.
+        Any that takes sparse input.
 
     Returns
     -------
@@ -118,14 +118,9 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     rows = dataset.capped_edits[users[dataset.user[dataset.capped_edits]]]
     owner = dataset.user[rows]
     weight = 1.0 / np.bincount(owner, minlength=len(dataset))[owner]
-    matrix = dataset.text_matrix[rows]
-    used = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
-    fitted = _fit(text_model, matrix[:, used], dataset.train_label[owner], weight)
-    if not hasattr(fitted, "coef_"):
-        return _fit(text_model, matrix, dataset.train_label[owner], weight)
-    coef = np.zeros((1, matrix.shape[1]))
-    coef[0, used] = fitted.coef_[0].astype(np.float32)
-    fitted.coef_, fitted.n_features_in_ = coef, matrix.shape[1]
+    fitted = _fit(text_model, dataset.text_matrix[rows], dataset.train_label[owner], weight)
+    if hasattr(fitted, "coef_"):
+        fitted.coef_ = fitted.coef_.astype(np.float32)  # as the compiled loop of stage 4 takes them
     return fitted
 
 
@@ -178,11 +173,9 @@ def build_rows(dataset: EditDataset, text_log_odds: np.ndarray) -> CheckpointRow
 
 
 def fit_user_model(
-    dataset: EditDataset, rows: CheckpointRows, with_name: bool = True, user_model: Any = None
+    dataset: EditDataset, rows: CheckpointRows, user_model: Any = USER_MODEL, with_name: bool = True
 ) -> Any:
     """Train the user model on rows; the rows of one user weigh 1 together."""
-    if user_model is None:
-        user_model = USER_MODEL if with_name else USER_MODEL_WITHOUT_NAME
     if not isinstance(user_model, Pipeline):
         user_model = make_pipeline(FunctionTransformer(), user_model)
     weight = 1.0 / np.bincount(rows.user, minlength=len(dataset))[rows.user]
@@ -218,36 +211,30 @@ class NestedFit:
     def __init__(self, dataset: EditDataset, fold: np.ndarray, text_model: Any = TEXT_MODEL) -> None:
         self.dataset, self.fold, self.text_model = dataset, fold, text_model
         self.folds = range(int(fold.max()) + 1)
-        self._log_odds: dict[frozenset[int], np.ndarray] = {}
-        self._rows: dict[frozenset[int], CheckpointRows] = {}
+        self.log_odds = functools.cache(self._log_odds)
+        self.rows = functools.cache(self._rows)
 
-    def log_odds(self, left_out: frozenset[int]) -> np.ndarray:
+    def _log_odds(self, left_out: frozenset[int]) -> np.ndarray:
         """Return the log-odds of all edits by a text model trained on the users of the other folds."""
-        if left_out not in self._log_odds:
-            users = ~np.isin(self.fold, list(left_out))
-            fitted = fit_text_model(self.dataset, users, self.text_model)
-            self._log_odds[left_out] = log_odds(fitted, self.dataset.text_matrix)
-        return self._log_odds[left_out]
+        fitted = fit_text_model(self.dataset, ~np.isin(self.fold, list(left_out)), self.text_model)
+        return log_odds(fitted, self.dataset.text_matrix)
 
-    def rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
+    def _rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
         """Return the rows of the users outside `left_out`."""
-        if left_out not in self._rows:
-            fold_of_edit = self.fold[self.dataset.user]
-            text_log_odds = np.zeros(len(fold_of_edit))
-            for k in set(self.folds) - left_out:
-                text_log_odds[fold_of_edit == k] = self.log_odds(left_out | {k})[fold_of_edit == k]
-            rows = build_rows(self.dataset, text_log_odds)
-            self._rows[left_out] = rows.of(~np.isin(self.fold, list(left_out)))
-        return self._rows[left_out]
+        fold_of_edit = self.fold[self.dataset.user]
+        text_log_odds = np.zeros(len(fold_of_edit))
+        for k in set(self.folds) - left_out:
+            text_log_odds[fold_of_edit == k] = self.log_odds(left_out | {k})[fold_of_edit == k]
+        return build_rows(self.dataset, text_log_odds).of(~np.isin(self.fold, list(left_out)))
 
-    def scores(self, with_name: bool, user_model: Any = None) -> np.ndarray:
+    def scores(self, with_name: bool, user_model: Any) -> np.ndarray:
         """Return the scores of all rows, each by models trained without the user's fold."""
         rows = self.rows()
         out = np.zeros(len(rows.user))
         for k in self.folds:
             test = self.fold[rows.user] == k
             if test.any():
-                fitted = fit_user_model(self.dataset, self.rows(frozenset({k})), with_name, user_model)
+                fitted = fit_user_model(self.dataset, self.rows(frozenset({k})), user_model, with_name)
                 out[test] = probabilities(fitted, select_features(rows.x[test], with_name))
         return out
 
@@ -262,7 +249,7 @@ class CrossFit:
         Not trained yet; copies are. The text model takes sparse input; the last one sees no feature of the name.
     folds : int, default 5
     repeats : int, default 3
-        Assignments to folds. The first is the one that is reported; a threshold is chosen by the highest of all.
+        Assignments to folds. The first is the one that is reported; a threshold is chosen by all.
     seed : int, default 0
 
     Raises
@@ -285,15 +272,12 @@ class CrossFit:
         check_size(dataset, folds)
         self.dataset, self.seed = dataset, seed
         self.text_model, self.user_models = text_model, {True: user_model, False: user_model_without_name}
-        self.fits: list[tuple[np.ndarray, CheckpointRows, dict[bool, np.ndarray]]] = []
-        for number in range(repeats):
+        self.fits: list[tuple[CheckpointRows, np.ndarray]] = []
+        for number in reversed(range(repeats)):
             nested = NestedFit(dataset, assign_folds(dataset, folds, (seed, number)), text_model)
-            scores = {
-                with_name: nested.scores(with_name, self.user_models[with_name])
-                for with_name in (True, False)
-            }
-            self.fits.append((nested.fold, nested.rows(), scores))
-        self.fold, self.rows, self._scores = self.fits[0]
+            self.fits.insert(0, (nested.rows(), nested.scores(True, user_model)))
+        self.fold, (self.rows, scores) = nested.fold, self.fits[0]
+        self._scores = {True: scores, False: nested.scores(False, user_model_without_name)}
 
     def row_scores(self, with_name: bool = True) -> np.ndarray:
         """Return the score of every row."""
@@ -305,11 +289,30 @@ class CrossFit:
         out[self.rows.user[self.rows.last]] = self._scores[with_name][self.rows.last]
         return out
 
-    def max_scores(self, with_name: bool = True, repeats: int | None = None) -> np.ndarray:
-        """Return the highest score of every user over their checkpoints and the first `repeats` repeats (all)."""
-        out = np.zeros(len(self.dataset))
-        for _, rows, scores in self.fits[:repeats]:
-            np.maximum.at(out, rows.user[~rows.last], scores[with_name][~rows.last])
+    def _margins(self, c: float, repeats: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return user, number of edits and margin of all rows at checkpoints."""
+        parts = []
+        for rows, scores in self.fits[:repeats]:
+            margins = margin(scores, rows.x[:, user_features.LOG_EDITS], c)
+            parts.append([values[~rows.last] for values in (rows.user, rows.edits, margins)])
+        user, edits, margins = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return user, edits, margins
+
+    def highest_margins(self, c: float = EDITS_PENALTY, repeats: int | None = None) -> np.ndarray:
+        """Return the highest :func:`margin` of every user at checkpoints of the first `repeats` repeats (all)."""
+        user, _, margins = self._margins(c, repeats)
+        out = np.full(len(self.dataset), -np.inf)
+        np.maximum.at(out, user, margins)
+        return out
+
+    def flagged_after(
+        self, threshold: float, c: float = EDITS_PENALTY, repeats: int | None = None
+    ) -> np.ndarray:
+        """Return after how many edits every user is flagged in some repeat; one more than theirs where never."""
+        user, edits, margins = self._margins(c, repeats)
+        out = self.dataset.edits_per_user + 1
+        reached = margins >= threshold
+        np.minimum.at(out, user[reached], edits[reached])
         return out
 
 
@@ -324,58 +327,104 @@ def check_size(dataset: EditDataset, folds: int = FOLDS) -> None:
         )
 
 
-def choose_threshold(human_scores: np.ndarray, max_human_fpr: float = MAX_HUMAN_FPR) -> float:
-    """Return the lowest threshold that guarantees with 95 % confidence that few humans are flagged.
+# --- the threshold ----------------------------------------------------------------------------------------------------
 
-    The order-statistic rule of Neyman-Pearson classification: with the threshold at the k-th smallest of n scores of
-    humans, the true share of humans above it is more than `max_human_fpr` with a probability of at most
-    ``P(Binomial(n, max_human_fpr) <= n - k)``. The smallest k for which that is at most ``1 - CONFIDENCE`` is taken.
+
+def margin(scores: np.ndarray, log_edits: np.ndarray, c: float = EDITS_PENALTY) -> np.ndarray:
+    """Return how bot-like users are for the number of their edits: ``logit(score) - c * log(edits)``, rounded.
+
+    Every further edit is another chance to reach a fixed threshold, so that the busiest people of a wiki would reach it
+    sooner or later. With ``c = 1`` the odds that are asked for grow as the number of edits does: the correction of
+    Bonferroni for as many looks at one user.
+
+    Examples
+    --------
+    >>> margin(np.array([0.9, 0.9, 0.999]), np.log([1, 100, 100])).round(2).tolist()
+    [2.2, -2.41, 2.3]
+    """
+    return np.round(logit(np.clip(scores, 1e-6, 1 - 1e-6)) - c * log_edits, DECIMALS)
+
+
+def threshold_curve(cross: CrossFit, c: float = EDITS_PENALTY) -> pd.DataFrame:
+    """Return what thresholds on the margin stop, by models that were not trained on the user.
 
     Parameters
     ----------
-    human_scores : ndarray of float, shape (n,)
-        One score per human, by models that were not trained on them: for the stream, their highest.
-    max_human_fpr : float, default 0.01
-        Largest share of humans that may be flagged.
+    cross : CrossFit
+    c : float, default 1
+        Of :func:`margin`.
 
     Returns
     -------
-    float
-        Flag a user whose score is at least this. It lies just above the k-th smallest score.
+    DataFrame
+        One row per threshold: the lowest that flags no human, the lowest that flags one, and so on. `bots` and
+        `bot_edits` are the shares flagged and stopped in the first repeat. Of the humans whose names do not call them
+        bots, `humans` are flagged in some repeat, at most the share `humans_upper95` (exact) of all such; the share
+        `human_edits` of their edits is stopped, at most `human_edits_upper95` (bootstrap over users).
+    """
+    dataset = cross.dataset
+    human, bot = dataset.is_human, dataset.is_bot
+    highest = np.sort(cross.highest_margins(c)[human])[::-1]
+    levels = np.unique(highest[: int(CURVE_END * len(highest)) + 1])[::-1]
+    rows = []
+    for level in levels:
+        threshold = round(float(level) + 10.0**-DECIMALS, DECIMALS)
+        stopped = dataset.edits_per_user + 1 - cross.flagged_after(threshold, c)
+        first = cross.flagged_after(threshold, c, repeats=1)
+        flagged = int((stopped[human] > 0).sum())
+        row = {
+            "threshold": threshold,
+            "bots": (first <= dataset.edits_per_user)[bot].mean(),
+            "bot_edits": (dataset.edit_index + 1 >= first[dataset.user])[dataset.flagged].mean(),
+            "humans": flagged,
+            "humans_upper95": upper_bound(flagged, int(human.sum())),
+            "human_edits": stopped[human].sum() / dataset.edits_per_user[human].sum(),
+            "human_edits_upper95": edits_upper_bound(stopped[human], dataset.edits_per_user[human]),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def choose_threshold(
+    curve: pd.DataFrame,
+    max_human_fpr: float = MAX_HUMAN_FPR,
+    max_human_edit_fpr: float = MAX_HUMAN_EDIT_FPR,
+) -> float:
+    """Return the lowest threshold at which both upper bounds are at most half of what is allowed.
+
+    The other half is kept for what cross-validation does not see: people who are busier than all of the sample. Where
+    no threshold has such bounds, it is the lowest that flags no human, if its bounds are at most what is allowed.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From :func:`threshold_curve`.
+    max_human_fpr, max_human_edit_fpr : float, default 0.01
+        Largest share of the human users that may be flagged, and of their edits that may be stopped.
 
     Raises
     ------
     ThresholdNotAttainable
-        Even a threshold above all scores would not be proof enough.
+        Even a threshold that flags no human would not be proof enough.
 
     References
     ----------
     X. Tong, Y. Feng, J. J. Li: Neyman-Pearson classification algorithms and NP receiver operating characteristics,
-    Science Advances 4 (2018), proposition 1.
-
-    Examples
-    --------
-    >>> scores = np.arange(1000) / 1000
-    >>> int((scores >= choose_threshold(scores, 0.01)).sum())
-    4
-    >>> choose_threshold(scores, 0.0001)
-    Traceback (most recent call last):
-    lib.model.classifier.ThresholdNotAttainable: MAX_HUMAN_FPR must be at least 0.00299 to be guaranteed with 95 % \
-confidence from 1000 humans. Got 0.0001, which takes 29956 humans. Raise MAX_HUMAN_FPR, or sample more users \
-(PERCENT in 02_sample).
+    Science Advances 4 (2018), of which this is the idea: the error that matters is bounded, with confidence.
     """
-    scores, alpha = np.sort(np.asarray(human_scores, float)), 1 - CONFIDENCE
-    n = len(scores)
-    above = np.flatnonzero(binom.cdf(np.arange(n), n, max_human_fpr) <= alpha)  # humans above the threshold
-    if not len(above):
-        floor = 1 - alpha ** (1 / max(n, 1)) if n else 1.0
-        takes = np.ceil(np.log(alpha) / np.log1p(-max_human_fpr)) if 0 < max_human_fpr < 1 else np.inf
-        raise ThresholdNotAttainable(
-            f"MAX_HUMAN_FPR must be at least {floor:.3g} to be guaranteed with {100 * CONFIDENCE:g} % confidence from "
-            f"{n} humans. Got {max_human_fpr:g}, which takes {takes:.0f} humans. "
-            "Raise MAX_HUMAN_FPR, or sample more users (PERCENT in 02_sample)."
-        )
-    return float(np.nextafter(scores[n - 1 - above[-1]], np.inf))
+    limits = {"MAX_HUMAN_FPR": max_human_fpr, "MAX_HUMAN_EDIT_FPR": max_human_edit_fpr}
+    bounds = curve[["humans_upper95", "human_edits_upper95"]].set_axis(list(limits), axis=1)
+    for name, limit in limits.items():
+        if bounds[name].iloc[0] > limit:
+            takes = np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-limit)) if 0 < limit < 1 else np.inf
+            counted = "humans" if name == "MAX_HUMAN_FPR" else "edits of humans"
+            raise ThresholdNotAttainable(
+                f"{name} must be at least {bounds[name].iloc[0]:.3g} to be guaranteed with {100 * CONFIDENCE:g} % "
+                f"confidence from this sample. Got {limit:g}, which takes {takes:.0f} {counted}. "
+                f"Raise {name}, or sample more users (PERCENT in 02_sample)."
+            )
+    within = (bounds <= [limit / 2 for limit in limits.values()]).all(axis=1)
+    return float(curve["threshold"][within.cummin()].min() if within.iloc[0] else curve["threshold"].iloc[0])
 
 
 # --- the classifier ---------------------------------------------------------------------------------------------------
@@ -393,66 +442,41 @@ class BotClassifier:
     text_model: Any
     user_model: Any
     threshold: float
-    with_name: bool = True
-    facts: dict[str, Any] = field(default_factory=dict)  #: what it was trained on
-    version: str = ""  #: short hash of everything that it decides by
 
     @classmethod
-    def fit(
-        cls,
-        dataset: EditDataset,
-        seed: int = 0,
-        max_human_fpr: float = MAX_HUMAN_FPR,
-        with_name: bool = True,
-        cross: CrossFit | None = None,
-        threshold: float | None = None,
-    ) -> BotClassifier:
-        """Train both levels on all users.
-
-        Parameters
-        ----------
-        dataset : EditDataset
-        seed : int, default 0
-        max_human_fpr : float, default 0.01
-            Share of humans that may be flagged, guaranteed with 95 % confidence.
-        with_name : bool, default True
-            Whether features of the name are used.
-        cross : CrossFit, optional
-            Of the same dataset; its estimators are trained.
-        threshold : float, optional
-            By default :func:`choose_threshold` of the humans' highest scores.
+    def fit(cls, cross: CrossFit, threshold: float) -> BotClassifier:
+        """Train the estimators of a cross-fit on all of its users.
 
         Raises
         ------
         ModelError
-            Too few bots or humans; a text model that is not linear; or (ThresholdNotAttainable) no threshold can
-            guarantee `max_human_fpr`.
+            The text model is not linear.
         """
-        cross = cross or CrossFit(dataset, seed=seed)
-        if threshold is None:
-            threshold = choose_threshold(cross.max_scores(with_name)[~dataset.is_bot], max_human_fpr)
-        user_model = fit_user_model(dataset, cross.rows, with_name, cross.user_models[with_name])
+        dataset = cross.dataset
+        user_model = fit_user_model(dataset, cross.rows, cross.user_models[True])
         text_model = fit_text_model(dataset, np.ones(len(dataset), bool), cross.text_model)
         if not hasattr(text_model, "coef_"):
             raise ModelError(
                 f"The text model must be linear (have coef_): stage 4 sums its coefficients on the executors. "
-                f"Got {type(text_model).__name__}. Cross-validation works with any; choose a linear one to go on."
+                f"Got {type(text_model).__name__}. Cross-validation works with any; choose a linear one for stage 4."
             )
-        facts = {
-            "edits": len(dataset.user),
-            "users": len(dataset),
-            "bots": int(dataset.is_bot.sum()),
-            "seed": seed,
-            "max_human_fpr": max_human_fpr,
-            "confidence": CONFIDENCE,
-        }
-        return cls(text_model, user_model, threshold, with_name, facts)._with_version()
+        return cls(text_model, user_model, threshold)
 
-    @cached_property
+    @functools.cached_property
+    def version(self) -> str:
+        """Short hash of everything that the model decides by."""
+        parts = [FORMAT, repr(self.threshold), *user_features.FEATURES]
+        digest = hashlib.sha256("\n".join(parts).encode())
+        for estimator in (self.text_model, *(step for _, step in self.user_model.steps)):
+            for name, value in sorted(vars(estimator).items()):
+                if name.endswith("_") and isinstance(value, np.ndarray | float | int):
+                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()[:12]
+
+    @functools.cached_property
     def weights(self) -> edit_features.Weights:
         """The text model's coefficients, for the compiled loop."""
-        coef = self.text_model.coef_[0].astype(np.float32)
-        return edit_features.Weights(coef, float(self.text_model.intercept_[0]))
+        return edit_features.Weights(self.text_model.coef_[0], float(self.text_model.intercept_[0]))
 
     def edit_features(self, table: pa.Table) -> np.ndarray:
         """Return what each edit shows by itself, shape (n, len(EDIT_FEATURES))."""
@@ -471,12 +495,19 @@ class BotClassifier:
             Of a linear model, each row is added up by itself: a product of matrices may differ in the last bit with
             the number of rows, and a verdict must not depend on how edits were cut into batches.
         """
-        x = select_features(np.asarray(x, np.float64), self.with_name)
         if not len(x):
             return np.zeros(0)
         if not hasattr(self.user_model[-1], "coef_"):
             return probabilities(self.user_model, x)
         return round_scores(expit(self._contributions(x).sum(axis=1) + self.user_model[-1].intercept_[0]))
+
+    def is_flagged(self, x: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return for which features of users, with their scores, the margin reaches the threshold."""
+        return margin(scores, x[:, user_features.LOG_EDITS]) >= self.threshold
+
+    def required_score(self, x: np.ndarray) -> float:
+        """Return the lowest score at which a user with these features, shape (len(FEATURES),), is flagged."""
+        return float(round_scores(expit(self.threshold + EDITS_PENALTY * x[user_features.LOG_EDITS])))
 
     def _contributions(self, x: np.ndarray) -> np.ndarray:
         """Return each feature's part of the log-odds, against the average training user."""
@@ -497,29 +528,17 @@ class BotClassifier:
         """
         if not len(states) or not hasattr(self.user_model[-1], "coef_"):
             return [[] for _ in states]
-        shares = round_scores(
-            self._contributions(select_features(user_features.to_features(states), self.with_name))
-        )
-        names = select_features(np.array([user_features.FEATURES], object), self.with_name)[0]
+        shares = round_scores(self._contributions(user_features.to_features(states)))
         orders = np.argsort(-np.abs(shares), axis=1, kind="stable")
         return [
-            [(name, share) for name, share in zip(names[order], row[order].tolist(), strict=True) if share]
+            [(user_features.FEATURES[i], float(row[i])) for i in order if row[i]]
             for order, row in zip(orders, shares, strict=True)
         ]
 
-    def _with_version(self) -> BotClassifier:
-        parts = [FORMAT, repr((self.threshold, self.with_name)), "\n".join(user_features.FEATURES)]
-        digest = hashlib.sha256("".join(parts).encode())
-        for estimator in (self.text_model, *(step for _, step in self.user_model.steps)):
-            for name, value in sorted(vars(estimator).items()):
-                if name.endswith("_") and isinstance(value, np.ndarray | float | int):
-                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
-        return dataclasses.replace(self, version=digest.hexdigest()[:12])
-
     def save(self, path: str | Path) -> None:
         """Write the model with skops: no pickle, and no code is run on loading it."""
-        content = {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "format": FORMAT}
-        content |= {"features": list(user_features.FEATURES), "facts": json.dumps(self.facts, sort_keys=True)}
+        content = {name: getattr(self, name) for name in ("text_model", "user_model", "threshold")}
+        content |= {"format": FORMAT, "features": list(user_features.FEATURES)}
         artifacts.atomic_write(Path(path), skops.io.dumps(content, compression=zipfile.ZIP_DEFLATED))
 
     @classmethod
@@ -534,15 +553,12 @@ class BotClassifier:
         path = Path(path)
         try:
             content = skops.io.loads(path.read_bytes(), trusted=TRUSTED_TYPES)
-            if (content.pop("format"), content.pop("features")) != (FORMAT, list(user_features.FEATURES)):
+            if (content["format"], content["features"]) != (FORMAT, list(user_features.FEATURES)):
                 raise ValueError("its format or its features differ")
-            model = cls(**{**content, "facts": json.loads(content["facts"])})
-            if model._with_version().version != model.version:
-                raise ValueError("its numbers are not those of its version")
+            return cls(content["text_model"], content["user_model"], content["threshold"])
         except Exception as error:
-            # skops, zipfile and json raise whatever a damaged or hostile file leads them to
+            # skops and zipfile raise whatever a damaged or hostile file leads them to
             raise ModelError(
                 f"{paths.show(path)} must be a model that this version of wikisieve wrote. "
                 f"Got {type(error).__name__}: {error}. Run 03_eda_train again."
             ) from error
-        return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -169,6 +170,17 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return times
 
 
+def name_contains_bot(names: Collection[str]) -> np.ndarray:
+    """Return which names contain "bot", upper case or lower case: the name rule.
+
+    Examples
+    --------
+    >>> name_contains_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
+    [True, True, False]
+    """
+    return np.array(["bot" in name.lower() for name in names], bool)
+
+
 @dataclass(frozen=True)
 class EditDataset:
     """Edits in order of time with their users and labels; make one with :meth:`from_table`.
@@ -219,6 +231,11 @@ class EditDataset:
     def is_bot(self) -> np.ndarray:
         """Users of whose edits more than half carry the flag."""
         return is_bot(self.flagged_per_user, self.edits_per_user)
+
+    @cached_property
+    def is_human(self) -> np.ndarray:
+        """Users who are no bots, and whose names do not call them one: those whom the guarantees are about."""
+        return ~self.is_bot & ~name_contains_bot(self.names)
 
     @cached_property
     def train_label(self) -> np.ndarray:

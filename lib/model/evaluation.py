@@ -21,27 +21,17 @@ from sklearn.pipeline import make_pipeline
 
 from lib.model import classifier, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
-from lib.model.dataset import EditDataset
-from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, upper_bound
+from lib.model.dataset import EditDataset, name_contains_bot
+from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates
 
 RESAMPLES = 1000
 FORWARD_AT = 0.6
 DECISION = 0.5  # of a score that is a probability
-KEPT, FLAGGED, DROPPED = 0, 1, 2
+STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
+STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
-
-
-def name_contains_bot(names: Collection[str]) -> np.ndarray:
-    """Return which names contain "bot", upper case or lower case: the name rule.
-
-    Examples
-    --------
-    >>> name_contains_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
-    [True, True, False]
-    """
-    return np.array(["bot" in name.lower() for name in names], bool)
 
 
 def account_type(names: Collection[str]) -> np.ndarray:
@@ -164,54 +154,44 @@ def comment_scores(dataset: EditDataset, fold: np.ndarray) -> np.ndarray:
 # --- in the stream ----------------------------------------------------------------------------------------------------
 
 
-def simulate_online(user: np.ndarray, rows: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return a verdict per edit, in order, as stage 4 does: a user whose score reaches the threshold is flagged.
-
-    Parameters
-    ----------
-    user : ndarray of int, shape (n,)
-    rows, scores : ndarray of shape (m,)
-        Edits at which a user was scored (:func:`lib.model.user_features.update_states`), and the scores.
-    threshold : float
+def flagged_at(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
+    """Return the edit at which each user is flagged by a model that starts with no states, as stage 4 does.
 
     Returns
     -------
-    ndarray of int, shape (n,)
-        KEPT, FLAGGED, or DROPPED for later edits of a flagged user.
+    ndarray of int, shape (users,)
+        Row of the edit; the number of edits for a user who is not flagged.
     """
-    n = len(user)
-    flagged_at = np.full(int(user.max(initial=-1)) + 1, n)
-    reached = rows[scores >= threshold]
-    np.minimum.at(flagged_at, user[reached], reached)
-    edit, at = np.arange(n), flagged_at[user]
-    return np.where(edit > at, DROPPED, np.where(edit == at, FLAGGED, KEPT))
-
-
-def apply_model(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
-    """Return a verdict per edit of a dataset by a model that starts with no states."""
     states = user_features.new_states(len(dataset))
     features = model.edit_features(dataset.table)
     _, rows, x = user_features.update_states(states, dataset.user, dataset.times, features)
-    return simulate_online(dataset.user, rows, model.score(x), model.threshold)
+    reached = rows[model.is_flagged(x, model.score(x))]
+    at = np.full(len(dataset), len(dataset.user))
+    np.minimum.at(at, dataset.user[reached], reached)
+    return at
+
+
+def stopped_edits(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
+    """Return which edits are stopped: that at which their user is flagged, and all later ones."""
+    return np.arange(len(dataset.user)) >= flagged_at(model, dataset)[dataset.user]
 
 
 def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:
     """Count what was stopped (a mask of edits): bot edits, with an interval over users, and humans, with a bound."""
-    bot_edits = dataset.flagged
-    caught = np.bincount(dataset.user[stopped & bot_edits], minlength=len(dataset))
-    humans = int((~dataset.is_bot).sum())
-    wrong = int((~dataset.is_bot[np.unique(dataset.user[stopped])]).sum())
-    return {
+    edits, caught = (
+        np.bincount(dataset.user[mask], minlength=len(dataset))
+        for mask in (stopped, stopped & dataset.flagged)
+    )
+    rates = {
         "edits": len(stopped),
-        "bot_edits": int(bot_edits.sum()),
+        "bot_edits": int(dataset.flagged.sum()),
         "bot_edits_caught": int(caught.sum()),
-        "bot_edits_stopped": float(caught.sum() / max(bot_edits.sum(), 1)),
+        "bot_edits_stopped": float(caught.sum() / max(dataset.flagged.sum(), 1)),
         "bot_edits_stopped_interval": bootstrap_ci(caught, dataset.flagged_per_user),
-        "humans": humans,
-        "humans_flagged": wrong,
-        "human_user_fpr": wrong / max(humans, 1),
-        "human_user_fpr_upper95": upper_bound(wrong, humans),
     }
+    return rates | human_rates(
+        edits, dataset.edits_per_user, ~dataset.is_bot, name_contains_bot(dataset.names)
+    )
 
 
 @dataclass(frozen=True)
@@ -220,22 +200,27 @@ class Forward:
 
     earlier: EditDataset
     later: EditDataset
-    verdicts: np.ndarray  #: of the later edits
-    rates: dict[str, Any]  #: :func:`stop_rates` of the verdicts
+    stopped: np.ndarray  #: mask of the later edits
+    rates: dict[str, Any]  #: :func:`stop_rates` of them
 
 
-def forward_test(cross: CrossFit, max_human_fpr: float, at: float = FORWARD_AT) -> Forward:
+def forward_test(
+    cross: CrossFit,
+    max_human_fpr: float = classifier.MAX_HUMAN_FPR,
+    max_human_edit_fpr: float = classifier.MAX_HUMAN_EDIT_FPR,
+    at: float = FORWARD_AT,
+) -> Forward:
     """Train on the edits before a moment, score those after it, by models that were not trained on the user.
 
     For each fold (fewer where there are fewer bots), the whole model with its threshold is trained on the earlier edits
     of the others; then the later edits of the fold's users are scored one by one, starting with no states. Where too
-    few humans came before to guarantee `max_human_fpr`, the threshold lies above all of their scores.
+    few humans came before for a guarantee, the threshold is the lowest that flags none of them.
 
     Parameters
     ----------
     cross : CrossFit
         Its dataset, its estimators and its seed are used.
-    max_human_fpr : float
+    max_human_fpr, max_human_edit_fpr : float, default 0.01
     at : float, default 0.6
         The moment, as a share of the time between first and last edit.
     """
@@ -249,25 +234,20 @@ def forward_test(cross: CrossFit, max_human_fpr: float, at: float = FORWARD_AT) 
     fold_of = dict(zip(earlier.names, fold, strict=True))
     random = np.random.default_rng(seed)
     fold_later = np.array([fold_of.get(name, random.integers(folds)) for name in later.names])
-    verdicts = np.zeros(len(later.user), int)
+    stopped = np.zeros(len(later.user), bool)
     for k in range(folds):
-        model = _fit_or_conservative(earlier.subset((fold != k)[earlier.user]), cross, max_human_fpr)
+        before = earlier.subset((fold != k)[earlier.user])
+        models = cross.text_model, cross.user_models[True], cross.user_models[False]
+        few = min(classifier.FOLDS, int(before.is_bot.sum()))
+        again = CrossFit(before, *models, folds=few, repeats=len(cross.fits), seed=seed)
+        curve = classifier.threshold_curve(again)
+        try:
+            threshold = classifier.choose_threshold(curve, max_human_fpr, max_human_edit_fpr)
+        except ThresholdNotAttainable:
+            threshold = float(curve["threshold"].iloc[0])
         test = fold_later[later.user] == k
-        verdicts[test] = apply_model(model, later.subset(test))
-    return Forward(earlier, later, verdicts, stop_rates(later, verdicts != KEPT))
-
-
-def _fit_or_conservative(dataset: EditDataset, cross: CrossFit, max_human_fpr: float) -> BotClassifier:
-    """Train a model; where the bound cannot be guaranteed, flag nobody below the highest human score."""
-    models = cross.text_model, cross.user_models[True], cross.user_models[False]
-    folds = min(classifier.FOLDS, int(dataset.is_bot.sum()))
-    again = CrossFit(dataset, *models, folds=folds, repeats=len(cross.fits), seed=cross.seed)
-    humans = again.max_scores()[~dataset.is_bot]
-    try:
-        threshold = classifier.choose_threshold(humans, max_human_fpr)
-    except ThresholdNotAttainable:
-        threshold = float(np.nextafter(humans.max(), np.inf))
-    return BotClassifier.fit(dataset, cross.seed, max_human_fpr, cross=again, threshold=threshold)
+        stopped[test] = stopped_edits(BotClassifier.fit(again, threshold), later.subset(test))
+    return Forward(earlier, later, stopped, stop_rates(later, stopped))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -296,20 +276,17 @@ def report(cross: CrossFit, forward: Forward) -> dict[str, Any]:
         "edits": {name: {"f1": edit_f1(dataset, scores)} for name, scores in variants.items()},
         "forward": {
             key: forward.rates[key]
-            for key in ("bot_edits_stopped", "human_user_fpr", "human_user_fpr_upper95")
+            for key in forward.rates
+            if key.startswith(("bot_edits_stopped", "human_"))
         },
     }
 
 
 def recall_by_edits(cross: CrossFit, threshold: float) -> pd.DataFrame:
-    """Return how many bots were found after so many edits, of those that made as many; with exact 95 % intervals.
-
-    Found means that one of the user's scores so far reached the threshold.
-    """
-    rows, dataset = cross.rows, cross.dataset
-    first = np.full(len(dataset), np.iinfo(np.int64).max)
-    reached = (cross.row_scores() >= threshold) & ~rows.last
-    np.minimum.at(first, rows.user[reached], rows.edits[reached])
+    """Return how many bots were flagged after so many edits, of those that made as many; with exact 95 % intervals."""
+    dataset = cross.dataset
+    first = cross.flagged_after(threshold, repeats=1)
+    first = np.where(first > dataset.edits_per_user, np.iinfo(np.int64).max, first)
     table = []
     for n in user_features.CHECKPOINTS:
         bots = dataset.is_bot & (dataset.edits_per_user >= n)
@@ -320,6 +297,17 @@ def recall_by_edits(cross: CrossFit, threshold: float) -> pd.DataFrame:
         interval = clopper_pearson(found, int(bots.sum()))
         table.append((n, int(bots.sum()), found, found / bots.sum(), *interval, humans_by_then))
     return pd.DataFrame(table, columns=["edits", "bots", "found", "recall", "low", "high", "humans flagged"])
+
+
+def rates_by_activity(dataset: EditDataset, stopped: np.ndarray) -> pd.DataFrame:
+    """Return, by the users' number of edits, how many humans are flagged and what share of their edits is stopped."""
+    stops = np.bincount(dataset.user[stopped], minlength=len(dataset))
+    users = pd.DataFrame(
+        {"edits": dataset.edits_per_user, "stopped": stops, "flagged": stops > 0, "humans": 1}
+    )
+    users["edits of a user"] = pd.cut(users["edits"], STRATA, labels=STRATA_NAMES)
+    by_activity = users[dataset.is_human].groupby("edits of a user", observed=False)
+    return by_activity[["humans", "flagged", "edits", "stopped"]].sum().reset_index()
 
 
 def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray, most: int = 4) -> list[str]:

@@ -20,7 +20,7 @@ from lib.model import evaluation
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.evaluation import Forward
 from lib.model.user_features import FEATURES
-from lib.stats import clopper_pearson, upper_bound
+from lib.stats import clopper_pearson
 
 _PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 _FINE_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
@@ -81,30 +81,36 @@ def weights_table(model: BotClassifier, top: int = 12) -> pd.DataFrame:
     return table.sort_values("weight", key=lambda weight: -weight.abs(), ignore_index=True).head(top).round(3)
 
 
-def guarantee(cross: CrossFit, threshold: float, max_human_fpr: float) -> Figure:
-    """Draw what every threshold would cost and find, and the one that was chosen."""
-    is_bot = cross.dataset.is_bot
-    scores = np.clip(cross.max_scores(repeats=1), 1e-4, 1 - 1e-4)
-    human, bot = np.sort(scores[~is_bot]), np.sort(scores[is_bot])
-    levels = np.unique(np.append(scores, threshold))
-    wrong = len(human) - np.searchsorted(human, levels)
+def trade_off(
+    curves: Mapping[str, pd.DataFrame],
+    chosen: pd.Series,
+    rule: tuple[float, float],
+    max_human_edit_fpr: float,
+) -> Figure:
+    """Draw bot edits stopped against human edits stopped as the threshold moves.
+
+    Parameters
+    ----------
+    curves : mapping of str to DataFrame
+        :func:`lib.model.classifier.threshold_curve` by label.
+    chosen : Series
+        The row of the chosen threshold.
+    rule : tuple of float
+        Shares of the human edits and of the bot edits that the name rule stops.
+    max_human_edit_fpr : float
+    """
     figure, axes = plt.subplots(figsize=(10, 4.4))
-    curves = (
-        (1 - np.searchsorted(bot, levels) / len(bot), plots.BOT, "-", "bots found"),
-        (wrong / len(human), plots.HUMAN, "-", "humans flagged"),
-        ([upper_bound(int(n), len(human)) for n in wrong], plots.HUMAN, "--", "… 95 % upper bound"),
-    )
-    for share, color, line, label in curves:
-        axes.step(levels, share, line, where="pre", color=color, lw=2, label=label)
-    axes.axhline(max_human_fpr, color=plots.GREY, ls=":", label=f"MAX_HUMAN_FPR: {100 * max_human_fpr:g} %")
-    axes.axvline(threshold, color="black", lw=1.2, label=f"threshold {threshold:.3f}")
-    axes.set(xscale="logit", yscale="log", xlim=(levels[0], levels[-1]))
-    axes.set_ylim(max(0.2 / len(human), 1e-5), 1.3)
-    ticks = [mark for mark in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999) if levels[0] <= mark <= levels[-1]]
-    axes.set_xticks(ticks, [f"{mark:g}" for mark in ticks])
-    axes.minorticks_off()
-    label = "threshold on a user's highest score (log-odds)"
-    _finish(axes, "The guarantee", label, "share of users", _FINE_PERCENT)
+    for (label, curve), color in zip(curves.items(), (plots.BOT, plots.GREY), strict=False):
+        axes.step(curve["human_edits"], curve["bot_edits"], where="post", color=color, lw=2, label=label)
+    upper = chosen["human_edits_upper95"] - chosen["human_edits"]
+    label = f"chosen: {chosen['threshold']:.2f}\n(with the upper bound)"
+    at = chosen["human_edits"], chosen["bot_edits"]
+    axes.errorbar(*at, xerr=[[0], [upper]], fmt="o", color="black", capsize=3, label=label, zorder=4)
+    axes.scatter(*rule, s=70, color=plots.GREEN, marker="D", label="name rule: “bot” in the name", zorder=4)
+    axes.axvline(max_human_edit_fpr, color=plots.GREY, ls=":", label="MAX_HUMAN_EDIT_FPR")
+    axes.xaxis.set_major_formatter(_FINE_PERCENT)
+    axes.set_ylim(top=1.02)
+    _finish(axes, "What a threshold buys, and for what", "human edits stopped", "bot edits stopped")
     return figure
 
 
@@ -200,10 +206,15 @@ def forward_table(test: Forward, answers: Mapping[str, np.ndarray]) -> pd.DataFr
         interval = rates["bot_edits_stopped_interval"]
         rows[name] = {
             "bot edits": plots.format_share(rates["bot_edits_caught"], rates["bot_edits"], interval),
-            "humans": plots.format_share(rates["humans_flagged"], rates["humans"]),
-            "95 % upper bound": f"{100 * rates['human_user_fpr_upper95']:.2f} %",
+            "human edits, upper bound": _bounded(rates, "human_edits_stopped"),
+            "… without names that say “bot”": _bounded(rates, "human_edits_stopped", "_unnamed"),
+            "humans, upper bound": _bounded(rates, "human_user_fpr"),
         }
     return pd.DataFrame(rows).T.rename_axis("stopped by")
+
+
+def _bounded(rates: Mapping[str, Any], name: str, ending: str = "") -> str:
+    return f"{rates[name + ending]:.2%}, {rates[f'{name}_upper95{ending}']:.2%}"
 
 
 def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:

@@ -143,6 +143,7 @@ FEATURES = (
     *FLAGS,
     *NAME_FLAGS,
 )
+LOG_EDITS = FEATURES.index("number of edits")  #: its logarithm
 _N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(next(iter(FLAGS)))
 _NAME_FEATURES = FEATURES.index(NAME_FLAGS[0])

@@ -61,8 +61,9 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
     dict
         Quantiles of the features of :data:`COMPARED` over users, and the counts behind the shares.
     """
-    n, verdicts = len(dataset), evaluation.apply_model(model, dataset)
-    judged = verdicts != evaluation.DROPPED
+    n, edits = len(dataset), len(dataset.user)
+    flagged_at = evaluation.flagged_at(model, dataset)
+    judged = np.arange(edits) <= flagged_at[dataset.user]
     evidence = model.edit_features(dataset.table.filter(pa.array(judged)))
     states = user_features.new_states(n)
     states, *_ = user_features.update_states(states, dataset.user[judged], dataset.times[judged], evidence)
@@ -74,7 +75,7 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
         "users": n,
         "bots": int(dataset.is_bot.sum()),
         "edits_judged": int(judged.sum()),
-        "flagged": int((verdicts == evaluation.FLAGGED).sum()),
+        "flagged": int((flagged_at < edits).sum()),
         "features": dict(zip(COMPARED, quantiles.T.tolist(), strict=True)),
     }
 

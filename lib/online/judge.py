@@ -1,8 +1,8 @@
 """Who is a bot, edit by edit: the verdicts of a batch, from the scored edits and what is known of their users.
 
 A verdict is a function of the events and the model alone. Each user's edits are judged in the order of their Kafka
-offsets (the key is the user, so one partition has them all). The edit whose score reaches the threshold is ``flagged``,
-those after it are ``dropped``, all others are ``kept``. Nothing here depends on where a batch begins or ends.
+offsets (the key is the user, so one partition has them all). The edit whose margin reaches the threshold is
+``flagged``, those after it are ``dropped``, all others are ``kept``. Nothing here depends on where a batch ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ KEPT, FLAGGED, DROPPED = range(3)
 VERDICTS = ("kept", "flagged", "dropped")
 REASON = "online: score at the threshold"
 MAX_CONTRIBUTIONS = 20  # that are kept as evidence
-_N_EDITS = user_features.FEATURES.index("number of edits")
 
 
 @njit_cached
@@ -36,12 +35,13 @@ def _decide(
     allowed: np.ndarray,
     scored_at: np.ndarray,
     score: np.ndarray,
+    reached: np.ndarray,
     last: np.ndarray,
-    threshold: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return verdict and score of every edit, and at which edit each user is flagged (-1: at none).
 
-    `scored_at` is each edit's place in `score` (-1: no score); `last` is each user's score so far, and is changed.
+    `scored_at` is each edit's place in `score` (-1: no score) and in `reached`, whether its margin reaches the
+    threshold; `last` is each user's score so far, and is changed.
     """
     verdict = np.zeros(len(user), np.int8)
     shown = np.full(len(user), np.nan)
@@ -55,7 +55,7 @@ def _decide(
             continue
         if scored_at[i] >= 0:
             last[u] = score[scored_at[i]]
-            if last[u] >= threshold and not allowed[u]:
+            if reached[scored_at[i]] and not allowed[u]:
                 verdict[i] = FLAGGED
                 flagged_at[u] = i
         shown[i] = last[u]
@@ -108,11 +108,9 @@ class OnlineClassifier:
 
         before = self.state.user_states(names)
         last = before.score.copy()
-        state, scored_at, score = self._update(before.state, edits, judged)
+        state, *scores = self._update(before.state, edits, judged)
         allowed = _are_in(names, self.allowed)
-        verdict, shown, flagged_at = _decide(
-            user, listed, allowed, scored_at, score, last, self.model.threshold
-        )
+        verdict, shown, flagged_at = _decide(user, listed, allowed, *scores, last)
 
         flagged = np.flatnonzero(flagged_at >= 0)
         states = self._states_at_flag(before.state, edits, judged, flagged_at)
@@ -157,12 +155,13 @@ class OnlineClassifier:
 
     def _update(
         self, state: np.ndarray, edits: _Edits, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the states after some of the edits, each edit's place among the scores (-1: none), the scores."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return states after some of the edits, each edit's place among the scores, the scores, and who reaches it."""
         state, scored, x = user_features.update_states(state, *edits.where(rows))
         scored_at = np.full(len(edits.user), -1, np.int64)
         scored_at[np.flatnonzero(rows)[scored]] = np.arange(len(scored))
-        return state, scored_at, self.model.score(x)
+        score = self.model.score(x)
+        return state, scored_at, score, self.model.is_flagged(x, score)
 
     def _states_at_flag(
         self, state: np.ndarray, edits: _Edits, judged: np.ndarray, flagged_at: np.ndarray
@@ -179,9 +178,9 @@ class OnlineClassifier:
         codes, user = np.unique(edits.user, return_inverse=True)
         who, n = [names[u] for u in codes], len(edits.user)
         before, edits = self.state.user_states(who, shadow=True), edits._replace(user=user)
-        state, scored_at, score = self._update(before.state, edits, np.ones(n, bool))
-        last, nobody = before.score.copy(), np.zeros(len(who), bool)
-        _, shown, _ = _decide(user, nobody, nobody, scored_at, score, last, np.inf)
+        state, *scores = self._update(before.state, edits, np.ones(n, bool))
+        last, nobody, everybody = before.score.copy(), np.zeros(len(who), bool), np.ones(len(who), bool)
+        _, shown, _ = _decide(user, nobody, everybody, *scores, last)
         return UserStates(who, state, last), shown
 
     def _entries(self, table: pa.Table, states: np.ndarray, scores: np.ndarray) -> list[Entry]:
@@ -191,8 +190,8 @@ class OnlineClassifier:
         for row, edit in enumerate(table.to_pylist()):
             evidence = {
                 "edit": {name: edit[name] for name in EDIT_COLUMNS},
-                "threshold": self.model.threshold,
-                "edits": round(float(np.exp(x[row, _N_EDITS]))),
+                "threshold": self.model.required_score(x[row]),
+                "edits": round(float(np.exp(x[row, user_features.LOG_EDITS]))),
                 "contributions": reasons[row][:MAX_CONTRIBUTIONS],
                 "features": dict(zip(user_features.FEATURES, x[row].tolist(), strict=True)),
             }

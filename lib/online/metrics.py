@@ -14,18 +14,20 @@ import numpy as np
 import pandas as pd
 
 from lib import events
+from lib.model import classifier, user_features
+from lib.model.dataset import name_contains_bot
 from lib.online import state
 from lib.online.judge import VERDICTS
 from lib.online.state import StateStore
-from lib.stats import bootstrap_ci, is_bot, upper_bound
+from lib.stats import bootstrap_ci, human_rates, is_bot
 from lib.stream import recording
 from lib.stream.source import Source
 
 MIN_LATENCY_SECONDS = 0.002  # shorter ones count as this
 _LATENCY = "latency up to "  # seconds; such counts are kept with each batch
 LAST_QUARTER = 0.25  # of the edits, by event time, then by meta_id
-MIN_SHADOW_EDITS = 3  # scored although dropped, before a user is proposed for release
-RELEASE_BELOW = 0.5  # of the threshold: a score below it looks human
+MIN_SHADOW_EDITS = 3  # scored although dropped, before a user is released
+RELEASE_BELOW = np.log(10)  # a margin so far below the threshold, odds of a tenth, releases
 
 
 def load_verdicts(out_dir: Path) -> pd.DataFrame:
@@ -138,13 +140,14 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         ``bot_edits_stopped`` (share of the edits with the flag, of all and of the last quarter),
-        ``human_edits_stopped`` and ``human_users_flagged`` (share of the users who are no bots that had an edit
-        stopped, whether they came on the list in this stage or before it) with its one-sided exact 95 % upper bound,
-        the counts behind each, and 95 % intervals over users of the shares of bot edits.
+        ``human_edits_stopped`` (share of the edits of users who are no bots) and ``human_users_flagged`` (share of
+        these users that had an edit stopped, whether they came on the list in this stage or before it), both with
+        one-sided 95 % upper bounds, the counts behind each, and 95 % intervals over users of the shares of bot edits.
     """
     users = count_by_user(data)
-    humans, human_edits = users[~users["is_bot"]], data[~data["is_bot"]]
-    stopped_users = int((humans["stopped"] > 0).sum())
+    stops, sizes = users[["stopped", "edits"]].to_numpy().T
+    human = ~users["is_bot"].to_numpy()
+    rates = human_rates(stops, sizes, human, name_contains_bot(users.index))
     late = data.tail(int(len(data) * LAST_QUARTER))
     shares: dict[str, Any] = {}
     for suffix, edits in ("", data), ("_last_quarter", late):
@@ -158,13 +161,13 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
         }
     return {
         **shares,
-        "human_edits": len(human_edits),
-        "human_edits_stopped": _share(human_edits["stopped"].sum(), len(human_edits)),
-        "human_users": len(humans),
-        "human_users_flagged": _share(stopped_users, len(humans)),
-        "human_users_flagged_count": stopped_users,
-        "human_users_flagged_in_this_stage": int((humans["flagged"] > 0).sum()),
-        "human_users_flagged_upper95": upper_bound(stopped_users, len(humans)),
+        "human_edits": int(sizes[human].sum()),
+        "human_users": rates["humans"],
+        "human_users_flagged_count": rates["humans_flagged"],
+        "human_users_flagged": rates["human_user_fpr"],
+        "human_users_flagged_upper95": rates["human_user_fpr_upper95"],
+        "human_users_flagged_in_this_stage": int((users["flagged"][human] > 0).sum()),
+        **{name: rate for name, rate in rates.items() if name.startswith("human_edits_stopped")},
     }
 
 
@@ -190,34 +193,26 @@ def known_bots(source: Source) -> frozenset[str]:
     return frozenset(user for user, more in balance.items() if more > 0)
 
 
-def shadow_report(out_dir: Path, data: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Return the users whose dropped edits were scored, the most human first.
+def shadow_report(store: StateStore, threshold: float) -> pd.DataFrame:
+    """Return the users on the list whose dropped edits were scored, the most human first.
 
     Parameters
     ----------
-    out_dir : Path
-        OUT_DIR of stage 4.
-    data : DataFrame
-        From :func:`load_verdicts`.
+    store : StateStore
+        Of stage 4.
     threshold : float
         The model's.
 
     Returns
     -------
     DataFrame
-        ``user``, ``shadow edits``, ``with the flag``, ``last score`` and ``release``: whether release is proposed,
-        because at least :data:`MIN_SHADOW_EDITS` edits were scored and the last score is below half the threshold. A
-        person decides, with ``Ledger.remove`` or ``Ledger.allow``.
+        ``user``, ``shadow edits``, ``last score``, its ``margin`` and ``release``: whether at least
+        :data:`MIN_SHADOW_EDITS` edits were scored and the margin is :data:`RELEASE_BELOW` below the threshold.
     """
-    with StateStore(out_dir) as store:
-        last_scores = store.shadow_scores()
-    scored = data[(data["verdict"] == "dropped") & data["score"].notna()]
-    counts = count_by_user(scored)[["edits", "bot_edits"]].reset_index()
-    users = counts.set_axis(["user", "shadow edits", "with the flag"], axis="columns")
-    users["last score"] = [last_scores.get(user, np.nan) for user in users["user"]]
-    users["release"] = (users["shadow edits"] >= MIN_SHADOW_EDITS) & (
-        users["last score"] < RELEASE_BELOW * threshold
-    )
-    return users.sort_values(
-        ["last score", "shadow edits"], ascending=[True, False], kind="stable", ignore_index=True
-    )
+    found = store.shadow_states()
+    log_edits = user_features.to_features(found.state)[:, user_features.LOG_EDITS]
+    users = pd.DataFrame({"user": found.users, "shadow edits": np.exp(log_edits).round().astype(int)})
+    users["last score"], users["margin"] = found.score, classifier.margin(found.score, log_edits)
+    looks_human = users["margin"] < threshold - RELEASE_BELOW
+    users["release"] = (users["shadow edits"] >= MIN_SHADOW_EDITS) & looks_human
+    return users.sort_values(["margin", "user"], ignore_index=True)

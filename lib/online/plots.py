@@ -67,7 +67,7 @@ def growth(data: pd.DataFrame, runs: list[dict[str, Any]]) -> Figure:
 
 
 def stopped_so_far(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> Figure:
-    """Draw the share of the bot edits so far that each system stops.
+    """Draw the shares of the edits with the flag, and of the edits of humans, that each system has stopped so far.
 
     Parameters
     ----------
@@ -75,16 +75,21 @@ def stopped_so_far(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> Figu
     systems : mapping of str to Series of bool
         Which edits each stops, by its name.
     """
-    bots = data[data["is_bot"]]
-    shown = bots[_inliers(data)[bots.index]]
-    points = slice(None, None, max(1, len(shown) // 2000))
-    figure, axes = plt.subplots()
-    for (name, stops), (colour, style) in zip(systems.items(), cycle(_LINES), strict=False):
-        share = 100 * stops[bots.index].cumsum() / np.arange(1, len(bots) + 1)
-        axes.plot(shown["timestamp"][points], share[shown.index][points], style, color=colour, label=name)
-    axes.set(title="Bot edits stopped so far", ylabel="share of the bot edits so far (%)", ylim=(0, 101))
-    axes.legend(loc="lower right")
-    _time_axis(axes, data)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+    users = metrics.count_by_user(data)
+    of_humans = data["user"].isin(users.index[~users["is_bot"]])
+    for axes, kind, edits in zip(
+        panels, ("bot", "human"), (data[data["is_bot"]], data[of_humans]), strict=True
+    ):
+        shown = edits[_inliers(data)[edits.index]]
+        points = slice(None, None, max(1, len(shown) // 2000))
+        for (name, stops), (colour, style) in zip(systems.items(), cycle(_LINES), strict=False):
+            share = 100 * stops[edits.index].cumsum() / np.arange(1, len(edits) + 1)
+            axes.plot(shown["timestamp"][points], share[shown.index][points], style, color=colour, label=name)
+        axes.set(title=f"{kind.capitalize()} edits stopped so far", ylabel=f"share of the {kind} edits (%)")
+        axes.set_ylim(bottom=0)
+        _time_axis(axes, data)
+    panels[0].legend(loc="lower right")
     return figure
 
 
@@ -110,7 +115,8 @@ def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFram
                 "system": name,
                 "bot edits stopped": f"{100 * found['bot_edits_stopped']:.1f} %",
                 "in the last quarter": f"{100 * found['bot_edits_stopped_last_quarter']:.1f} %",
-                "human edits stopped": f"{100 * found['human_edits_stopped']:.1f} %",
+                "human edits stopped": f"{100 * found['human_edits_stopped']:.2f} %",
+                "… without names that say “bot”": f"{100 * found['human_edits_stopped_unnamed']:.2f} %",
                 "humans stopped": found["human_users_flagged_count"],
                 "of humans": found["human_users"],
             }

@@ -18,7 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame
@@ -49,6 +51,7 @@ CONSUMER_OPTIONS = {
 RUNS = 5  # a recording is judged in so many runs
 MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
 LOG_SECONDS = 15.0
+SECOND_LOOK = "second look: its shadow edits are not a bot's"
 _DISK_ERRORS = re.compile("No space|full|quota|too large|[Rr]ead-?only")
 
 
@@ -266,6 +269,23 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 logged = time.monotonic()
                 print(f"{self.state.counters(self._run)['edits']:,} edits are judged")
         drained.result()
+
+    def second_look(self) -> pd.DataFrame:
+        """Take users off the list whose shadow edits do not look like a bot's; the ledger keeps them as history.
+
+        Returns
+        -------
+        DataFrame
+            All users with shadow edits, from :func:`lib.online.metrics.shadow_report`.
+        """
+        users = metrics.shadow_report(self.state, self.model.threshold)
+        released = users.loc[users["release"], "user"].tolist()
+        if released:
+            last = pc.max(state.read_verdicts(self.out_dir)["timestamp"].cast(pa.int64())).as_py()
+            self.state.ledger.remove(released, reason=SECOND_LOOK, at=last)
+            self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
+            self.export()
+        return users
 
     # --- files ---
 

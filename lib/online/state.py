@@ -195,13 +195,14 @@ class StateStore(AbstractContextManager["StateStore"]):
         rows = self.connection.execute("SELECT state FROM user_states WHERE shadow = 0 ORDER BY user")
         return np.frombuffer(b"".join([row[0] for row in rows])).reshape(-1, user_features.STATE_SIZE)
 
-    def shadow_scores(self) -> dict[str, float]:
-        """Return the last shadow score of every blacklisted user who has one."""
+    def shadow_states(self) -> UserStates:
+        """Return the states of the shadow edits of every user whom a model put on the blacklist, by name."""
         rows = self.connection.execute(
-            "SELECT user, score FROM user_states WHERE shadow = 1 AND score IS NOT NULL "
-            "AND user IN (SELECT user FROM blacklist)"
-        )
-        return dict(rows)
+            "SELECT user, s.state, s.score FROM user_states AS s JOIN blacklist USING (user) "
+            "WHERE shadow AND blacklist.score IS NOT NULL ORDER BY user"
+        ).fetchall()
+        state = np.frombuffer(b"".join([row[1] for row in rows])).reshape(-1, user_features.STATE_SIZE)
+        return UserStates([row[0] for row in rows], state, np.array([row[2] for row in rows], float))
 
     def dead_letters(self) -> Iterator[tuple[bytes, str]]:
         """Yield text and reason of every invalid event, in Kafka's order."""

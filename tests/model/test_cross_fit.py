@@ -10,11 +10,6 @@ from lib.model.dataset import EditDataset
 from tests import synthetic
 
 
-@pytest.fixture(scope="module")
-def people():
-    return EditDataset.from_table(synthetic.sample())
-
-
 def test_users_are_dealt_evenly_and_by_seed(people):
     fold = classifier.assign_folds(people, 5, seed=3)
     np.testing.assert_array_equal(fold, classifier.assign_folds(people, 5, seed=3))
@@ -34,7 +29,8 @@ def test_the_flags_of_a_fold_cannot_change_its_own_scores(people):
         pa.array(np.where(mine, ~people.flagged, people.flagged)),
     )
     before, after = (
-        classifier.NestedFit(p, fold).scores(with_name=True) for p in (people, EditDataset.from_table(turned))
+        classifier.NestedFit(p, fold).scores(True, classifier.USER_MODEL)
+        for p in (people, EditDataset.from_table(turned))
     )
     test = fold[classifier.NestedFit(people, fold).rows().user] == 2
     np.testing.assert_array_equal(before[test], after[test])
@@ -48,8 +44,7 @@ def test_rows_of_a_user_weigh_one_together_and_end_with_all_edits(people):
     assert set(rows.edits[~rows.last].tolist()) <= set(user_features.CHECKPOINTS)
 
 
-def test_a_bot_is_told_from_a_person(people):
-    cross = CrossFit(people)
+def test_bots_have_the_highest_scores(cross, people):
     assert (cross.scores()[people.is_bot].min() > np.quantile(cross.scores()[~people.is_bot], 0.99)).all()
 
 

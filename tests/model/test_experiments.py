@@ -26,7 +26,7 @@ def test_the_attempt_that_is_kept_is_the_model():
     nested = NestedFit(people, assign_folds(people, FOLDS, 0))
     rows = nested.rows()
     final = np.zeros(len(people))
-    final[rows.user[rows.last]] = nested.scores(with_name=True)[rows.last]
+    final[rows.user[rows.last]] = nested.scores(True, experiments.kept(0, True))[rows.last]
     np.testing.assert_allclose(experiments.judge(experiments.KEPT, nested, with_name=True), final, rtol=1e-9)
 
 

@@ -4,13 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import sample
 
 from lib import plots
 from lib.model import evaluation
 from lib.model import plots as model_plots
-from lib.model.classifier import BotClassifier, CrossFit
-from lib.model.dataset import EditDataset
+from lib.model.classifier import threshold_curve
+from lib.model.dataset import name_contains_bot
 
 
 @pytest.fixture(autouse=True)
@@ -20,25 +19,16 @@ def style_and_close():
     plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def cross():
-    return CrossFit(EditDataset.from_table(sample(humans=600)))
-
-
-@pytest.fixture(scope="module")
-def model(cross):
-    return BotClassifier.fit(cross.dataset, 0, 0.02, cross=cross)
-
-
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_every_picture_is_drawn(cross, model):
     is_bot = cross.dataset.is_bot
-    rule = evaluation.name_contains_bot(cross.dataset.names)
+    rule = name_contains_bot(cross.dataset.names)
     scores = {"model": cross.scores(), "rule": rule.astype(float), "nobody": np.zeros(len(rule))}
-    flagged = cross.max_scores(repeats=1) >= model.threshold
-    ahead = evaluation.forward_test(cross, 0.05)
-    answers = {"model": ahead.verdicts != evaluation.KEPT, "nobody": np.zeros(len(ahead.verdicts), bool)}
+    flagged = cross.highest_margins(repeats=1) >= model.threshold
+    ahead = evaluation.forward_test(cross, 0.05, 0.05)
+    answers = {"model": ahead.stopped, "nobody": np.zeros(len(ahead.stopped), bool)}
     kinds = evaluation.errors_by(evaluation.account_type(cross.dataset.names), is_bot, flagged)
+    curve = threshold_curve(cross)
     blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
     for figure in (
         model_plots.precision_recall(is_bot, scores),
@@ -46,7 +36,7 @@ def test_every_picture_is_drawn(cross, model):
         model_plots.calibration(is_bot, {"model": cross.scores()}),
         model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
         model_plots.errors(kinds),
-        model_plots.guarantee(cross, model.threshold, 0.02),
+        model_plots.trade_off({"c = 1": curve}, curve.iloc[0], (0.01, 0.9), 0.01),
         model_plots.forward(ahead, answers),
         model_plots.bloom_errors(blooms, 0.01),
     ):
@@ -58,13 +48,13 @@ def test_every_picture_is_drawn(cross, model):
 
 def test_tables_count_what_the_evaluation_counts(cross, model):
     is_bot = cross.dataset.is_bot
-    flagged = cross.max_scores() >= model.threshold
+    flagged = cross.highest_margins() >= model.threshold
     shown = model_plots.answers_table(is_bot, {"model": flagged})
     assert f"({(flagged & is_bot).sum()} of {is_bot.sum()};" in shown.loc[0, "bots"]
     weights = model_plots.weights_table(model)["weight"].abs()
     assert weights.is_monotonic_decreasing
     compared = model_plots.comparison_table(
-        cross, {"rule": evaluation.name_contains_bot(cross.dataset.names).astype(float)}
+        cross, {"rule": name_contains_bot(cross.dataset.names).astype(float)}
     )
     assert " to " in compared.loc["rule", "average precision"]
 

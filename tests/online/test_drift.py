@@ -3,14 +3,13 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import synthetic
 
 from lib import artifacts
 from lib.blacklist.ledger import Entry
 from lib.model import edit_features, user_features
-from lib.model.classifier import BotClassifier
+from lib.model.classifier import CrossFit
 from lib.model.dataset import EditDataset
 from lib.online import drift, metrics
 from lib.online.state import StateStore, UserStates
@@ -19,7 +18,7 @@ from lib.online.state import StateStore, UserStates
 @pytest.fixture(scope="module")
 def trained():
     dataset = EditDataset.from_table(synthetic.sample())
-    return dataset, BotClassifier.fit(dataset, 0, 0.05)
+    return dataset, synthetic.train(CrossFit(dataset), 0.05)
 
 
 def stream(dataset, model, folder, shift=0.0):
@@ -55,13 +54,15 @@ def test_the_reference_is_json_and_names_its_model(trained, tmp_path):
     assert all(len(kept["features"][name]) == drift.QUANTILES + 1 for name in drift.COMPARED)
 
 
-def test_who_looks_human_in_the_shadow_is_proposed_for_release(tmp_path):
-    with StateStore(tmp_path) as store, store.transaction():
-        store.ledger.add([Entry("Person", "online", 0), Entry("Bot", "online", 0)])
-        scores = UserStates(["Person", "Bot"], np.zeros((2, 3)), np.array([0.01, 0.99]))
-        store.write_states(scores, shadow=True)
-    rows = [("Person", False)] * 3 + [("Bot", True)] * 5
-    data = pd.DataFrame(rows, columns=["user", "is_bot"]).assign(verdict="dropped", score=0.5, stopped=True)
-    found = metrics.shadow_report(tmp_path, data, threshold=0.5)
-    assert found["user"].tolist() == ["Person", "Bot"] and found["release"].tolist() == [True, False]
-    assert found["with the flag"].tolist() == [0, 5]
+def test_who_looks_human_in_the_shadow_is_released_if_a_model_listed_them(tmp_path):
+    with StateStore(tmp_path) as store:
+        store.ledger.add([Entry(user, "online", 0, score=0.99) for user in ("Person", "Bot", "New")])
+        store.ledger.add([Entry("By hand", "a person", 0)])
+        users = ["Person", "Bot", "New", "By hand"]
+        states = user_features.new_states(4)
+        states[:, 0] = 3, 3, 1, 3  # edits
+        store.write_states(UserStates(users, states, np.array([0.01, 0.99, 0.01, 0.01])), shadow=True)
+        found = metrics.shadow_report(store, threshold=0.5)
+    assert found["user"].tolist() == ["Person", "New", "Bot"]
+    assert found["release"].tolist() == [True, False, False]
+    assert found["shadow edits"].tolist() == [3, 1, 3]

@@ -40,6 +40,12 @@ class Model:
         repeats = (edits_made - different) / np.maximum(edits_made - 1, 1)
         return np.where(edits_made >= 3, 0.1 + 0.85 * repeats, 0.1)
 
+    def is_flagged(self, x, score):
+        return score >= self.threshold
+
+    def required_score(self, x):
+        return self.threshold
+
     def explain(self, states):
         return [[("different comments", 1.0)] for _ in states]
 
@@ -183,8 +189,8 @@ def test_shadow_edits_are_dropped_and_scored(tmp_path):
     assert set(words(result)) == {"dropped"}
     scored = [score for _, score in verdicts(result).values() if score is not None]
     assert len(scored) == result.counts["shadow_scored"] and 10 < len(scored) < 30
-    assert harness.state.shadow_scores() == {"AnyBot": scored[-1]}
-    assert scored[-1] == 0.95
+    shadow = harness.state.user_states(["AnyBot"], shadow=True)
+    assert shadow.score[0] == scored[-1] == 0.95 and shadow.state[0].any()
 
 
 def _crowd(seed, n=250):

@@ -65,7 +65,10 @@ def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(par
     edits = collections.Counter(row["user"] for row in rows if row["user"])
     flags = collections.Counter(row["user"] for row in bots if row["user"])
     humans = {user for user, n in edits.items() if 2 * flags[user] <= n}
-    assert (found["human_edits"], found["human_users"]) == (len(rows) - len(bots), len(humans))
+    assert (found["human_edits"], found["human_users"]) == (sum(edits[user] for user in humans), len(humans))
+    stopped = sum(row["verdict"] != "kept" for row in rows if row["user"] in humans)
+    assert found["human_edits_stopped"] * found["human_edits"] == pytest.approx(stopped)
+    assert found["human_edits_stopped"] <= found["human_edits_stopped_upper95"]
     assert found["human_users_flagged_count"] == len(
         {row["user"] for row in rows if row["verdict"] != "kept"} & humans
     )
