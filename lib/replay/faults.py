@@ -159,18 +159,11 @@ class Record(NamedTuple):
     faults: frozenset[str] = frozenset()  #: of the transport
 
 
-class _Envelope(msgspec.Struct):
-    meta: events.Meta
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-
-
 def records(lines: Iterable[bytes]) -> Iterator[Record]:
     """Yield every line of a recording with its time and topic.
 
-    What cannot be decoded is served as it is, with the time and the topic of the line before it, or, at the beginning,
-    of the first that can be decoded.
+    What cannot be decoded, and a canary, is served as it is, with the time and the topic of the line before it, or, at
+    the beginning, of the first event.
     """
     waiting: list[tuple[int, bytes]] = []
     last: tuple[int, str] | None = None
@@ -185,10 +178,10 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
 
 def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
     try:
-        meta = _envelope.decode(raw).meta
-        return events.Event(meta=meta).time_ms, meta.topic or TOPICS[0]
-    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
+        event = events.decode(raw)
+    except events.InvalidEvent:
         return None
+    return None if event.is_canary else (event.time_ms, event.meta.topic or TOPICS[0])
 
 
 def with_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:

@@ -51,7 +51,7 @@ def parse_id(text: bytes) -> list[Entry]:
     """
     try:
         return _entries.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
 
 

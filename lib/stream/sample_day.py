@@ -44,7 +44,6 @@ which EventStreams has never carried.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import uuid
@@ -63,6 +62,10 @@ CUT_MS = 1_442_066_400_000  # 2015-09-12T14:00:00Z
 #: The namespace of our UUIDs: itself the UUID version 5 of a name, so that nothing about it is arbitrary.
 NAMESPACE_ID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:wikisieve:default-day:2015-09-12")
 TOPIC = "eqiad.mediawiki.recentchange"
+#: Numbers by language and name; under ``*`` MediaWiki's canonical names, which every wiki knows. From MediaWiki's
+#: ``languages/messages/Messages*.php`` (numbers 1 to 15, with the names for women and older aliases) and Wikimedia's
+#: ``wgExtraNamespaces`` and extensions (100 and more), as of 2015.
+NAMESPACES = json.loads(Path(__file__).with_name("namespaces.json").read_text(encoding="utf-8"))
 
 
 def namespace_number(language: str, name: str) -> int | None:
@@ -87,18 +90,7 @@ def namespace_number(language: str, name: str) -> int | None:
     >>> namespace_number("en", "GO") is None
     True
     """
-    known = _namespaces()
-    return known.get(language, {}).get(name, known["*"].get(name))
-
-
-@functools.cache
-def _namespaces() -> dict[str, dict[str, int]]:
-    """Return numbers by language and name; under ``*`` MediaWiki's canonical names, which every wiki knows.
-
-    From MediaWiki's ``languages/messages/Messages*.php`` (numbers 1 to 15, with the names for women and older aliases)
-    and Wikimedia's ``wgExtraNamespaces`` and extensions (100 and more), as of 2015.
-    """
-    return json.loads(Path(__file__).with_name("namespaces.json").read_text(encoding="utf-8"))
+    return NAMESPACES.get(language, {}).get(name, NAMESPACES["*"].get(name))
 
 
 def convert(line: bytes, ordinal: int) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Decoder:
                 type_ = value
             elif name == b"id" and b"\0" not in value:
                 self.last_id = value
-            elif name == b"retry" and value.isdigit():
+            elif name == b"retry" and value.isdigit() and len(value) < 10:
                 self.retry_ms = int(value)
         if not lines and not type_:
             return None

@@ -315,7 +315,10 @@ def test_a_server_that_does_not_go_back_is_a_warning(id_):
     )
 
 
-@pytest.mark.parametrize("id_", ["", "17", "[]", "{}", "[{", '[{"topic": 3}]'])
+NESTED = '[{"topic": "x", "y": ' + "[" * 60_000
+
+
+@pytest.mark.parametrize("id_", ["", "17", "[]", "{}", "[{", '[{"topic": 3}]', NESTED])
 def test_a_server_whose_ids_are_no_positions_is_asked_by_time(id_):
     with Script(OK + message(0, id_=id_) + message(60, id_=id_), OK + message(60, id_=id_) + END) as server:
         stream = EventStreamClient(server.url)

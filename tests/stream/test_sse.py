@@ -67,7 +67,9 @@ def test_byte_by_byte():
 
 def test_a_bad_retry_and_a_nul_in_an_id_are_ignored():
     decoder = Decoder()
-    decoder.feed(b"retry: soon\nid: 1\ndata: a\n\nretry: 250\nid: 2\0\ndata: b\n\n")
+    decoder.feed(
+        b"retry: soon\nid: 1\ndata: a\n\nretry: 250\nid: 2\0\ndata: b\n\nretry: %b\n\n" % (b"9" * 5000)
+    )
     assert decoder.retry_ms == 250
     assert decoder.last_id == b"1"
 
