@@ -83,4 +83,4 @@ def fill(bootstrap: str, topic: str, n: int) -> None:
 def train() -> classifier.BotClassifier:
     """A model of the slice's own users: as good as any to measure what judging costs."""
     edits = events.table([event for event in map(events.decode, raw_events()) if event.is_edit])
-    return classifier.BotClassifier.fit(EditDataset.from_table(edits), 0, 0.05)
+    return classifier.BotClassifier.fit(EditDataset(edits), 0, 0.05)

@@ -308,12 +308,10 @@ def _noise_lines(nested: NestedFit) -> Iterator[str]:
 def read(path: Path) -> EditDataset:
     """Read a capture: CSV of stage 2, or JSON lines of events, also compressed."""
     if ".jsonl" not in path.name:
-        return EditDataset.from_table(read_csv(path).edits)
+        return EditDataset(read_csv(path).edits)
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         valid = [event for event in events.decode_all(file) if isinstance(event, events.Event)]
-    return EditDataset.from_table(
-        events.table([event for event in valid if event.is_edit and not event.is_canary])
-    )
+    return EditDataset(events.table([event for event in valid if event.is_edit and not event.is_canary]))
 
 
 HEADER = f"{'attempt':52} {'AP with name':>22} {'AP without':>22} {'recall with':>12} {'without':>8} {'s':>5}"

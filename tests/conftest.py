@@ -25,7 +25,7 @@ def kafka(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cross():
-    return CrossFit(EditDataset.from_table(synthetic.sample()))
+    return CrossFit(EditDataset(synthetic.sample()))
 
 
 @pytest.fixture(scope="session")

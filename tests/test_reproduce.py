@@ -13,7 +13,7 @@ TRAIN = """
 from lib.model.classifier import CrossFit
 from lib.model.dataset import EditDataset
 from tests import synthetic
-cross = CrossFit(EditDataset.from_table(synthetic.sample()), repeats=1)
+cross = CrossFit(EditDataset(synthetic.sample()), repeats=1)
 model = synthetic.train(cross)
 print(model.version, model.threshold, cross.scores().tolist())
 """

@@ -33,7 +33,7 @@ JUNK = [
 
 def train(folder: Path) -> Path:
     """Leave in a folder what stage 3 leaves."""
-    people = EditDataset.from_table(synthetic.sample())
+    people = EditDataset(synthetic.sample())
     cross = CrossFit(people)
     judge = synthetic.train(cross, 0.05)
     folder.mkdir(parents=True, exist_ok=True)

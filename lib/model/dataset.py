@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from pyarrow import csv as pa_csv
 
 from lib import events, paths
 from lib.model import edit_features, kernels
+from lib.sample import csv_files
 from lib.stats import is_bot
 from lib.stream.sample_day import namespace_number
 
@@ -24,18 +24,16 @@ MAX_EDITS_PER_USER = 50  # edits of a user that the text model is trained on: mo
 _FILLED_IN = {"meta_id": "numbered from 0", "namespace": "read from the titles", "type": "set to edit"}
 _RULES = {
     "timestamp": "ISO 8601 or milliseconds since the epoch",
-    "bot": "true, false, 1, 0 or empty",
-    "minor": "true, false, 1, 0 or empty",
+    "bot": "true or false (t, f, yes, no, 1, 0, 1.0, 0.0) or empty",
+    "minor": "true or false (t, f, yes, no, 1, 0, 1.0, 0.0) or empty",
     "namespace": "integers",
     "delta": "integers",
 }
 _ZONE = r"(Z|[+-]\d\d(:?\d\d)?)$"
-_SECONDS = (
-    10**8,
-    10**11,
-)  # the newest time of a column: as seconds it is of 1973 or later, as milliseconds of 1970
-_LAST_MS = 253_402_300_799_999
-_TRUTH = {"true": True, "false": False, "1": True, "0": False, "": None}
+#: The newest time of a column in milliseconds is after 1973 (in seconds it would be of 1970) and before the year 10000.
+_NEWEST_MS = (10**11, 253_402_300_799_999)
+_TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
+_TRUTH = {"": None} | dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
 
 
 class ModelError(ValueError):
@@ -51,7 +49,7 @@ class Sample(NamedTuple):
 
 
 def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample:
-    """Return the edits of every ``*.csv`` and ``*.csv.gz`` of a folder.
+    """Return the edits of every ``*.csv`` and ``*.csv.gz`` of a folder and of its folders, as Spark writes them.
 
     Parameters
     ----------
@@ -72,7 +70,7 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
         No CSV file, a missing column that cannot be filled in, or a cell that cannot be read.
     """
     folder = Path(folder)
-    files = [folder] if folder.is_file() else sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
+    files = [folder] if folder.is_file() else _csv_files(folder)
     if not files:
         raise ModelError(
             f"{paths.show(folder)} must hold CSV files of edits. Got none. Run {made_by} first, or set IN_DIR."
@@ -95,21 +93,21 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
     return Sample(unique.take(order), files, list(dict.fromkeys(warnings)))
 
 
+def _csv_files(folder: Path) -> list[Path]:
+    files = sorted(
+        path for ending in ("*.csv", "*.csv.gz") for path in folder.rglob(ending) if path.is_file()
+    )
+    return [path for path in files if not path.name.startswith((".", "_"))]
+
+
 def _read_file(path: Path, warnings: list[str]) -> pa.Table:
     """Read every cell as text (an empty unquoted one is null), then convert column by column."""
-    if not path.stat().st_size:
-        raise ModelError(f"A file of edits must begin with a header. Got {path.name}, which is empty.")
-    convert = pa_csv.ConvertOptions(
-        column_types=dict.fromkeys(events.COLUMNS, pa.string()),
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    reading = pa_csv.ReadOptions(block_size=64 << 20, use_threads=False)
     try:
-        text = pa_csv.read_csv(path, reading, pa_csv.ParseOptions(newlines_in_values=True), convert)
-    except pa.ArrowInvalid as error:
-        raise ModelError(f"{path.name} must be CSV in UTF-8 with a header. Got: {error}.") from None
+        text = pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=64 << 20), **csv_files.ARROW)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ModelError(
+            f"{path.name} must be CSV in UTF-8 with a header. Got: {error}. Write or fetch the file again."
+        ) from None
     missing = [column for column in events.COLUMNS if column not in text.column_names]
     if not set(missing) <= set(_FILLED_IN):
         raise ModelError(
@@ -163,10 +161,8 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
         )
     times = column.cast(pa.int64())
     newest = pc.max(times).as_py()
-    if newest is not None and _SECONDS[0] <= newest < _SECONDS[1]:
-        raise pa.ArrowInvalid(f"{newest}, which looks like seconds: multiply by 1000")
-    if newest is not None and newest > _LAST_MS:
-        raise pa.ArrowInvalid(f"{newest}, which is after the year 9999: divide nanoseconds by 1,000,000")
+    if newest is not None and not _NEWEST_MS[0] <= newest <= _NEWEST_MS[1]:
+        raise pa.ArrowInvalid(f"{newest}, which is no time in milliseconds of the years 1973 to 9999")
     return times
 
 
@@ -181,33 +177,34 @@ def name_contains_bot(names: Collection[str]) -> np.ndarray:
     return np.array(["bot" in name.lower() for name in names], bool)
 
 
-@dataclass(frozen=True)
 class EditDataset:
-    """Edits in order of time with their users and labels; make one with :meth:`from_table`.
+    """Edits in order of time (equal times stay as they are) with their users and labels.
 
     Parameters
     ----------
     table : pyarrow.Table
-        Edits of ``events.ARROW_SCHEMA`` that have a user.
+        Edits of ``events.ARROW_SCHEMA``; those without a user are skipped.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+    names : ndarray of str, shape (users,)
+        In order of first edit.
+    user : ndarray of int, shape (edits,)
+        Row of `names` of each edit.
+    flagged : ndarray of bool, shape (edits,)
+        Edits with the flag: the label's source, never a feature.
     """
 
-    table: pa.Table
-    names: np.ndarray = field(repr=False)  #: user names, in order of first edit
-    user: np.ndarray = field(repr=False)  #: row of `names` of each edit
-    flagged: np.ndarray = field(repr=False)  #: edits with the flag: the label's source, never a feature
-
-    @classmethod
-    def from_table(cls, table: pa.Table) -> EditDataset:
-        """Order edits by time (equal times stay as they are), number their users, skip edits without a user."""
+    def __init__(self, table: pa.Table) -> None:
         table = table.filter(table.column("user").is_valid())
-        table = table.take(np.argsort(table.column("timestamp").to_numpy(), kind="stable")).combine_chunks()
-        user, names = pd.factorize(table.column("user").to_pandas().to_numpy(object))
-        flagged = table.column("bot").fill_null(False).to_numpy().astype(bool)
-        return cls(table, names, user.astype(np.int64), flagged)
+        self.table = table.take(np.argsort(table["timestamp"].to_numpy(), kind="stable")).combine_chunks()
+        self.user, self.names = pd.factorize(self.table["user"].to_pandas().to_numpy(object))
+        self.flagged = self.table["bot"].fill_null(False).to_numpy().astype(bool)
 
     def subset(self, keep: np.ndarray) -> EditDataset:
         """Return the edits that a mask keeps, as a dataset of their own."""
-        return EditDataset.from_table(self.table.filter(pa.array(keep)))
+        return EditDataset(self.table.filter(pa.array(keep)))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -30,7 +30,7 @@ def test_the_flags_of_a_fold_cannot_change_its_own_scores(people):
     )
     before, after = (
         classifier.NestedFit(p, fold).scores(True, classifier.USER_MODEL)
-        for p in (people, EditDataset.from_table(turned))
+        for p in (people, EditDataset(turned))
     )
     test = fold[classifier.NestedFit(people, fold).rows().user] == 2
     np.testing.assert_array_equal(before[test], after[test])
@@ -52,4 +52,4 @@ def test_bots_have_the_highest_scores(cross, people):
 def test_too_few_to_learn_from_is_said(humans_bots):
     few = synthetic.sample(*humans_bots)
     with pytest.raises(ModelError, match=r"at least 5 bots and 5 humans. Got \d+ bots and \d+ humans"):
-        CrossFit(EditDataset.from_table(few))
+        CrossFit(EditDataset(few))

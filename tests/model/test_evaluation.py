@@ -20,7 +20,7 @@ scored_users = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2,
 
 @pytest.fixture(scope="module")
 def ahead():
-    cross = CrossFit(EditDataset.from_table(synthetic.sample(500, 30, seed=1)))
+    cross = CrossFit(EditDataset(synthetic.sample(500, 30, seed=1)))
     return evaluation.forward_test(cross, 0.02, 0.02, at=0.3)
 
 
@@ -74,7 +74,7 @@ def test_the_comment_baseline_without_any_word_knows_the_share_of_flags():
         synthetic.row(i, i, f"user {u}", bot=u < 5, comment=[None, "", " "][i % 3])
         for i, u in enumerate([*range(10)] * 3)
     ]
-    dataset = EditDataset.from_table(synthetic.table(rows))
+    dataset = EditDataset(synthetic.table(rows))
     scores = evaluation.comment_scores(dataset, classifier.assign_folds(dataset, 5, 0))
     np.testing.assert_allclose(scores, 0.5)
 
@@ -125,7 +125,7 @@ def test_forward_in_time_only_later_edits_are_scored(ahead):
 
 @pytest.mark.parametrize(("humans", "bots", "fpr"), [(400, 25, 0.001), (300, 4, 0.02)])
 def test_forward_with_few_humans_is_strict_and_with_few_bots_takes_fewer_folds(humans, bots, fpr):
-    dataset = EditDataset.from_table(synthetic.sample(humans, bots))
+    dataset = EditDataset(synthetic.sample(humans, bots))
     few = evaluation.forward_test(CrossFit(dataset, folds=min(5, bots)), fpr, fpr, at=0.5)
     assert len(few.stopped) == few.rates["edits"]
     assert few.rates["human_user_fpr"] <= 0.02
@@ -137,7 +137,7 @@ def test_flags_of_later_edits_decide_nothing(ahead):
     later = sample.column("timestamp").to_numpy() >= ahead.later.times.min()
     flags = sample.column("bot").to_numpy(zero_copy_only=False)
     turned = sample.set_column(7, "bot", [np.where(later, ~flags, flags)])
-    again = evaluation.forward_test(CrossFit(EditDataset.from_table(turned)), 0.02, 0.02, at=0.3)
+    again = evaluation.forward_test(CrossFit(EditDataset(turned)), 0.02, 0.02, at=0.3)
     np.testing.assert_array_equal(again.stopped, ahead.stopped)
 
 

@@ -22,7 +22,7 @@ def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, cap
 
 
 def test_the_attempt_that_is_kept_is_the_model():
-    people = EditDataset.from_table(synthetic.sample(200, 10))
+    people = EditDataset(synthetic.sample(200, 10))
     nested = NestedFit(people, assign_folds(people, FOLDS, 0))
     rows = nested.rows()
     final = np.zeros(len(people))
@@ -39,7 +39,7 @@ def test_every_family_is_some_of_the_features(family):
 def test_the_labels_limit_even_a_perfect_model():
     rows = [synthetic.row(i, i, f"Robot {i}bot", bot=i % 2 == 0) for i in range(40)]
     rows += [synthetic.row(100 + i, i, f"Person {i}") for i in range(40)]
-    people = EditDataset.from_table(synthetic.table(rows))
+    people = EditDataset(synthetic.table(rows))
     said = np.array(["bot" in name for name in people.names], float)
     found = experiments.noise(people, said)
     assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
@@ -49,7 +49,7 @@ def test_the_labels_limit_even_a_perfect_model():
 
 
 def test_the_simple_regression_uses_the_name_only_with_name():
-    people = EditDataset.from_table(synthetic.sample(200, 10))
+    people = EditDataset(synthetic.sample(200, 10))
     nested = NestedFit(people, assign_folds(people, FOLDS, 0))
     with_name, without_name = experiments.simple(nested)
     assert (with_name != without_name).any()

@@ -159,10 +159,10 @@ def test_what_is_unknown_is_null(tmp_path):
     assert second["delta"] == 36
 
 
-@pytest.mark.parametrize("text", ["True", "TRUE", "1"])
-def test_truths_as_others_write_them(tmp_path, text):
-    write(tmp_path, [{**ROW, "bot": text}])
-    assert dataset.read_csv(tmp_path).edits["bot"].to_pylist() == [True]
+@pytest.mark.parametrize("pair", ["True False", "TRUE FALSE", "1 0", "1.0 0.0", "t f", "Yes No"])
+def test_truths_as_others_write_them(tmp_path, pair):
+    write(tmp_path, [{**ROW, "meta_id": text, "bot": text} for text in pair.split()])
+    assert dataset.read_csv(tmp_path).edits["bot"].to_pylist() == [True, False]
 
 
 def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path):
@@ -178,13 +178,13 @@ def test_edits_without_time_and_repetitions_are_left_out_with_a_warning(tmp_path
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"bot": "maybe"}, "column bot of .* must be true, false, 1, 0 or empty"),
+        ({"bot": "maybe"}, r"column bot of .* must be true or false .*yes, no.* or empty"),
         ({"timestamp": "yesterday"}, "column timestamp of .* must be ISO 8601"),
         (
             {"timestamp": "1442018818"},
-            "must be ISO 8601 or milliseconds .* Got: 1442018818, which looks like seconds",
+            "must be ISO 8601 or milliseconds .* Got: 1442018818, which is no time",
         ),
-        ({"timestamp": "1442018818771000000"}, "after the year 9999"),
+        ({"timestamp": "1442018818771000000"}, "no time in milliseconds of the years 1973 to 9999"),
         ({"delta": "x"}, "column delta of .* must be integers"),
     ],
 )
@@ -199,6 +199,22 @@ def test_files_without_edits_are_refused(tmp_path, content):
     (tmp_path / "edits.csv").write_bytes(content)
     with pytest.raises(ModelError, match=r"must|cannot"):
         dataset.read_csv(tmp_path)
+
+
+def test_a_compressed_file_that_was_cut_off_is_named(tmp_path):
+    write(tmp_path, [{**ROW, "meta_id": str(number)} for number in range(5000)])
+    plain = tmp_path / "edits-00000.csv"
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(plain.read_bytes())[:-500])
+    with pytest.raises(ModelError, match="cut.csv.gz must be CSV .* Write or fetch the file again"):
+        dataset.read_csv(tmp_path)
+
+
+def test_parts_in_a_folder_named_like_a_file_are_read_as_spark_writes_them(tmp_path):
+    (tmp_path / "edits.csv").mkdir()
+    write(tmp_path / "edits.csv", [ROW], name="part-00000.csv")
+    write(tmp_path / "edits.csv", [ROW], name=".part-00000.csv")
+    write(tmp_path / "edits.csv", [ROW], name="_temporary.csv")
+    assert dataset.read_csv(tmp_path).edits["meta_id"].to_pylist() == ["a"]
 
 
 def test_empty_folder_names_the_notebook_that_fills_it(tmp_path):

@@ -86,7 +86,7 @@ def test_both_guarantees_hold_on_other_users_of_the_same_wiki():
 
     broken = []
     for seed in range(10):
-        whole = EditDataset.from_table(synthetic.sample(1400, 60, seed=seed))
+        whole = EditDataset(synthetic.sample(1400, 60, seed=seed))
         half = assign_folds(whole, 2, seed)[whole.user] == 0
         model = synthetic.train(CrossFit(whole.subset(half), repeats=1, seed=seed), 0.01)
         rates = evaluation.stop_rates(

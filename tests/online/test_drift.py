@@ -17,7 +17,7 @@ from lib.online.state import StateStore, UserStates
 
 @pytest.fixture(scope="module")
 def trained():
-    dataset = EditDataset.from_table(synthetic.sample())
+    dataset = EditDataset(synthetic.sample())
     return dataset, synthetic.train(CrossFit(dataset), 0.05)
 
 
