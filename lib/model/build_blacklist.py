@@ -8,7 +8,6 @@ sample was labelled, so nothing is guessed. The row's reason says which; the fla
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lib import artifacts, paths
+from lib import artifacts
 from lib.blacklist.bloom import BlacklistFilter
-from lib.blacklist.ledger import EDIT_COLUMNS, BlacklistError, Entry, Ledger
+from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger
 from lib.model import user_features
 from lib.model.classifier import BotClassifier, CrossFit
 from lib.model.dataset import EditDataset, name_contains_bot
@@ -166,14 +165,8 @@ def _import_decisions(path: Path, ledger: Ledger) -> set[str]:
     """Import what people decided in an earlier ledger, if there is one; return who stays off the list."""
     if not path.exists():
         return set()
-    try:
-        with Ledger.open(path, read_only=True) as earlier:
-            return ledger.import_decisions(earlier, (JUDGED, FLAGGED))
-    except BlacklistError as error:
-        kept = path.replace(path.with_name("ledger.damaged.sqlite"))
-        text = f"{error} Its allow-list is not imported. The file is kept: {paths.show(kept)}."
-        warnings.warn(text, stacklevel=3)
-        return set()
+    with Ledger.open(path, read_only=True) as earlier:
+        return ledger.import_decisions(earlier, (JUDGED, FLAGGED))
 
 
 def _remove(database: Path) -> None:

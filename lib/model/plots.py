@@ -13,7 +13,7 @@ from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, FuncFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve
+from sklearn.metrics import precision_recall_curve
 
 from lib import plots
 from lib.model import evaluation
@@ -111,16 +111,6 @@ def trade_off(
     axes.xaxis.set_major_formatter(_FINE_PERCENT)
     axes.set_ylim(top=1.02)
     _finish(axes, "What a threshold buys, and for what", "human edits stopped", "bot edits stopped")
-    return figure
-
-
-def confusion(is_bot: np.ndarray, flagged: np.ndarray) -> Figure:
-    """Draw what users are and whether they are flagged."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    options = {"display_labels": ["human", "bot"], "cmap": "Blues", "colorbar": False, "values_format": ",d"}
-    ConfusionMatrixDisplay.from_predictions(is_bot, flagged, ax=axes, labels=[False, True], **options)
-    axes.set(xlabel="flagged as", ylabel="by the flag", title="Users at the threshold")
-    axes.grid(visible=False)
     return figure
 
 

@@ -152,11 +152,6 @@ OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 
 
 @njit_inline
-def _spread(total: float, squares: float, n: float) -> float:
-    return np.sqrt(max(squares / n - (total / n) ** 2, 0.0))
-
-
-@njit_inline
 def _describe(s: np.ndarray, x: np.ndarray) -> None:
     """Write the features of a summary to `x`."""
     n = s[_N]
@@ -169,7 +164,7 @@ def _describe(s: np.ndarray, x: np.ndarray) -> None:
     x[1] = mean
     x[2] = s[_MAX]
     x[3] = s[_MIN]
-    x[4] = _spread(s[_SUM], s[_SQUARES], n)
+    x[4] = np.sqrt(max(s[_SQUARES] / n - mean**2, 0.0))
     x[5] = s[_RECENT]
     x[6] = mean * np.log1p(n)
     templates = _distinct(s, _TEMPLATES, 2 * _SKETCH)
@@ -216,45 +211,24 @@ def to_features(state: np.ndarray) -> np.ndarray:
     return _describe_all(np.ascontiguousarray(state, np.float64))
 
 
-@njit_inline
-def _is_over(last: float, n: float, time: float) -> bool:
-    return n > 0 and time - last > _SILENCE_MS
-
-
-@njit_inline
-def _count_checkpoints(state: np.ndarray, user: np.ndarray, times: np.ndarray) -> int:
-    """Count the rows that :func:`update_states` will return, so that it can ask for no more memory than that."""
-    n, last = state[:, _N].copy(), state[:, _LAST].copy()
-    rows = 0
-    for i in range(len(user)):
-        u = user[i]
-        if _is_over(last[u], n[u], times[i]):
-            n[u] = 0
-        last[u] = max(last[u], float(times[i])) if n[u] > 0 else float(times[i])
-        n[u] += 1
-        rows += is_scoring_point(n[u])
-    return rows
-
-
 @njit_cached
 def _fold(
     state: np.ndarray, user: np.ndarray, times: np.ndarray, seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    m = _count_checkpoints(state, user, times)
-    rows = np.empty(m, np.int64)
-    x = np.empty((m, _N_FEATURES))
+    rows = np.empty(len(user), np.int64)
+    x = np.empty((len(user), _N_FEATURES))  # memory that is not written is not taken
     m = 0
     for i in range(len(user)):
         s = state[user[i]]
         time = float(times[i])
-        if _is_over(s[_LAST], s[_N], time):
+        if s[_N] > 0 and time - s[_LAST] > _SILENCE_MS:
             s[:] = 0.0
         _add(s, time, seen[i])
         if is_scoring_point(s[_N]):
             rows[m] = i
             _describe(s, x[m])
             m += 1
-    return rows, x
+    return rows[:m], x[:m]
 
 
 def update_states(

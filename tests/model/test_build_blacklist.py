@@ -5,7 +5,7 @@ import pytest
 
 from lib import artifacts
 from lib.blacklist.bloom import BlacklistFilter
-from lib.blacklist.ledger import Entry, Ledger
+from lib.blacklist.ledger import BlacklistError, Entry, Ledger
 from lib.model import build_blacklist
 from lib.model.classifier import BotClassifier
 from lib.online import drift
@@ -87,13 +87,11 @@ def test_what_people_decided_is_imported_when_stage_3_runs_again(tmp_path, liste
         assert sorted(path.name for path in tmp_path.iterdir()) == ["blacklist.bloom", "ledger.sqlite"]
 
 
-def test_a_damaged_ledger_is_set_aside_with_a_warning(tmp_path, listed):
+def test_a_damaged_ledger_stops_the_run_and_stays_as_it_is(tmp_path, listed):
     (tmp_path / "ledger.sqlite").write_bytes(b"no ledger" * 100)
-    build_blacklist.clear_outputs(tmp_path)
-    with pytest.warns(UserWarning, match="allow-list is not imported. The file is kept: .*ledger.damaged"):
+    with pytest.raises(BlacklistError, match="ledger.sqlite"):
         build_blacklist.write_blacklist(tmp_path, listed)
-    with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
-        assert len(ledger) == len(listed)
+    assert (tmp_path / "ledger.sqlite").read_bytes() == b"no ledger" * 100
 
 
 def finish(folder, people, model, listed, **facts):

@@ -32,7 +32,6 @@ def test_every_picture_is_drawn(cross, model):
     blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
     for figure in (
         model_plots.precision_recall(is_bot, scores),
-        model_plots.confusion(is_bot, flagged),
         model_plots.calibration(is_bot, {"model": cross.scores()}),
         model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
         model_plots.errors(kinds),
