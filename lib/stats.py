@@ -128,7 +128,7 @@ def human_rates(
     stopped, edits : ndarray of int, shape (users,)
         Edits of each user that are stopped, and all.
     human, named : ndarray of bool, shape (users,)
-        Who is no bot by the flag, and whose name says "bot". Keys that end in ``_unnamed`` leave the latter out.
+        Who is no bot by the flag, and who has "bot" in the name. Keys that end in ``_unnamed`` are without the latter.
     """
     rates: dict[str, float | int] = {}
     for ending, who in (("", human), ("_unnamed", human & ~named)):

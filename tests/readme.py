@@ -1,4 +1,4 @@
-"""The README's picture is one of the report of stage 4: ``python -m tests.readme`` takes it from the notebook anew."""
+"""The README's picture is one of the report of stage 4: ``python -m tests.readme`` takes it from the notebook again."""
 
 import base64
 

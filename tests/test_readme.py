@@ -19,8 +19,10 @@ def test_the_figures_are_those_of_the_notebook():
     ours, rule = re.search(r"stopped ([\d.]+) % of the bot edits .*?the name rule ([\d.]+) %", SHOWN).groups()
     assert f"above {int(float(ours))} %" in TEXT
     assert f"falling to {float(rule):.0f} %" in TEXT
-    wronged = re.search(r"([\d,]+ of [\d,]+) human users .*?: ([\d.]+) %, .*? at most ([\d.]+) %", SHOWN)
-    assert "{} humans ({} %; with 95 % confidence at most {} %)".format(*wronged.groups()) in TEXT
+    false_positives = re.search(
+        r"([\d,]+ of [\d,]+) human users .*?: ([\d.]+) %, .*? at most ([\d.]+) %", SHOWN
+    )
+    assert "{} humans ({} %; with 95 % confidence at most {} %)".format(*false_positives.groups()) in TEXT
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", TEXT))))

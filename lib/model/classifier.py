@@ -4,7 +4,7 @@ The *text model* (linear, on hashed n-grams) turns the texts of one edit into lo
 features of a user's state after 1, 2, 3, 5, 8 … edits, of which those log-odds are a part. The user model must be
 trained on what it will see later: log-odds of users that the text model was not trained on. So users are assigned to
 folds, and the log-odds of each fold come from a text model trained without it; to score users by cross-validation,
-pairs of folds are left out together (:class:`CrossFit`).
+pairs of folds are held out together (:class:`CrossFit`).
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def assign_folds(dataset: EditDataset, folds: int, seed: int | tuple[int, ...]) 
 
 
 class NestedFit:
-    """Both levels, trained with any folds left out; what was trained once is kept.
+    """Both levels, trained with any folds held out; what was trained once is kept.
 
     ``rows(left_out)`` has the users of the other folds, each fold `j` of them with log-odds by a text model trained
     without `left_out` and `j`.

@@ -156,7 +156,7 @@ def plot_concentration(users: pd.DataFrame) -> Figure:
 
 
 def plot_over_time(data: pd.DataFrame) -> Figure:
-    """Draw the number of edits over time; times far from all others are left out."""
+    """Draw the number of edits over time; times far from all others are skipped."""
     known = data[plots.time_inliers(data["timestamp"])]
     figure, axes = plt.subplots(figsize=(10, 3.8))
     options = {"stat": "count", "element": "step", "fill": False, "lw": 1.5, "alpha": 1}

@@ -22,9 +22,9 @@ from lib.model.kernels import KeywordMatcher, njit_cached, njit_inline
 
 #: Digest of kernels.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date,
 #: so the line must change with kernels.py (a test checks it).
-KERNELS_SOURCE = "fdd29016de28"
+KERNELS_SOURCE = "3242091dc879"
 
-#: Columns of an edit that are looked at.
+#: Columns of an edit that features are computed from.
 INPUT_COLUMNS = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
 
 #: The numbers of :func:`compute`, in order.
@@ -49,7 +49,7 @@ _KEYWORDS = tomllib.loads(Path(__file__).with_name("keywords.toml").read_text(en
 COMMENT_WORDS = KeywordMatcher.of(_KEYWORDS["comment"])
 NAME_WORDS = KeywordMatcher.of(_KEYWORDS["name"])
 
-_TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment says more than the page does
+_TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment shows more than the page does
 _SALT_COMMENT, _SALT_TITLE, _SALT_CONTEXT = np.uint64(17), np.uint64(7177), np.uint64(101)
 _SCRATCH = 16 * kernels.MAX_TEXT_BYTES
 NO_NAMESPACE = -1000
@@ -79,7 +79,7 @@ def columns(table: pa.Table) -> Columns:
         kernels.buffers(table["title"]),
         kernels.buffers(table["comment"]),
         kernels.buffers(table["wiki"]),
-        # Writable, always: numba compiles anew for each mix of writable and read-only arrays.
+        # Writable, always: numba compiles once more for each mix of writable and read-only arrays.
         np.require(pc.fill_null(table["namespace"], NO_NAMESPACE), np.int64, "W"),
         np.require(pc.add(pc.multiply(new, 2), minor), np.int64, "W"),
     )

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 BUCKET_BITS = 17
 BUCKETS = 1 << BUCKET_BITS
-MAX_TEXT_BYTES = 1024  # bytes of a text that are looked at: MediaWiki's comments end at 500 characters
+MAX_TEXT_BYTES = 1024  # bytes of a text that are used: MediaWiki's comments end at 500 characters
 
 MARK_USER, MARK_LINK, MARK_SECTION, MARK_START, MARK_END = 1, 2, 3, 4, 5
 MIN_NAME_BYTES = 3  # a name of one or two bytes is not masked: it would be found inside every word
@@ -46,7 +46,7 @@ def njit_inline(function: Callable) -> Any:
 def njit_cached(function: Callable) -> Any:
     """Compile a loop and keep its machine code on disk; where no place can be written, compile each time.
 
-    Numba tells by the loop's own file whether the code on disk is stale. A loop with parts from another file must
+    Numba compares the date of the loop's own file with that of the code on disk. A loop with parts from another file must
     change with it (see ``edit_features.TEXT_SOURCE``).
     """
     try:
@@ -81,7 +81,9 @@ def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
     column = pc.fill_null(column.cast(pa.large_string()), "")
     _, offsets, texts = column.buffers()
     data = np.frombuffer(texts if texts is not None and texts.size else b"\0", np.uint8)
-    data.setflags(write=False)  # always: numba compiles anew for each mix of writable and read-only arrays
+    data.setflags(
+        write=False
+    )  # always: numba compiles once more for each mix of writable and read-only arrays
     if len(column) == 0:
         return np.zeros(1, np.int64), data
     return np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset).copy(), data

@@ -197,7 +197,7 @@ def forward_table(test: Forward, answers: Mapping[str, np.ndarray]) -> pd.DataFr
         rows[name] = {
             "bot edits": plots.format_share(rates["bot_edits_caught"], rates["bot_edits"], interval),
             "human edits, upper bound": _bounded(rates, "human_edits_stopped"),
-            "… without names that say “bot”": _bounded(rates, "human_edits_stopped", "_unnamed"),
+            "… without “bot” in the name": _bounded(rates, "human_edits_stopped", "_unnamed"),
             "humans, upper bound": _bounded(rates, "human_user_fpr"),
         }
     return pd.DataFrame(rows).T.rename_axis("stopped by")
@@ -217,7 +217,7 @@ def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     title = "Requested and measured error of Bloom filters (95 % intervals)"
     _finish(
-        axes, title, "members (the filter is full)", "users off the list taken for members", _FINE_PERCENT
+        axes, title, "members (the filter is full)", "false positives: users not on the list", _FINE_PERCENT
     )
     return figure
 

@@ -116,7 +116,7 @@ def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFram
                 "bot edits stopped": f"{100 * found['bot_edits_stopped']:.1f} %",
                 "in the last quarter": f"{100 * found['bot_edits_stopped_last_quarter']:.1f} %",
                 "human edits stopped": f"{100 * found['human_edits_stopped']:.2f} %",
-                "… without names that say “bot”": f"{100 * found['human_edits_stopped_unnamed']:.2f} %",
+                "… without “bot” in the name": f"{100 * found['human_edits_stopped_unnamed']:.2f} %",
                 "humans stopped": found["human_users_flagged_count"],
                 "of humans": found["human_users"],
             }

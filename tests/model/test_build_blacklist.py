@@ -1,4 +1,4 @@
-"""The blacklist of stage 3: who is on it and why, that its bound holds, and that its files say the same."""
+"""The blacklist of stage 3: who is on it and why, that its bound holds, and that its files hold the same."""
 
 import numpy as np
 import pytest

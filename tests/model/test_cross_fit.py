@@ -1,4 +1,4 @@
-"""Users kept apart: nobody is on both sides."""
+"""A grouped split: no user is on both sides."""
 
 import numpy as np
 import pyarrow as pa

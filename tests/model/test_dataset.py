@@ -1,4 +1,4 @@
-"""Populations: ordered, labelled, and bounded in what is learnt from."""
+"""Datasets: ordered, labelled, and bounded in what is trained on."""
 
 import numpy as np
 

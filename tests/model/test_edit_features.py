@@ -1,4 +1,4 @@
-"""Evidence: the same numbers however edits are cut, and errors that say what to do."""
+"""Evidence: the same numbers however edits are cut, and errors with a way out."""
 
 import hashlib
 from pathlib import Path

@@ -40,8 +40,8 @@ def test_the_labels_limit_even_a_perfect_model():
     rows = [synthetic.row(i, i, f"Robot {i}bot", bot=i % 2 == 0) for i in range(40)]
     rows += [synthetic.row(100 + i, i, f"Person {i}") for i in range(40)]
     people = EditDataset(synthetic.table(rows))
-    said = np.array(["bot" in name for name in people.names], float)
-    found = experiments.noise(people, said)
+    named = np.array(["bot" in name for name in people.names], float)
+    found = experiments.noise(people, named)
     assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
     assert 0.45 < found["perfect"] < 0.65
     assert found["recall_without_them"] == 1.0
