@@ -1,15 +1,16 @@
-"""Made-up events, and a server that does exactly what a test tells it to."""
+"""Synthetic events, and a server with scripted answers."""
 
 import contextlib
 import json
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
-import threading
 
 from lib import events, paths
 from lib.replay import faults
+from lib.stream.relay import BackgroundServer
 
 START = 1_442_016_000_000
 ID = "{}.mediawiki.recentchange"
@@ -39,7 +40,7 @@ def event(number, *, centre="eqiad", at=None, **fields):
 
 
 def make_events(count, **fields):
-    """Events 0 to count - 1."""
+    """Return the events 0 to count - 1."""
     return [event(number, **fields) for number in range(count)]
 
 
@@ -70,11 +71,9 @@ def command(recording, *options):
 
 
 def message(number, *, raw=None, id_=None):
-    """An event as the stream sends it."""
-    if id_ is None:
-        id_ = json.dumps(
-            [{"topic": ID.format("eqiad"), "partition": 0, "timestamp": START + 1000 * number + 1}]
-        )
+    """Return an event as the stream sends it."""
+    position = {"topic": ID.format("eqiad"), "partition": 0, "timestamp": START + 1000 * number + 1}
+    id_ = json.dumps([position]) if id_ is None else id_
     return b"event: message\nid: " + id_.encode() + b"\ndata: " + (raw or event(number)) + b"\n\n"
 
 
@@ -83,51 +82,35 @@ END = b"event: end\ndata: over\n\n"
 
 
 def status(code, *headers, body=b""):
-    """A whole answer that is no stream."""
+    """Return a whole answer that is no stream."""
     lines = [f"HTTP/1.1 {code} Status", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
-class Script:
+class Script(BackgroundServer):
     """A server whose n-th connection is answered by the n-th part, and every later one by the last.
 
     A part is bytes, or a function of the connection. Before it, the request is read; afterwards the connection closes.
     """
 
     def __init__(self, *parts):
-        self.parts = parts
-        self.heads = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v2/stream/recentchange"
-        self.over = threading.Event()
+        self.parts, self.heads = parts, []
+        super().__init__("127.0.0.1", 0, Answer)
+        self.url = f"http://{self.address}/v2/stream/recentchange"
 
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
 
-    def __exit__(self, *_):
-        self.over.set()
+class Answer(socketserver.BaseRequestHandler):
+    def handle(self):
+        script, head = self.server, b""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
-
-    def _answer(self, client):
-        with contextlib.suppress(OSError), client:
-            head = b""
-            while b"\r\n\r\n" not in head and (part := client.recv(65536)):
+            while b"\r\n\r\n" not in head and (part := self.request.recv(65536)):
                 head += part
-            self.heads.append(head.decode())
-            part = self.parts[min(len(self.heads), len(self.parts)) - 1]
+            script.heads.append(head.decode())
+            part = script.parts[min(len(script.heads), len(script.parts)) - 1]
             if callable(part):
-                part(self, client)
+                part(script, self.request)
             else:
-                client.sendall(part)
+                self.request.sendall(part)
 
 
 def silence(*parts):
@@ -135,7 +118,7 @@ def silence(*parts):
 
     def answer(script, client):
         client.sendall(b"".join(parts))
-        script.over.wait(30)
+        script.closed.wait(30)
 
     return answer
 
@@ -146,5 +129,6 @@ def reset(*parts):
     def answer(_, client):
         client.sendall(b"".join(parts))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
 
     return answer

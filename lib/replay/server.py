@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             if number in plan.hang_up:
                 return
             if refusal is not None:
-                self._refuse(refusal.status, "As the fault plan says.", refusal.retry_after)
+                self._refuse(refusal.status, "As in the fault plan.", refusal.retry_after)
             elif number not in plan.empty and all(it.start == len(server.timeline) for it in assignments):
                 self._send_head(204, {})
             else:
@@ -199,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         is_cut = "cuts" in here and plan.cuts.where == "middle"
         self._write(message[: len(message) // 2] if is_cut else message)
         if "errors" in here and not is_cut:
-            self._special("event: error", 'data: {"message": "as the fault plan says"}')
+            self._special("event: error", 'data: {"message": "as in the fault plan"}')
         if "gaps" in here and not is_cut:
             server.head = max(server.head, place + 1 + plan.gaps.events)
         return bool(here & {"cuts", "gaps", "errors"})
@@ -230,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
             self._flush()
 
     def _flush(self, mode: int = zlib.Z_SYNC_FLUSH) -> None:
-        """Send what was written, in HTTP chunks as large as the plan says."""
+        """Send what was written, in HTTP chunks of the size in the plan."""
         data, self.buffer = bytes(self.buffer), bytearray()
         if self.gzip is not None:
             data = self.gzip.compress(data) + self.gzip.flush(mode)

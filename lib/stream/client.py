@@ -386,7 +386,7 @@ class EventStreamClient:
         return f"{events.event_key(message.data, None)} {topic} {timestamp!s}", topic
 
     def _kind(self, kind: str, event: Event | None, moment: int | None) -> str:
-        """Return which of `KINDS` a message is; `kind` is what the deduplicator says."""
+        """Return which of `KINDS` a message is; `kind` is what the deduplicator returned."""
         since, until = self.since, self.rule.until
         if moment is not None:
             is_before = since is not None and moment < since

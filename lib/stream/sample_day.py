@@ -106,7 +106,7 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        The event, as the table at the head of this module says.
+        The event, see the table at the head of this module.
 
     Examples
     --------

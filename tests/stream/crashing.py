@@ -1,4 +1,4 @@
-"""What child processes run that record and die where they are told to; see test_recorder.py."""
+"""What child processes run that record and die at a chosen call; see test_recorder.py."""
 
 import os
 import signal

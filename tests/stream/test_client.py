@@ -183,10 +183,10 @@ def test_a_since_that_the_server_no_longer_has_is_a_warning():
 )
 def test_max_seconds_whatever_the_server_does(parts):
     with Script(*parts) as server:
-        begun = time.monotonic()
+        started = time.monotonic()
         stream = EventStreamClient(server.url, max_seconds=0.6)
         assert run(stream) == []
-    assert 0.55 < time.monotonic() - begun < 2
+    assert 0.55 < time.monotonic() - started < 2
     assert "MAX_SECONDS" in stream.stop_reason
 
 
@@ -388,7 +388,7 @@ def test_thirty_thousand_events_per_second(tmp_path):
     path = tmp_path / "day.jsonl"
     path.write_bytes(b"\n".join(event(n, meta=meta, parsedcomment="p" * 300) for n in range(36_000)))
     with command(path) as url:
-        begun = time.process_time()
+        started = time.process_time()
         count = sum(1 for _ in EventStreamClient(url))
-        seconds = time.process_time() - begun
+        seconds = time.process_time() - started
     assert count == 36_000 and count / seconds > 30_000

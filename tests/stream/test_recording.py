@@ -30,7 +30,7 @@ def test_segments_are_read_in_the_order_of_their_numbers(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_line_ends_blank_lines_and_a_missing_last_end(tmp_path, packed):
     text = b'{"a": 1}\r\n\n{"b": "\xe2\x80\xa8"}\n\r\nlast'
-    path = tmp_path / "day.txt"  # gzip is told by its content
+    path = tmp_path / "day.txt"  # gzip is recognised by its content
     path.write_bytes(gzip.compress(text) if packed else text)
     assert list(lines(path)) == [b'{"a": 1}', b'{"b": "\xe2\x80\xa8"}', b"last"]
 
