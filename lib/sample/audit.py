@@ -54,26 +54,18 @@ def shares(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
         ``part, whole`` (counts), ``low, high`` (95 % interval, from 0 to 1), ``text`` (all four).
     """
     groups = {"": frame, "human ": frame[~frame["bot"]], "bot ": frame[frame["bot"]]}
-    of_users = {f"{name}users": _share_of_users(group) for name, group in groups.items()}
-    of_edits = {f"{name}edits": _share_of_edits(group, seed) for name, group in groups.items()}
-    return pd.DataFrame.from_dict(of_users | of_edits, orient="index")
-
-
-def _share_of_users(group: pd.DataFrame) -> dict[str, object]:
-    part, whole = int(group["kept"].sum()), len(group)
-    return _share(part, whole, *stats.clopper_pearson(part, whole))
-
-
-def _share_of_edits(group: pd.DataFrame, seed: int) -> dict[str, object]:
-    kept, edits = group["kept_edits"].to_numpy(), group["edits"].to_numpy()
-    draws = stats.bootstrap_users(kept, edits, seed)
-    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
-    return _share(int(kept.sum()), int(edits.sum()), low, high)
-
-
-def _share(part: int, whole: int, low: float, high: float) -> dict[str, object]:
-    text = plots.format_share(part, whole, (low, high))
-    return {"part": part, "whole": whole, "low": low, "high": high, "text": text}
+    rows: dict[str, tuple[int, int, float, float]] = {}
+    for name, group in groups.items():
+        part = int(group["kept"].sum())
+        rows[f"{name}users"] = (part, len(group), *stats.clopper_pearson(part, len(group)))
+    for name, group in groups.items():
+        kept, edits = group["kept_edits"].to_numpy(), group["edits"].to_numpy()
+        draws = stats.bootstrap_users(kept, edits, seed)
+        low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
+        rows[f"{name}edits"] = (int(kept.sum()), int(edits.sum()), low, high)
+    texts = [plots.format_share(part, whole, (low, high)) for part, whole, low, high in rows.values()]
+    columns = ["part", "whole", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).assign(text=texts)
 
 
 def effective_users(edits: pd.Series | np.ndarray) -> float:
@@ -140,18 +132,18 @@ def compare_rules(rules: Mapping[str, pd.Series | np.ndarray], edits: pd.Series)
         A row per rule: ``users``, the share of the users with an edit in the sample; ``edits``, the share of the edits;
         ``whole``, the share of those users with two edits or more of whom all edits are there. All from 0 to 1.
     """
-    return pd.DataFrame(
-        [_outcome(np.asarray(kept), edits.to_numpy()) for kept in rules.values()], list(rules)
-    )
-
-
-def _outcome(kept: np.ndarray, edits: np.ndarray) -> dict[str, float]:
-    several = (kept > 0) & (edits > 1)
-    return {
-        "users": float((kept > 0).mean()) if len(kept) else 0.0,
-        "edits": float(kept.sum() / max(edits.sum(), 1)),
-        "whole": float((kept == edits)[several].mean()) if several.any() else 0.0,
-    }
+    numbers = edits.to_numpy()
+    rows = []
+    for kept in map(np.asarray, rules.values()):
+        several = (kept > 0) & (numbers > 1)
+        rows.append(
+            {
+                "users": float((kept > 0).mean()) if len(kept) else 0.0,
+                "edits": float(kept.sum() / max(numbers.sum(), 1)),
+                "whole": float((kept == numbers)[several].mean()) if several.any() else 0.0,
+            }
+        )
+    return pd.DataFrame(rows, list(rules))
 
 
 def early_bots(by_minute: pd.DataFrame) -> pd.DataFrame:

@@ -43,8 +43,9 @@ _SCHEMA = pa.schema(
     [("kind", pa.string()), ("raw", pa.binary()), ("error", pa.string()), *events.ARROW_SCHEMA]
 )
 _NO_EVENT = events.Event(meta=events.Meta(dt=datetime(1970, 1, 1, tzinfo=UTC)))
-_USER_KEYS = ["user", "minute"]
-_USER_COUNTS = ["edits", "bot_edits", "kept_edits"]
+_EDITS = pa.schema(
+    {"user": pa.string(), "minute": pa.int64(), "bot": pa.int64(), "kept": pa.int64()}  # flags are 0 or 1
+)
 
 
 def inputs(in_dir: Path) -> dict[str, str]:
@@ -137,7 +138,7 @@ class SampleWriter:
         self.out_dir = out_dir
         self.counts: Counter[str] = Counter()
         self._staging = out_dir / STAGING
-        self._users: list[pa.Table] = []
+        self._edits: list[pa.Table] = [_EDITS.empty_table()]
 
     def __enter__(self) -> Self:
         self._lock = artifacts.lock_folder(self.out_dir, StreamError)
@@ -162,7 +163,9 @@ class SampleWriter:
         invalid = rows.filter(pc.equal(rows["kind"], INVALID)).select(["raw", "error"]).to_pylist()
         self._letters.writelines(artifacts.dead_letter(row["raw"], row["error"]).encode() for row in invalid)
         csv_files.write_rows(kept.select(events.COLUMNS), self._csv)
-        self._users.append(_count_by_user(edits))
+        minutes = pc.divide(edits["timestamp"], MINUTE_MS)
+        flags = [pc.fill_null(edits[name], False).cast(pa.int64()) for name in ("bot", "kept")]
+        self._edits.append(pa.table([edits["user"], minutes, *flags], schema=_EDITS))
         self.counts.update(rows["kind"].to_pylist())
         self.counts.update(edits=edits.num_rows, kept=kept.num_rows)
 
@@ -177,7 +180,10 @@ class SampleWriter:
 
         Columns ``user, minute, edits, bot_edits, kept_edits``.
         """
-        return _sum_by_user(pa.concat_tables(self._users)).to_pandas()
+        by_minute = pa.concat_tables(self._edits).group_by(["user", "minute"])
+        counts = by_minute.aggregate([([], "count_all"), ("bot", "sum"), ("kept", "sum")])
+        named = counts.rename_columns(["user", "minute", "edits", "bot_edits", "kept_edits"])
+        return named.sort_by([("user", "ascending"), ("minute", "ascending")]).to_pandas()
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Put the files in the place of an older sample's; the manifest goes first and comes last.
@@ -219,20 +225,6 @@ class SampleWriter:
             "edits_without_user_read": int(nobody["edits"].sum()),
             "edits_without_user_kept": int(nobody["kept_edits"].sum()),
         }
-
-
-def _count_by_user(edits: pa.Table) -> pa.Table:
-    minutes = pc.divide(edits["timestamp"], MINUTE_MS)
-    flags = [pc.fill_null(edits[name], False).cast(pa.int64()) for name in ("bot", "kept")]
-    ones = pa.repeat(1, edits.num_rows)
-    return _sum_by_user(pa.table([edits["user"], minutes, ones, *flags], [*_USER_KEYS, *_USER_COUNTS]))
-
-
-def _sum_by_user(counts: pa.Table) -> pa.Table:
-    sums = counts.group_by(_USER_KEYS).aggregate([(name, "sum") for name in _USER_COUNTS])
-    return sums.rename_columns([*_USER_KEYS, *_USER_COUNTS]).sort_by(
-        [(key, "ascending") for key in _USER_KEYS]
-    )
 
 
 def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
