@@ -3,7 +3,7 @@
 Every stage decodes with :func:`decode`, so an event that one stage calls invalid is invalid in all of them.
 The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only ``$schema``, ``meta.dt`` and
 ``meta.stream`` are certain to be there, and any other field can be null or missing. wikisieve asks for a readable
-``meta.dt`` and, where a field is there, for its right type.
+``meta.dt`` and, where a field is there, for its right type and a length that MediaWiki's limits allow by far.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ SCHEMA = "mediawiki/recentchange"  # in the name of every version of the schema
 OTHER_SCHEMA = f"The $schema must be /{SCHEMA}/"
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+# MediaWiki's limits are 255 bytes for names and titles, and 500 characters for comments.
+Name = Annotated[str, msgspec.Meta(max_length=1_000)]
+Text = Annotated[str, msgspec.Meta(max_length=1_000_000)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # the difference of two of them is an Int64
 
 #: Columns of the CSV of stage 2, in order; ``timestamp`` is event time in milliseconds inside the program.
@@ -53,10 +56,10 @@ class Meta(msgspec.Struct, gc=False):
     """The envelope that EventStreams puts around every event."""
 
     dt: datetime
-    id: str | None = None
-    domain: str | None = None
-    stream: str | None = None
-    topic: str | None = None
+    id: Name | None = None
+    domain: Name | None = None
+    stream: Name | None = None
+    topic: Name | None = None
     partition: Int64 | None = None
     offset: Int64 | None = None
 
@@ -72,18 +75,18 @@ class Event(msgspec.Struct, gc=False):
     """One event of the stream, with the fields that wikisieve uses."""
 
     meta: Meta
-    schema: str | None = msgspec.field(name="$schema", default=None)
-    type: str | None = None
+    schema: Name | None = msgspec.field(name="$schema", default=None)
+    type: Name | None = None
     namespace: Int64 | None = None
-    title: str | None = None
-    comment: str | None = None
+    title: Name | None = None
+    comment: Text | None = None
     timestamp: Int64 | None = None
-    user: str | None = None
+    user: Name | None = None
     bot: bool | None = None
     minor: bool | None = None
     length: Length | None = None
     delta: Int64 | None = None
-    wiki: str | None = None
+    wiki: Name | None = None
 
     @property
     def is_canary(self) -> bool:
@@ -131,7 +134,7 @@ def decode(raw: bytes | memoryview) -> Event:
     ------
     InvalidEvent
         When the text is not UTF-8, not a JSON object, of another schema, has no readable ``meta.dt``, or a field has a
-        wrong type.
+        wrong type, is too long, or is an integer of more than 64 bits.
 
     Examples
     --------

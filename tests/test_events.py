@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import events
+from lib import artifacts, events
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -39,6 +39,10 @@ def event(**fields):
         (event(delta=2**63), "9223372036854775807"),
         (event(length=[1, 2]), "`$.length`"),
         (event(user="x").replace(b'"x"', b'"\xff"'), "utf-8"),
+        (event(meta={"id": "x" * 5_000_000}), "length <= 1000 - at `$.meta.id`"),
+        (event(user="é" * 1001), "length <= 1000 - at `$.user`"),
+        (event(comment="x" * 1_000_001), "length <= 1000000 - at `$.comment`"),
+        (event(namespace=1).replace(b'": 1', b'": ' + b"1" * 6000), "`$.namespace`"),
         (event()[:-1], "truncated"),
         (event() + b" x", "trailing"),
         (b'{"meta": {"dt": "2021-10-08T22:23:28Z"}, "log_params": ' + b"[" * 50_000 + b"}", "recursion"),
@@ -62,6 +66,33 @@ def test_what_is_not_utf8_is_invalid_also_where_nobody_looks():
         events.decode(raw)
     good, bad = events.decode_all([event(), raw])
     assert isinstance(good, events.Event) and isinstance(bad, events.InvalidEvent)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(TEXT, value, max_size=3),
+    max_leaves=5,
+)
+META = st.dictionaries(st.sampled_from(["dt", "id", "domain", "topic", "offset"]), JSON)
+FIELDS = st.dictionaries(st.sampled_from(["id", "log_params", *events.COLUMNS[2:]]), JSON)
+
+
+@settings(deadline=None)
+@given(st.binary() | st.builds(lambda meta, fields: event(meta=meta, **fields), META, FIELDS))
+def test_whatever_comes_is_a_row_of_the_table_or_invalid_with_a_reason(raw):
+    (decoded,) = events.decode_all([raw])
+    if isinstance(decoded, events.InvalidEvent):
+        assert str(decoded)
+        letter = json.loads(artifacts.dead_letter(raw, str(decoded)))
+        assert letter["raw"].encode() == raw or letter["not_utf8"]
+    else:
+        assert events.table([decoded]).num_rows == 1
+        assert events.decode_all([raw, raw]) == [decoded, decoded]
+
+
+def test_an_integer_of_any_size_is_skipped_where_nobody_reads_it():
+    raw = event(id=7).replace(b'"id": 7', b'"id": ' + b"7" * 6000)
+    assert events.decode(raw).user is None
 
 
 def test_null_and_missing_are_the_same():

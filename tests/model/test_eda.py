@@ -1,5 +1,7 @@
 """Every sample can be drawn, kinds of users follow the definition, and untrusted text is escaped."""
 
+import time
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -99,3 +101,10 @@ def test_comments_of_one_template_are_one():
         ["/* A */ moved [[X]] to 12", "/* B b */ moved  [[Y|y]] to 3.5", "see http://x.org/1"]
     )
     assert eda.template(comments).tolist() == ["/* § */ moved [[…]] to 0"] * 2 + ["see https://…"]
+
+
+def test_a_hostile_comment_costs_no_more_than_a_long_one():
+    hostile = pd.Series(["[" * 80_000, "{" * 80_000, "/*" * 80_000])
+    start = time.process_time()
+    assert eda.template(hostile).str.len().tolist() == [120] * 3
+    assert time.process_time() - start < 1
