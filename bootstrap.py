@@ -90,6 +90,9 @@ def main() -> None:
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
     install([*uv, "--require-hashes", "-r", "requirements.lock"], environment)
     install([*uv, "--no-deps", "-e", "."], environment)
+    # An editable install puts the project last: a `lib` folder where a notebook is run would come first.
+    (packages,) = VENV.glob("lib/python*/site-packages")
+    (packages / "00-wikisieve.pth").write_text(f"import sys; sys.path.insert(-1, {str(ROOT)!r})\n", "utf-8")
     COMPLETE.touch()
     compiling = subprocess.Popen([str(PYTHON), "-c", COMPILE], env=environment)
     for module in ("lib.infra.java", "lib.infra.jars"):

@@ -192,9 +192,11 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
 
 
 def _refuse_unknown(rules: Mapping[str, Rule], names: Mapping[str, Any]) -> None:
-    """Raise ParameterError for a name in capitals: a notebook that is run again has variables of its own."""
+    """Raise ParameterError for a name in capitals that a cell sets: IPython keeps the cells' sources in ``In``."""
+    cells = "\n".join(names.get("In", names))
     for name, value in names.items():
-        if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and name not in rules and not name.startswith("PAPERMILL_"):
+        is_set = re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and re.search(rf"^{name}\b", cells, re.MULTILINE)
+        if is_set and name not in rules and not name.startswith("PAPERMILL_"):
             raise ParameterError(
                 f"A parameter must be one of {', '.join(rules)}. Got {name}={value!r}. Check the spelling."
             )

@@ -36,8 +36,6 @@ NAMES = tuple(FOLDERS)
 TEMPLATES = Path(__file__).parent
 CELL_SECONDS = 3600
 START_SECONDS = 120
-# Kernels talk over files of the user's own instead of unencrypted TCP ports.
-KERNEL = Config(KernelManager={"transport": "ipc"})
 SUMMARIES = {
     "01_stream": "{events:,} events; {duplicates:,} duplicates, {canaries:,} canaries, {invalid:,} invalid skipped",
     "02_sample": "{edits_read:,} edits in, {edits_kept:,} out: {users_kept:,} of {users_read:,} users",
@@ -110,8 +108,8 @@ def run(plan: Run) -> list[Stage]:
     list of Stage
         A stage for every notebook that was started.
     """
-    # A socket's path must be short, and the home folder may be anywhere.
-    os.environ.setdefault("JUPYTER_RUNTIME_DIR", tempfile.mkdtemp(prefix="wikisieve-"))
+    # The kernel is that of this Python, whatever kernels the user has.
+    os.environ["JUPYTER_PATH"] = os.path.join(sys.prefix, "share", "jupyter")
     stages: list[Stage] = []
     for number, name in enumerate(NAMES, 1):
         print(f"[{number}/{len(NAMES)}] {name} …", flush=True)
@@ -126,20 +124,22 @@ def run(plan: Run) -> list[Stage]:
 def _run_stage(name: str, plan: Run) -> Stage:
     source, output = paths.ROOT / "notebooks" / f"{name}.ipynb", plan.reports / f"{name}.ipynb"
     start, failure = time.monotonic(), ""
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(output),
-            parameters=plan.parameters.get(name, {}),
-            kernel_name="python3",
-            cwd=str(source.parent),
-            progress_bar=sys.stderr.isatty(),
-            config=KERNEL,
-            start_timeout=START_SECONDS,
-            execution_timeout=CELL_SECONDS,
-        )
-    except PapermillExecutionError as error:
-        failure = f"{error.ename}: {error.evalue}"
+    # Kernels talk over files of the user's own instead of unencrypted TCP ports. A socket's path must be short.
+    with tempfile.TemporaryDirectory(dir="/tmp") as sockets:
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(output),
+                parameters=plan.parameters.get(name, {}),
+                kernel_name="python3",
+                cwd=str(source.parent),
+                progress_bar=sys.stderr.isatty(),
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+                start_timeout=START_SECONDS,
+                execution_timeout=CELL_SECONDS,
+            )
+        except PapermillExecutionError as error:
+            failure = f"{error.ename}: {error.evalue}"
     seconds = time.monotonic() - start
     write_page(output, NAMES)
     title = title_of(nbformat.read(source, as_version=4))

@@ -92,7 +92,8 @@ def _drawn() -> frozenset[int]:
 
 
 def style() -> None:
-    """Set the look of every picture that follows."""
+    """Set the look of every picture that follows, whatever the user's matplotlibrc has."""
+    plt.rcdefaults()
     sns.set_theme(
         context="notebook",
         style="whitegrid",

@@ -33,7 +33,8 @@ def test_values_are_read():
 
 def test_what_a_notebook_has_besides_is_no_parameter():
     names = SAMPLE | {
-        "In": [""],
+        "In": ["", "PERCENT: int = 20  # share", "PERCENT = 20", "total = 7"],
+        "DATA_DIR": "of a start-up file",
         "Out": {},
         "_i": "x",
         "__name__": "__main__",
@@ -52,6 +53,7 @@ def test_what_a_notebook_has_besides_is_no_parameter():
         ("02_sample", {"PERCENT": "20"}, ["PERCENT", "int", "'20'"]),
         ("02_sample", {"PERCENT": True}, ["PERCENT", "int", "True"]),
         ("02_sample", {"PERCENTAGE": 20}, ["PERCENTAGE", "PERCENT"]),
+        ("02_sample", {"PERCENTAGE": 20, "In": ["", "# Parameters\nPERCENTAGE = 20"]}, ["PERCENTAGE"]),
         ("02_sample", {"SOCKET": "localhost"}, ["SOCKET", "host:port", "localhost"]),
         ("02_sample", {"SOCKET": "localhost:99999"}, ["SOCKET", "host:port"]),
         ("02_sample", {"SPARK_MASTER": "remote"}, ["SPARK_MASTER", "remote"]),

@@ -1,6 +1,8 @@
 """The batch run: a line per stage, a failure with its reason, and pages on which untrusted text stays text."""
 
+import json
 import re
+import tempfile
 
 import nbformat
 import pandas as pd
@@ -34,7 +36,19 @@ def project(tmp_path, monkeypatch):
     return make
 
 
-def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, tmp_path, capsys):
+def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, tmp_path, capsys, monkeypatch):
+    broken, far = (
+        tmp_path / "jupyter" / "kernels" / "python3",
+        tmp_path / ("x" * 100),
+    )  # too long for a socket
+    broken.mkdir(parents=True)
+    far.mkdir()
+    (broken / "kernel.json").write_text(
+        json.dumps({"argv": ["/gone"], "display_name": "x", "language": "python"})
+    )
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "jupyter"))
+    monkeypatch.setattr(tempfile, "tempdir", str(far))
     project("print(N)")
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
     assert pipeline.main([]) == 0

@@ -96,6 +96,10 @@ def test_a_set_up_that_was_killed_continues_and_a_second_one_does_nothing(small)
     where = subprocess.run(imported, cwd="/", capture_output=True, text=True, check=True).stdout
     assert where.strip() == str(small / "lib" / "__init__.py")
     assert list(small.glob("lib/infra/__pycache__/jars.*.pyc")), "what is imported is compiled"
+    paths_of = "import sys; print(*sys.path, sep='\\n')"
+    found = subprocess.check_output([*imported[:3], paths_of], text=True).splitlines()
+    site = next(place for place in found if place.endswith("site-packages"))
+    assert found.index(str(small)) < found.index(site), "IPython puts the working directory between"
     assert "Nothing to be done" in make(small, "setup").stdout
 
 

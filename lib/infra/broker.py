@@ -88,7 +88,8 @@ class Broker:
                 # If this fails, the broker's start does, too, and the log names the first reason.
                 subprocess.run(self._java(*FORMAT), cwd=self.folder, stdout=log, stderr=log, check=False)
             # The broker inherits the file, and with it the lock.
-            self.process = start_child(self._java("kafka.Kafka", "server.properties"), log, cwd=self.folder)
+            command = self._java("kafka.Kafka", "server.properties")
+            self.process = start_child(command, log, cwd=self.folder, env=os.environ | java.LOCALE)
 
     def wait_until_ready(self) -> None:
         """Wait until the broker answers; stop it if it does not in time.
@@ -105,7 +106,7 @@ class Broker:
         self.stop()
         raise InfraError(
             f"The Kafka broker must answer within {START_SECONDS} s. Got: {java.error_line(self.log)}. "
-            f"More is in {paths.show(self.log)}."
+            f"More is in {paths.show(self.log)}. {java.influences()}"
         )
 
     def ensure_running(self) -> None:

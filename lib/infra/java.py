@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,18 @@ LOG4J = Path(__file__).with_name("log4j2.properties")
 # parallel cost more than they bring: measured on 2 cores, a session and three small queries took 8.4 CPU seconds with
 # these flags and 15.6 without; 400,000 Kafka messages through Arrow 16 and 27.
 JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+# A JVM's language and file names are those of its locale: in Turkish "I" is not the capital of "i", and with C a file
+# name can have no accents.
+LOCALE = {"LC_ALL": "C.UTF-8"}
+# What changes every JVM, or Spark's, whatever we ask for.
+VARIABLES = (
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "_JAVA_OPTIONS",
+    "PYTHONPATH",
+    "HADOOP_CONF_DIR",
+    "TMPDIR",
+)
 
 # Spark's launcher asks for this module, which small runtimes (PyPI's) lack and Spark itself can do without.
 VECTOR_FLAG = "--add-modules=jdk.incubator.vector"
@@ -73,7 +86,14 @@ def find() -> Java:
             return Java(home if is_complete else _wrap(home), "\n".join([*warnings, found]))
         found = f"Java {version}" if version else "no Java that runs"
         warnings.append(f"{source} has {found} ({program}) and is skipped: {MIN_VERSION} or newer is needed.")
-    raise InfraError("\n".join([*warnings, "Set JAVA_HOME to a newer Java and run again."]))
+    raise InfraError("\n".join([*warnings, f"Set JAVA_HOME to a newer Java and run again. {influences()}"]))
+
+
+def influences() -> str:
+    """Return what in the environment changes every JVM, for the message of one that does not start."""
+    found = [f"{name}={os.environ[name]!r}" for name in VARIABLES if name in os.environ]
+    found += [f"user id {os.getuid()}", f"ulimit -n {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"]
+    return f"In the environment: {', '.join(found)}."
 
 
 def error_line(log: Path) -> str:

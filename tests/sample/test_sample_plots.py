@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from test_audit import crowd, table
 
+from lib.plots import style
 from lib.sample import audit, plots
 
 SAMPLES = {
@@ -14,6 +15,13 @@ SAMPLES = {
     "one": table([("one", 1, 1, 1, 1)]),
     "humans": crowd(50, bots=0),
 }
+
+
+def test_a_users_own_settings_do_not_reach_the_pictures():
+    plt.rcParams.update({"text.usetex": True, "savefig.format": "pdf"})
+    style()
+    assert not plt.rcParams["text.usetex"]
+    assert plt.rcParams["savefig.format"] == "png"
 
 
 @pytest.mark.parametrize("name", SAMPLES)
