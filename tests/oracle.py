@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
 import papermill
 import pyarrow.parquet as pq
 
@@ -26,17 +27,16 @@ VOLATILE = {"created", "seconds", "events_per_second", "latency_seconds", "versi
 VOLATILE |= {"inputs", "outputs", "runs", "topics"}
 
 
-def execute(notebook: str, **parameters: object) -> None:
-    """Execute a notebook; its output is not kept."""
-    with tempfile.TemporaryDirectory() as folder:
-        papermill.execute_notebook(
-            ROOT / "notebooks" / f"{notebook}.ipynb",
-            Path(folder) / "out.ipynb",
-            {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()},
-            cwd=ROOT / "notebooks",
-            kernel_name="python3",
-            progress_bar=False,
-        )
+def execute(notebook: str, **parameters: object) -> nbformat.NotebookNode:
+    """Execute a notebook and return it."""
+    return papermill.execute_notebook(
+        ROOT / "notebooks" / f"{notebook}.ipynb",
+        None,
+        {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()},
+        cwd=ROOT / "notebooks",
+        kernel_name="python3",
+        progress_bar=False,
+    )
 
 
 def digest(lines: list[str]) -> str:

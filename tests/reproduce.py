@@ -10,16 +10,15 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 
 from tests import oracle
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {},
     **{
@@ -34,12 +33,6 @@ SETTINGS: dict[str, dict[str, str]] = {
     "another locale": {"LC_ALL": "C"},
 }
 NEEDS = {"OpenBLAS SkylakeX": "avx512f", "OpenBLAS Haswell": "avx2", "OpenBLAS Zen": "avx2"}
-RUN = """
-import sys, papermill
-source, output, cwd, *words = sys.argv[1:]
-papermill.execute_notebook(source, output, dict(zip(words[::2], words[1::2])), cwd=cwd, kernel_name="python3",
-                           progress_bar=False)
-"""
 
 
 def fits(setting: str) -> bool:
@@ -47,13 +40,10 @@ def fits(setting: str) -> bool:
     return NEEDS.get(setting, "flags") in Path("/proc/cpuinfo").read_text().split()
 
 
-def differing_cells(executed: Path, stored: Path, folders: dict[str, str]) -> list[int]:
+def differing_cells(executed: nbformat.NotebookNode, stored: Path, folders: dict[str, str]) -> list[int]:
     """Return the numbers of the code cells whose texts differ, times and folders apart."""
-    pair = [nbformat.read(path, as_version=4) for path in (executed, stored)]
-    mine, theirs = (
-        [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-        for book in pair
-    )
+    mine = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    theirs = nbformat.read(stored, as_version=4).cells
     return [
         number
         for number, (cell, other) in enumerate(zip(mine, theirs, strict=True))
@@ -87,23 +77,18 @@ def run(setting: str, sample: Path) -> tuple[list[str], str, str]:
     verdicts : str
         Hash of the verdict rows.
     """
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as name:
-        folder = Path(name)
-        model, online = folder / "03_model", folder / "04_online"
-        plans = {
-            "03_eda_train": ["IN_DIR", str(sample), "OUT_DIR", str(model)],
-            "04_online": ["MODEL_DIR", str(model), "OUT_DIR", str(online)],
-        }
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, SETTINGS[setting]):
+        model, online = Path(name) / "03_model", Path(name) / "04_online"
         folders = {str(model): "data/03_model", str(online): "data/04_online", str(sample): "data/02_sample"}
+        plans = {
+            "03_eda_train": {"IN_DIR": sample, "OUT_DIR": model},
+            "04_online": {"MODEL_DIR": model, "OUT_DIR": online},
+        }
         differing = []
-        for notebook, words in plans.items():
-            source, output = ROOT / "notebooks" / f"{notebook}.ipynb", folder / f"{notebook}.ipynb"
-            command = [sys.executable, "-c", RUN, str(source), str(output), str(source.parent), *words]
-            environment = os.environ | SETTINGS[setting]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{notebook} failed under {setting}:\n{done.stderr[-2000:]}")
-            differing += [f"{notebook[:2]}:{n}" for n in differing_cells(output, source, folders)]
+        for notebook, parameters in plans.items():
+            executed = oracle.execute(notebook, **parameters)  # in a kernel that takes over the environment
+            stored = oracle.ROOT / "notebooks" / f"{notebook}.ipynb"
+            differing += [f"{notebook[:2]}:{n}" for n in differing_cells(executed, stored, folders)]
         facts = json.loads((model / "manifest.json").read_text())
         return differing, facts["model_version"], oracle.of_verdicts(online)
 
@@ -111,7 +96,9 @@ def run(setting: str, sample: Path) -> tuple[list[str], str, str]:
 def main() -> int:
     """Print the table; return 1 where a setting gives other figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.reproduce", description=__doc__)
-    parser.add_argument("--sample", type=Path, default=ROOT / "data" / "02_sample", help="folder of stage 2")
+    parser.add_argument(
+        "--sample", type=Path, default=oracle.ROOT / "data" / "02_sample", help="folder of stage 2"
+    )
     parser.add_argument(
         "--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), help="these settings"
     )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import reproduce
+from tests import oracle, reproduce
 
 KERNELS = [name for name in ("OpenBLAS Haswell", "OpenBLAS Prescott") if reproduce.fits(name)]
 TRAIN = """
@@ -25,7 +25,7 @@ def test_a_model_is_the_same_with_other_kernels():
         subprocess.Popen(
             [sys.executable, "-c", TRAIN],
             env=os.environ | reproduce.SETTINGS[kernel],
-            cwd=reproduce.ROOT,
+            cwd=oracle.ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -54,24 +54,18 @@ def test_the_verdicts_of_a_cluster_are_those_of_one_machine(workers, brokers, tm
     model_dir = world.train(tmp_path / "model")
     recording = world.record(tmp_path / "day.jsonl", world.make_events())
     alone, many = tmp_path / "alone", tmp_path / "many"
-    with spark_session("alone", "local[1]") as session:
-        world.judge(alone, model_dir, recording, session=session)
+    world.judge_at_once(alone, model_dir, recording.read_bytes().splitlines())
     with (
         replay.serve(recording) as server,
         OnlineJob(many, model_dir, bootstrap=brokers.bootstrap) as job,
         spark_session("many", workers.master) as session,
     ):
-        assert copies(brokers.bootstrap, job.topics["events"]) == {3}
+        admin = KafkaAdminClient(bootstrap_servers=brokers.bootstrap)
+        (topic,) = admin.describe_topics([job.topics["events"]])
+        assert {len(partition["replica_nodes"]) for partition in topic["partitions"]} == {3}
+        admin.close()
         cluster.kill(brokers.nodes[0].process)
         cluster.kill(workers.processes["worker-1"])
         world.run(job, session, world.client(job, server.url))
     assert world.rows(many) == world.rows(alone)
     assert world.letters(many) == world.letters(alone)
-
-
-def copies(bootstrap, topic):
-    """Return how many copies the partitions of a topic have."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    (found,) = admin.describe_topics([topic])
-    admin.close()
-    return {len(partition["replica_nodes"]) for partition in found["partitions"]}

@@ -1,49 +1,31 @@
 """A relay that sends what a test wants."""
 
-import socket
+import socketserver
 import threading
+from contextlib import ExitStack
 
 import pytest
 
 from lib.stream import relay
 
 
-class ScriptedRelay:
-    """A server that sends every client the same lines; after a heartbeat as the last it keeps silent."""
-
-    def __init__(self, lines):
-        self.lines = lines
-        self.clients = []
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.address = "{}:{}".format(*self.server.getsockname())
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            client.sendall(b"".join(line + b"\n" for line in self.lines))
-            self.clients.append(client)
-            if self.lines[-1:] != [relay.HEARTBEAT]:
-                client.close()
-
-    def close(self):
-        self.server.close()
-        for client in self.clients:
-            client.close()
-
-
 @pytest.fixture
 def scripted_relay():
-    """Start relays that send the lines; return their addresses."""
-    servers = []
+    """Start servers that send every client some lines, and keep silent after a heartbeat; return their addresses."""
+    over = threading.Event()
 
     def start(*lines):
-        servers.append(ScriptedRelay(list(lines)))
-        return servers[-1].address
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                self.request.sendall(b"".join(line + b"\n" for line in lines))
+                if lines[-1:] == (relay.HEARTBEAT,):
+                    over.wait()
 
-    yield start
-    for server in servers:
-        server.close()
+        server = cleaning.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=server.serve_forever).start()
+        cleaning.callback(server.shutdown)
+        return "{}:{}".format(*server.server_address)
+
+    with ExitStack() as cleaning:
+        yield start
+        over.set()
