@@ -21,6 +21,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ from lib import artifacts, paths
 
 #: What `evidence["edit"]` of an entry holds of the edit that crossed the threshold.
 EDIT_COLUMNS = ("meta_id", "timestamp", "wiki", "namespace", "type", "title", "comment", "delta")
-LOCK_TIMEOUT_SECONDS = 30
+LOCK_TIMEOUT_SECONDS = 30  # while another program has the file locked
+LOCK_LOG_SECONDS = 5
 MADE_BY = "notebooks/03_eda_train.ipynb"
 
 _TABLES = (
@@ -92,17 +94,30 @@ class EndedEntry(msgspec.Struct, frozen=True):
 
 
 def connect(path: str | Path) -> sqlite3.Connection:
-    """Open a SQLite file with a write-ahead log that waits up to 30 s while another program has it locked.
+    """Open a SQLite file with a write-ahead log; changes wait visibly while another program has it locked.
 
     Raises
     ------
     BlacklistError
         The file is not SQLite, or it stays locked.
     """
-    connection = sqlite3.connect(path, LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, LOCK_LOG_SECONDS, isolation_level=None, check_same_thread=False)
     with translate_errors(path):
-        connection.execute("PRAGMA journal_mode = WAL")
+        _execute(connection, "PRAGMA journal_mode = WAL", path)
     return connection
+
+
+def _execute(connection: sqlite3.Connection, statement: str, path: str | Path) -> None:
+    """Execute a statement; wait, and print so, while another program has the file locked."""
+    end = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= end:
+                raise
+        print(f"Waiting for {paths.show(path)}, which another program has locked.")
 
 
 @contextmanager
@@ -119,7 +134,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         return
     path = connection.execute("PRAGMA database_list").fetchone()[2]
     with translate_errors(path), connection:
-        connection.execute("BEGIN IMMEDIATE")
+        _execute(connection, "BEGIN IMMEDIATE", path)
         yield
 
 

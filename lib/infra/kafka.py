@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import javaproperties
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from lib import paths
 from lib.params import ParameterError
@@ -172,6 +172,7 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int, propertie
         config = {
             "min.insync.replicas": str(max(1, replicas - 1)),
             "retention.ms": "-1",
+            "cleanup.policy": "delete",
             "max.message.bytes": str(MAX_MESSAGE_BYTES),
         }
         missing = [name for name in names if name not in cluster.topics]
@@ -182,6 +183,27 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int, propertie
         raise ConnectionError(
             f"Kafka at {bootstrap} must let topics be made. Got: {error.args[0].str()}."
         ) from None
+
+
+def topic_id(bootstrap: str, name: str, properties: Mapping[str, str]) -> str:
+    """Return the id of a topic, which another one of the same name does not have; empty if there is no such topic."""
+    admin = _admin(bootstrap, properties)
+    try:
+        return str(admin.describe_topics(TopicCollection([name]))[name].result(ADMIN_SECONDS).topic_id)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return ""
+        raise ConnectionError(f"Kafka at {bootstrap} must describe the topic {name}. Got: {error}.") from None
+
+
+def is_compacted(bootstrap: str, name: str, properties: Mapping[str, str]) -> bool:
+    """Return whether Kafka deletes all but the last record of each key of a topic; False where that cannot be read."""
+    admin, resource = _admin(bootstrap, properties), ConfigResource(ResourceType.TOPIC, name)
+    try:
+        config = admin.describe_configs([resource])[resource].result(ADMIN_SECONDS)
+        return "compact" in config["cleanup.policy"].value
+    except KafkaException:
+        return False
 
 
 def _admin(bootstrap: str, properties: Mapping[str, str], **options: Any) -> AdminClient:

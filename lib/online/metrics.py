@@ -86,7 +86,7 @@ def summarize(out_dir: Path, store: StateStore, threshold: float) -> dict[str, A
     threshold : float
         The model's.
     """
-    totals, starts = store.counters(), store.get_meta("runs", [])
+    totals, starts, lost = store.counters(), store.get_meta("runs", []), store.get_meta("records_lost", {})
     named = ("events", "edits", "invalid", "duplicates", *VERDICTS)
     runs = []
     for run, (start, end) in enumerate(pairwise([*starts, len(store.ledger)]), 1):
@@ -99,6 +99,8 @@ def summarize(out_dir: Path, store: StateStore, threshold: float) -> dict[str, A
         "blacklist_members_start": store.get_meta("members_start"),
         "blacklist_members_end": len(store.ledger),
         "hash_collisions": totals["collisions"],
+        "records_lost": sum(lost.values()),
+        "records_lost_by_partition": lost,
         "events_per_second": _share(totals["read"], totals["seconds"]),
         "seconds": totals["seconds"],
         "latency_seconds": {"p50": _latency(totals, 0.5), "p99": _latency(totals, 0.99)},

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
@@ -32,8 +32,8 @@ from lib.infra import InfraError, broker, kafka, spark
 from lib.model.classifier import BotClassifier
 from lib.online import metrics, state
 from lib.online.judge import OnlineClassifier
-from lib.online.producer import Publisher, VerdictTopic
 from lib.online.state import OnlineError, StateStore
+from lib.online.topics import EventTopic, Publisher, VerdictTopic
 from lib.stream import recording
 from lib.stream.client import EventStreamClient
 from lib.stream.source import Source
@@ -49,9 +49,10 @@ CONSUMER_OPTIONS = {
     "kafka.isolation.level": "read_committed",
 }
 RUNS = 5  # a recording is judged in so many runs
-MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
 LOG_SECONDS = 15.0
 SECOND_LOOK = "second look: its shadow edits are not a bot's"
+PING_SECONDS = 5.0
+KAFKA_SECONDS = 120  # that a run waits for a Kafka that does not answer
 _DISK_ERRORS = re.compile("No space|full|quota|too large|[Rr]ead-?only")
 
 
@@ -95,6 +96,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         self.model = BotClassifier.load(artifacts.require(model_dir / "model.skops", MADE_BY))
         self.out_dir = out_dir
         self.properties = dict(properties or {})
+        self.interrupted = False
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         with contextlib.ExitStack() as opened:
@@ -112,7 +114,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             own = self._broker and self._broker.bootstrap
             self.bootstrap = own or broker.external(bootstrap, self.properties)
             self.topics: dict[str, str] = self.state.get_meta("topics")
-            self._make_topics()
+            self.events = EventTopic(self.bootstrap, self.properties, self.state)
             self._verdicts = VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
             self._threads = opened.enter_context(ThreadPoolExecutor(2))
             self._resources = opened.pop_all()
@@ -151,7 +153,16 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         return Publisher(client, producer, self.topics["events"], self.state)
 
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
-        """Start a run: let a thread send events to the topic, and return the future that is done when it has ended."""
+        """Start a run: let a thread send events to the topic, and return the future that is done when it has ended.
+
+        Raises
+        ------
+        OnlineError
+            When events in the topic were lost before they were judged. ``metrics.json`` counts them.
+        """
+        if loss := self.events.find_loss():
+            self.export()
+            raise OnlineError(loss)
         with self.state.transaction():
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
@@ -161,17 +172,16 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     @property
     def source_options(self) -> dict[str, str]:
         """Return the options of Spark's Kafka source, from the offsets in SQLite on."""
-        topic, made = self.topics["events"], self.state.get_meta("partitions")
-        with self._consumer() as consumer:
-            found = consumer.partitions_for_topic(topic)
-        if len(found) > made:
+        topic, starting, made = (
+            self.topics["events"],
+            self.events.next_offsets(),
+            self.state.get_meta("partitions"),
+        )
+        if len(starting) > made:
             print(
-                f"The topic {topic} must keep the {made} partitions that it was made with. Got {len(found)}. "
+                f"The topic {topic} must keep the {made} partitions that it was made with. Got {len(starting)}. "
                 "All of them are read; a user whose edits lie in two of them may be judged out of order."
             )
-        offsets = self.state.offsets()
-        earliest = -2
-        starting = {str(number): offsets.get(number, earliest) for number in sorted(found)}
         return {
             "kafka.bootstrap.servers": self.bootstrap,
             "subscribe": topic,
@@ -229,31 +239,53 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             When the stream, the broker or Spark fails. What was judged is kept.
         """
         try:
-            try:
-                self._drain(query, published, log)
-            finally:
-                self._publisher.stop.set()
-                with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
-                    query.stop()
-                wait([published])
-                with self._lock:  # a batch that Spark has given up may still be at work
-                    line = self._end_run()
+            self._drain(query, published, log)
+        except KeyboardInterrupt:
+            self.interrupted = True
         except Exception as error:
-            raise _explain(self._failure or error, self.out_dir) from error
-        self._publisher.stop.clear()
-        return line
+            with contextlib.suppress(Exception):  # it would wait for a broker that has ended
+                self._publisher.producer.close(timeout=1)
+            self._end_run(query, published)
+            raise self._explain(self._failure or error) from error
+        return self._end_run(query, published)
 
-    def _end_run(self) -> str:
-        """Write the files of a run that has ended, and return its counts in a line."""
-        self.export()
+    def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
+        """Stop what runs, write the files of the run, and return its counts in a line."""
+        self._publisher.stop.set()
+        with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
+            query.stop()
+        wait([published])
+        self._publisher.stop.clear()
+        with self._lock:  # a batch that Spark has given up may still be at work
+            self.export()
         counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
         verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
         grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
-        return f"{counts['edits']:,} edits, {verdicts}; {grown}"
+        return f"{counts['edits']:,} edits, {verdicts}; {grown}{', interrupted' * self.interrupted}"
+
+    def _explain(self, error: BaseException) -> OnlineError:
+        """Return an error in one sentence with the way out."""
+        got = (str(error).strip() or type(error).__name__).splitlines()[0][:200].removesuffix(".")
+        rule = "The run must end with its stream. Got:"
+        if isinstance(error, sqlite3.Error | OSError) and _DISK_ERRORS.search(got):
+            rule = f"OUT_DIR must have room and be writable: make room in {paths.show(self.out_dir)}. Got:"
+        elif isinstance(error, Py4JError | ConnectionRefusedError):
+            rule = (
+                f"Spark must live as long as the run; {paths.show(spark.log_file('04_online'))} has its reason "
+                "(OutOfMemoryError: set max.poll.records=100 in KAFKA_PROPERTIES). Got: its JVM has ended."
+            )
+        elif not self._is_kafka_there():
+            rule = f"Kafka at {self.bootstrap} must answer as long as the run. Got:"
+        elif loss := self.events.find_loss():
+            self.export()
+            return OnlineError(loss)
+        elif isinstance(error, OnlineError | InfraError):
+            return OnlineError(str(error))
+        return OnlineError(f"{rule} {got}. What was judged is kept; continue with RESUME=True.")
 
     def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
         drained: Future[None] | None = None
-        logged = time.monotonic()
+        logged = answered = time.monotonic()
         while drained is None or not drained.done():
             if self._broker is not None:
                 self._broker.ensure_running()
@@ -265,9 +297,17 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 published.result()
                 drained = self._threads.submit(query.processAllAvailable)
             wait([drained or published], timeout=0.2)
-            if log and time.monotonic() - logged >= LOG_SECONDS:
-                logged = time.monotonic()
+            if time.monotonic() - logged < LOG_SECONDS:
+                continue
+            logged = time.monotonic()
+            if log:
                 print(f"{self.state.counters(self._run)['edits']:,} edits are judged")
+            if self._is_kafka_there():
+                answered = logged
+                continue
+            print(f"Kafka at {self.bootstrap} has not answered for {time.monotonic() - answered:.0f} s.")
+            if time.monotonic() - answered > KAFKA_SECONDS:
+                raise TimeoutError(f"no answer for {KAFKA_SECONDS} s")
         drained.result()
 
     def second_look(self) -> pd.DataFrame:
@@ -300,30 +340,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         """Return the content of ``metrics.json``."""
         return metrics.summarize(self.out_dir, self.state, self.model.threshold)
 
-    def edit_texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
-        """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
-        found: dict[str, dict[str, Any]] = {}
-        for raw in self._last_events():
-            with contextlib.suppress(events.InvalidEvent):
-                event = events.decode(raw)
-                if (name := events.event_key(raw, event)) in ids:
-                    texts = {"title": event.title, "comment": event.comment}
-                    found[name] = texts | {"delta": events.delta(event)}
-        return found
-
-    def _last_events(self) -> Iterator[bytes]:
-        """Yield the texts in the topic of events, of each partition the last :data:`MAX_MESSAGES`."""
-        topic = self.topics["events"]
-        with self._consumer() as consumer:
-            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-            consumer.assign(places)
-            last = consumer.end_offsets(places)
-            for place, first in consumer.beginning_offsets(places).items():
-                consumer.seek(place, max(first, last[place] - MAX_MESSAGES))
-            while any(consumer.position(place) < last[place] for place in places):
-                for records in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                    yield from (record.value or b"" for record in records)
-
     # --- opening ---
 
     def _check_state(self) -> None:
@@ -338,21 +354,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 self.state.connection.execute("DELETE FROM user_states")
                 self.state.set_meta("model", self.model.version)
 
-    def _make_topics(self) -> None:
-        topic = self.topics["events"]
-        with self._consumer() as consumer:
-            known = consumer.topics()
-        if self.state.offsets() and topic not in known:
-            raise OnlineError(
-                f"RESUME=True continues with the topic {topic}. Got {self.bootstrap}, which has none. "
-                "Set the same KAFKA as before, or start again with RESUME=False."
-            )
-        partitions = self.state.get_meta("partitions")
-        kafka.make_topics(self.bootstrap, list(self.topics.values()), partitions, self.properties)
-
-    def _consumer(self) -> contextlib.closing[KafkaConsumer]:
-        options = kafka.for_python(self.properties)
-        return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))
+    def _is_kafka_there(self) -> bool:
+        return kafka.ping(self.bootstrap, self.properties, PING_SECONDS)
 
 
 def split_runs(source: Source, settings: Any) -> list[int]:
@@ -374,19 +377,3 @@ def split_runs(source: Source, settings: Any) -> list[int]:
     each = max(1, -(-n // RUNS))
     sizes = [min(each, n - start) for start in range(0, n, each)]
     return sizes if settings.max_events else [*sizes[:-1], 0]
-
-
-def _explain(error: BaseException, out_dir: Path) -> OnlineError:
-    """Return an error in one sentence with the way out."""
-    if isinstance(error, OnlineError | InfraError):
-        return OnlineError(str(error))
-    got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    rule = "The run must end with its stream. Got:"
-    if isinstance(error, sqlite3.Error | OSError) and _DISK_ERRORS.search(got):
-        rule = f"OUT_DIR must have room and be writable: make room in {paths.show(out_dir)}. Got:"
-    elif isinstance(error, Py4JError | ConnectionRefusedError):
-        rule = (
-            f"Spark must live as long as the run; {paths.show(spark.log_file('04_online'))} has its reason "
-            "(OutOfMemoryError: set max.poll.records=100 in KAFKA_PROPERTIES). Got: its JVM has ended."
-        )
-    return OnlineError(f"{rule} {got.removesuffix('.')}. What was judged is kept; continue with RESUME=True.")

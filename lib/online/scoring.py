@@ -7,7 +7,7 @@ Works on one Arrow batch at a time and needs no memory of what came before. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from lib import events
 from lib.blacklist.bloom import BlacklistFilter
 from lib.model import edit_features, kernels
-from lib.model.classifier import BotClassifier
 from lib.model.edit_features import EDIT_FEATURES, Weights
+
+if TYPE_CHECKING:  # scikit-learn takes the executors four seconds to import, and they do without
+    from lib.model.classifier import BotClassifier
 
 #: One row per Kafka message: where it is, its kind (``edit``, ``event``, ``canary`` or ``invalid``), and the hash of
 #: its id, null if it has none. Edits have the columns of ``events.ARROW_SCHEMA``, whether the filter takes their
@@ -43,7 +45,7 @@ _SPARK_TYPES = {"int32": "int", "int64": "bigint", "bool": "boolean", "list<item
 SCORED = ", ".join(f"{field.name} {_SPARK_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
 MAX_TEXT_CHARACTERS = 2_000  # of a title or comment; MediaWiki takes 500
 SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
-ID_HEADER = "id"  # see lib.online.producer
+ID_HEADER = "id"  # see lib.online.topics
 
 
 class _Message(NamedTuple):

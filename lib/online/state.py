@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
@@ -214,6 +214,10 @@ class StateStore(AbstractContextManager["StateStore"]):
         """Keep a value that JSON can hold."""
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
 
+    def set_offsets(self, offsets: Mapping[int, int]) -> None:
+        """Keep the next Kafka offset of some partitions."""
+        self.connection.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?)", offsets.items())
+
     def write_batch(self, batch: int, run: int, result: BatchResult) -> None:
         """Write everything that a batch changes.
 
@@ -231,7 +235,7 @@ class StateStore(AbstractContextManager["StateStore"]):
         new = each("INSERT OR IGNORE INTO collisions VALUES (?)", [(user,) for user in result.collisions])
         counts = {**result.counts, "collisions": new.rowcount if result.collisions else 0}
         each("INSERT INTO dead_letters VALUES (?, ?, ?, ?)", result.dead_letters)
-        each("INSERT OR REPLACE INTO offsets VALUES (?, ?)", result.offsets.items())
+        self.set_offsets(result.offsets)
         execute("INSERT INTO batches VALUES (?, ?, ?)", (batch, run, json.dumps(counts)))
         self._remember(batch, result.ids)
 

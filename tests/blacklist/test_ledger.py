@@ -39,8 +39,9 @@ def test_file_can_be_read_while_written(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ledger.sqlite"]
 
 
-def test_a_locked_file_is_waited_for_and_named(tmp_path, monkeypatch):
+def test_a_locked_file_is_waited_for_and_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(ledger_module, "LOCK_LOG_SECONDS", 0.1)
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as writer, Ledger.open(path) as other, transaction(writer.connection):
         for change in (lambda: other.add([listed("A")]), lambda: Ledger.open(path)):
@@ -48,6 +49,7 @@ def test_a_locked_file_is_waited_for_and_named(tmp_path, monkeypatch):
                 BlacklistError, match=r"ledger\.sqlite must be .* that no other program has locked"
             ):
                 change()
+    assert "ledger.sqlite, which another program has locked" in capsys.readouterr().out
 
 
 def test_changes_join_the_callers_transaction(ledger):

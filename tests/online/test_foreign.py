@@ -1,14 +1,17 @@
 """Other programs write into the topic, too: all of that is accounted for, and our producer still finds its place."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
 import world
-from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from lib.infra import kafka
 from lib.online.run import OnlineJob
+from lib.online.state import OnlineError
 from lib.replay import server as replay
 
 DAY = "2015-09-12T23:59:00Z"
@@ -95,3 +98,54 @@ def test_a_partition_that_somebody_adds_is_read_and_reported(running, here, tmp_
     judge()
     assert {"added 0", "added 1", "added 2"} <= {row[0] for row in world.rows(tmp_path)}
     assert "Got 3. All of them are read" in capsys.readouterr().out
+
+
+def delete_records(admin, topic):
+    admin.delete_records({TopicPartition(topic, number): -1 for number in range(2)})  # all of them
+
+
+def make_again(admin, topic):
+    admin.delete_topics([topic])
+    while topic in admin.list_topics():
+        time.sleep(0.1)
+    kafka.make_topics(admin.config["bootstrap_servers"], [topic], 2, {})
+
+
+def compact(admin, topic):
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": "compact"})
+    admin.alter_configs([resource])
+
+
+@pytest.mark.parametrize(
+    ("happens", "lost", "sentence", "can_resume"),
+    [
+        (
+            delete_records,
+            8,
+            "8 records of partition 1 deleted before they were read.* RESUME=True judges",
+            True,
+        ),
+        (make_again, 0, "deleted and made again.* RESUME=False", False),
+        (compact, 0, "cleanup.policy=compact.* RESUME=False", False),
+    ],
+)
+def test_what_is_lost_before_it_is_judged_is_counted_and_ends_the_run(
+    running, here, tmp_path, happens, lost, sentence, can_resume
+):
+    job, judge = running
+    judge()
+    topic, n = job.topics["events"], len(world.rows(tmp_path))
+    admin = KafkaAdminClient(bootstrap_servers=here["bootstrap"])
+    write(here["bootstrap"], topic, [(edit(f"lost {n}"), {"partition": 1}) for n in range(8)]).close()
+    happens(admin, topic)
+    admin.close()
+    for _ in range(1 if can_resume else 2):
+        with pytest.raises(OnlineError, match=sentence):
+            judge()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["records_lost"], metrics["edits"]) == (lost, n)
+    assert metrics["records_lost_by_partition"] == ({"1": lost} if lost else {})
+    if can_resume:
+        write(here["bootstrap"], topic, [(edit("kept"), {"partition": 1})]).close()
+        judge()
+        assert len(world.rows(tmp_path)) == n + 1 and job.metrics()["records_lost"] == lost

@@ -1,19 +1,26 @@
 """Stage 4 with a real broker and a real Spark: one verdict per edit, the same ones however it is cut or resumed."""
 
+import _thread
 import errno
 import json
+import os
+import signal
 import sqlite3
+import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import synthetic
 import world
 
 from lib import events
+from lib.infra import broker
 from lib.online import cards, run, state
-from lib.online.producer import VerdictTopic
 from lib.online.run import OnlineJob
 from lib.online.state import SCHEMA, OnlineError, StateStore
+from lib.online.topics import VerdictTopic
 from lib.params import ParameterError
 from lib.replay import server as replay
 
@@ -92,8 +99,8 @@ def test_cards_have_the_texts_of_the_edits_up_to_the_verdict(here, whole, model_
     out, metrics = whole
     titles = {events.event_key(raw, event): event.title for raw, event in valid(raws)}
     with OnlineJob(out, model_dir, bootstrap=here["bootstrap"], resume=True) as job:
-        assert {name: text["title"] for name, text in job.edit_texts(frozenset(titles)).items()} == titles
-        cards.write(out, job.state.ledger, job.edit_texts)
+        assert {name: text["title"] for name, text in job.events.texts(frozenset(titles)).items()} == titles
+        cards.write(out, job.state.ledger, job.events.texts)
     found = cards.load(out)
     assert len(found) == metrics["flagged"]
     assert all(edit["title"] == titles[edit["meta_id"]] for card in found.values() for edit in card.edits)
@@ -171,6 +178,51 @@ def test_a_spark_that_has_ended_is_one_sentence(here, model_dir, short, tmp_path
         published = job.publish(job.publisher(world.client(job, server.url), world.producer(job)), 10)
         with pytest.raises(OnlineError, match=r"JVM has ended.* Connection refused.* RESUME=True"):
             job.finish(Gone(), published)
+
+
+def test_an_interrupt_ends_a_run_well(here, spark, model_dir, recording, tmp_path):
+    def interrupt_after_the_first_edits():
+        while not job.state.counters()["edits"]:
+            time.sleep(0.05)
+        _thread.interrupt_main()
+
+    with (
+        replay.serve(recording, "--canaries", "0", "--speed", "1000") as server,
+        OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
+    ):
+        threading.Thread(target=interrupt_after_the_first_edits).start()
+        counts = world.run(job, spark, world.client(job, server.url, since=synthetic.START))
+        assert job.interrupted and counts.endswith("interrupted")
+        cards.write(tmp_path, job.state.ledger, job.events.texts)
+    judged = len(world.rows(tmp_path))
+    assert 0 < judged == json.loads((tmp_path / "metrics.json").read_text())["edits"]
+    metrics = world.judge(tmp_path, model_dir, recording, resume=True, **here)
+    assert metrics["edits"] == len(world.rows(tmp_path)) > judged
+
+
+def test_a_kafka_that_stands_still_is_waited_for_and_named(
+    spark, model_dir, short, raws, tmp_path, monkeypatch, capsys
+):
+    for name, seconds in {"LOG_SECONDS": 0.5, "PING_SECONDS": 0.5, "KAFKA_SECONDS": 2}.items():
+        monkeypatch.setattr(run, name, seconds)
+    spark.conf.set("spark.sql.streaming.stopTimeout", "2s")
+    with broker.Broker(tmp_path / "kafka") as kafka:
+        here = {"bootstrap": kafka.bootstrap, "session": spark}
+        with (
+            replay.serve(short, "--canaries", "0") as server,
+            OnlineJob(tmp_path / "out", model_dir, bootstrap=kafka.bootstrap) as job,
+        ):
+            world.run(job, spark, world.client(job, server.url), max_events=100)
+            threading.Timer(1, os.killpg, (kafka.process.pid, signal.SIGSTOP)).start()
+            stalled = world.client(job, "http://127.0.0.1:9/")
+            with pytest.raises(OnlineError, match=r"Kafka at 127.*must answer.* no answer.* RESUME=True"):
+                world.run(job, spark, stalled)
+        os.killpg(kafka.process.pid, signal.SIGCONT)
+        world.judge(tmp_path / "out", model_dir, short, resume=True, **here)
+    spark.conf.set("spark.sql.streaming.stopTimeout", "60s")
+    assert "has not answered for" in capsys.readouterr().out
+    world.judge_at_once(tmp_path / "whole", model_dir, raws[:300])
+    assert world.rows(tmp_path / "out") == world.rows(tmp_path / "whole")
 
 
 def test_an_empty_recording_leaves_whole_files(here, model_dir, tmp_path):

@@ -9,8 +9,8 @@ from pyspark.errors import StreamingQueryException
 
 from lib.infra import InfraError, broker, kafka
 from lib.infra.spark import log_file
-from lib.online import producer
 from lib.online.run import OnlineJob
+from lib.online.topics import VerdictTopic
 from lib.replay import server as replay
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_one_file_serves_python_and_spark(locked, spark, tmp_path, no_password, 
     topic = f"letters-{way}"
     kafka.make_topics(where, [topic], 2, given)
     verdicts = world.verdict_table(("A", True, "kept"), ("B", False, "kept"))
-    producer.VerdictTopic(where, topic, given).send(verdicts)
+    VerdictTopic(where, topic, given).send(verdicts)
     reader = spark.read.format("kafka").options(**kafka.for_spark(given))
     found = reader.option("kafka.bootstrap.servers", where).option("subscribe", topic).load()
     assert sorted(bytes(row.key) for row in found.select("key").collect()) == [b"000", b"001"]

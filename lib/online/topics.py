@@ -1,4 +1,4 @@
-"""What goes into Kafka: the events of the stream, each at least once, and the verdicts.
+"""The two topics in Kafka: the events of the stream, each at least once, and the verdicts.
 
 Every event goes into the topic as it came, invalid ones too. The key is the user, so one partition has all of a user's
 edits, in order. Now and then everything is flushed, and the client's position is saved: a producer that is killed
@@ -7,22 +7,145 @@ repeats what it sent after that, and the repeats have the same ids, so each even
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import confluent_kafka
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.producer.future import RecordMetadata
 
+from lib import events
 from lib.infra import kafka
 from lib.online.scoring import ID_HEADER
 from lib.online.state import SCHEMA, OnlineError, StateStore
 from lib.stream.client import EventStreamClient, StreamEvent
 
 FLUSH_EVENTS = 2_000  # events after which the position is saved; also when the stream is idle
+MAX_MESSAGES = 200_000  # of each partition that are searched for the texts of edits
+MAX_SILENT_POLLS = 30  # of one second, of a Kafka that does not answer
 FLUSH_SECONDS = 60.0  # in which Kafka must acknowledge the verdicts of a batch
+
+
+class EventTopic:
+    """The topic of events. It and that of the verdicts are made if they are not there.
+
+    Parameters
+    ----------
+    bootstrap : str
+    properties : mapping
+        Kafka client properties.
+    state : StateStore
+        Knows the topics' names, and what was judged.
+
+    Raises
+    ------
+    OnlineError
+        When events of the topic were judged, and it is not there any more.
+    """
+
+    def __init__(self, bootstrap: str, properties: Mapping[str, str], state: StateStore):
+        topics = state.get_meta("topics")
+        self.bootstrap, self.properties, self.state, self.name = (
+            bootstrap,
+            properties,
+            state,
+            topics["events"],
+        )
+        if state.offsets() and not self._id():
+            raise OnlineError(
+                f"RESUME=True continues with the topic {self.name}. Got {bootstrap}, which has none. "
+                "Set the same KAFKA as before, or start again with RESUME=False."
+            )
+        kafka.make_topics(bootstrap, list(topics.values()), state.get_meta("partitions"), properties)
+        if not state.get_meta("topic_id"):
+            with state.transaction():
+                state.set_meta("topic_id", self._id())
+
+    def next_offsets(self) -> dict[int, int]:
+        """Return from which offset on each partition is to be judged."""
+        with self._consumer() as consumer:
+            partitions = sorted(consumer.partitions_for_topic(self.name))
+        return dict.fromkeys(partitions, 0) | self.state.offsets()
+
+    def find_loss(self) -> str:
+        """Return what cannot be judged any more, in a sentence, and count it; empty if nothing is lost."""
+        meta, read = self.state.get_meta, self.next_offsets()
+        is_another = self._id() != meta("topic_id")
+        is_compacted = kafka.is_compacted(self.bootstrap, self.name, self.properties)
+        places = {} if is_another else {number: TopicPartition(self.name, number) for number in read}
+        with self._consumer() as consumer:
+            first = consumer.beginning_offsets(list(places.values()))
+            end = consumer.end_offsets(list(places.values()))
+        went_back = any(read[number] > end[place] for number, place in places.items())
+        sent = {int(number): offset for number, offset in meta("ends", {}).items()}
+        begin = (
+            sent if is_another or went_back else {number: first[place] for number, place in places.items()}
+        )
+        lost = {
+            number: begin[number] - read.get(number, 0)
+            for number in begin
+            if begin[number] > read.get(number, 0)
+        }
+        reasons = [
+            f"{n:,} records of partition {number} deleted before they were read" for number, n in lost.items()
+        ]
+        reasons += ["that it was deleted and made again"] * is_another
+        reasons += ["offsets that went back"] * went_back
+        reasons += ["cleanup.policy=compact, which keeps the last event of each user"] * is_compacted
+        if not reasons:
+            return ""
+        with self.state.transaction():
+            counted = Counter(meta("records_lost", {})) + Counter(
+                {str(number): n for number, n in lost.items()}
+            )
+            self.state.set_meta("records_lost", counted)
+            self.state.set_offsets({number: begin[number] for number in lost})
+        is_over = is_another or went_back or is_compacted
+        way_out = "Start again with RESUME=False." if is_over else "RESUME=True judges what is left."
+        return f"The topic {self.name} must keep every event until it is judged. Got {'; '.join(reasons)}. {way_out}"
+
+    def texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
+        """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
+        found = {}
+        for raw in self._last_messages():
+            with contextlib.suppress(events.InvalidEvent):
+                event = events.decode(raw)
+                if (key := events.event_key(raw, event)) in ids:
+                    found[key] = {
+                        "title": event.title,
+                        "comment": event.comment,
+                        "delta": events.delta(event),
+                    }
+        return found
+
+    def _last_messages(self) -> Iterator[bytes]:
+        """Yield the texts in the topic, of each partition the last :data:`MAX_MESSAGES` that were judged."""
+        ends = {TopicPartition(self.name, number): end for number, end in self.state.offsets().items()}
+        silent = 0
+        with self._consumer() as consumer:
+            consumer.assign(list(ends))
+            for place, first in consumer.beginning_offsets(list(ends)).items():
+                consumer.seek(place, max(first, ends[place] - MAX_MESSAGES))
+            while silent < MAX_SILENT_POLLS and any(
+                consumer.position(place) < end for place, end in ends.items()
+            ):
+                polled = consumer.poll(timeout_ms=1000, max_records=5000)
+                silent = 0 if polled else silent + 1
+                for records in polled.values():
+                    yield from (record.value or b"" for record in records)
+
+    def _id(self) -> str:
+        return kafka.topic_id(self.bootstrap, self.name, self.properties)
+
+    def _consumer(self) -> contextlib.closing[KafkaConsumer]:
+        options = kafka.for_python(self.properties)
+        return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))
 
 
 class Publisher:
@@ -52,6 +175,9 @@ class Publisher:
         self._events: Iterator[StreamEvent | None] = iter(client)
         self._errors: list[BaseException] = []
         self._unsaved = 0  # events since the position was saved
+        self._ends: dict[str, int] = state.get_meta(
+            "ends", {}
+        )  # the offset after the last event of each partition
         self._duplicates = (
             state.get_meta("stream_duplicates", 0) - client.counts.duplicates
         )  # of earlier clients
@@ -83,8 +209,12 @@ class Publisher:
         is_named = event.event is not None and event.event.meta.id
         headers = [] if is_named else [(ID_HEADER, event.id.encode())]
         sent = self.producer.send(self.topic, event.data, key=key, headers=headers)
+        sent.add_callback(self._note_offset)
         sent.add_errback(self._errors.append)
         self._unsaved += 1
+
+    def _note_offset(self, sent: RecordMetadata) -> None:
+        self._ends[str(sent.partition)] = sent.offset + 1
 
     def _save(self) -> None:
         """Wait until everything is in the topic, and save the client's position."""
@@ -99,6 +229,7 @@ class Publisher:
             )
         with self.state.transaction():
             self.state.set_meta("position", self.client.position)
+            self.state.set_meta("ends", self._ends)
             self.state.set_meta("stream_duplicates", self._duplicates + self.client.counts.duplicates)
         self._unsaved = 0
 

@@ -9,7 +9,7 @@ from kafka import KafkaProducer
 
 from lib import events
 from lib.infra import kafka as clients
-from lib.online import producer
+from lib.online import topics
 from lib.online.state import StateStore
 from lib.replay import server as replay
 from lib.stream.client import EventStreamClient
@@ -25,7 +25,7 @@ def publish(kafka, tmp_path, request):
         client = EventStreamClient(url, yield_idle=True, position=state.get_meta("position"), **options)
         out = KafkaProducer(bootstrap_servers=kafka.bootstrap)
         try:
-            producer.Publisher(client, out, topic, state).run(max_events)
+            topics.Publisher(client, out, topic, state).run(max_events)
         finally:
             out.close()
 
@@ -55,7 +55,7 @@ def once(raws):
 
 @pytest.mark.parametrize("flush", [7, 10_000])
 def test_a_producer_that_ends_anywhere_is_followed_by_one_that_continues(publish, raws, monkeypatch, flush):
-    monkeypatch.setattr(producer, "FLUSH_EVENTS", flush)
+    monkeypatch.setattr(topics, "FLUSH_EVENTS", flush)
     with replay.Server(raws) as server:
         for most in (1, 5, 300, 40, 0):
             publish(server.url, most)
@@ -82,7 +82,7 @@ def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(publis
 
     send = KafkaProducer.send
     monkeypatch.setattr(KafkaProducer, "send", dies)
-    monkeypatch.setattr(producer, "FLUSH_EVENTS", 50)
+    monkeypatch.setattr(topics, "FLUSH_EVENTS", 50)
     with replay.Server(raws) as server:
         for _ in range(2):
             with pytest.raises(SystemExit):
@@ -90,7 +90,7 @@ def test_one_that_dies_is_followed_by_one_that_repeats_under_the_same_ids(publis
         publish(server.url)
     ids = {}
     for message in publish.found():
-        header = dict(message.headers).get(producer.ID_HEADER)
+        header = dict(message.headers).get(topics.ID_HEADER)
         ids[header or events.decode(message.value).meta.id] = message.value
     assert Counter(ids.values()) == once(raws)
 
