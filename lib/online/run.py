@@ -28,6 +28,7 @@ from pyspark.sql.streaming import StreamingQuery
 
 from lib import artifacts, events, paths
 from lib.blacklist import bloom
+from lib.blacklist.ledger import BlacklistError
 from lib.infra import InfraError, broker, kafka, spark
 from lib.model.classifier import BotClassifier
 from lib.online import metrics, state
@@ -172,20 +173,16 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     @property
     def source_options(self) -> dict[str, str]:
         """Return the options of Spark's Kafka source, from the offsets in SQLite on."""
-        topic, starting, made = (
-            self.topics["events"],
-            self.events.next_offsets(),
-            self.state.get_meta("partitions"),
-        )
+        starting, made = self.events.next_offsets(), self.state.get_meta("partitions")
         if len(starting) > made:
             print(
-                f"The topic {topic} must keep the {made} partitions that it was made with. Got {len(starting)}. "
-                "All of them are read; a user whose edits lie in two of them may be judged out of order."
+                f"The topic {self.events.name} must keep the {made} partitions that it was made with. Got "
+                f"{len(starting)}. All of them are read; edits of a user that lie in two may be judged out of order."
             )
         return {
             "kafka.bootstrap.servers": self.bootstrap,
-            "subscribe": topic,
-            "startingOffsets": json.dumps({topic: starting}),
+            "subscribe": self.events.name,
+            "startingOffsets": json.dumps({self.events.name: starting}),
             "maxOffsetsPerTrigger": str(MAX_OFFSETS_PER_TRIGGER),
             "includeHeaders": "true",
             **CONSUMER_OPTIONS,
@@ -239,19 +236,21 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             When the stream, the broker or Spark fails. What was judged is kept.
         """
         try:
-            self._drain(query, published, log)
-        except KeyboardInterrupt:
-            self.interrupted = True
+            try:
+                self._drain(query, published, log)
+            except KeyboardInterrupt:
+                self.interrupted = True
+            finally:
+                line = self._end_run(query, published)
         except Exception as error:
-            with contextlib.suppress(Exception):  # it would wait for a broker that has ended
-                self._publisher.producer.close(timeout=1)
-            self._end_run(query, published)
             raise self._explain(self._failure or error) from error
-        return self._end_run(query, published)
+        return line
 
     def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
         """Stop what runs, write the files of the run, and return its counts in a line."""
         self._publisher.stop.set()
+        if not self._is_kafka_there():
+            self._publisher.producer.close(timeout=1)  # it would wait for Kafka
         with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
             query.stop()
         wait([published])
@@ -267,6 +266,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         """Return an error in one sentence with the way out."""
         got = (str(error).strip() or type(error).__name__).splitlines()[0][:200].removesuffix(".")
         rule = "The run must end with its stream. Got:"
+        if isinstance(error, InfraError | BlacklistError):
+            return OnlineError(str(error))
         if isinstance(error, sqlite3.Error | OSError) and _DISK_ERRORS.search(got):
             rule = f"OUT_DIR must have room and be writable: make room in {paths.show(self.out_dir)}. Got:"
         elif isinstance(error, Py4JError | ConnectionRefusedError):
@@ -279,8 +280,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         elif loss := self.events.find_loss():
             self.export()
             return OnlineError(loss)
-        elif isinstance(error, OnlineError | InfraError):
-            return OnlineError(str(error))
+        elif isinstance(error, OnlineError):
+            return error
         return OnlineError(f"{rule} {got}. What was judged is kept; continue with RESUME=True.")
 
     def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
