@@ -59,11 +59,23 @@ def read_properties(path: Path | None) -> dict[str, str]:
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            return javaproperties.load(file)
+            properties = javaproperties.load(file)
     except (OSError, ValueError) as error:
         raise ParameterError(
             f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({error}). Check the path."
         ) from None
+    known = {name.lower(): name for name in (*OPTION_NAMES, "sasl.jaas.config")}
+    for name in properties:
+        if (right := known.get(name.lower(), name)) != name:
+            raise ParameterError(
+                f"A property must be written as Kafka does. Got {name} in KAFKA_PROPERTIES. Write {right}."
+            )
+    upper = {
+        name: properties[name].upper()
+        for name in ("security.protocol", "sasl.mechanism")
+        if name in properties
+    }
+    return properties | upper  # Java reads them in either case, kafka-python does not
 
 
 def for_spark(properties: Mapping[str, str]) -> dict[str, str]:
