@@ -28,6 +28,7 @@ from lib.params import ParameterError
 MAX_REPLICAS = 3
 MAX_MESSAGE_BYTES = 8 << 20  # in our topics
 ADMIN_SECONDS = 30
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"
 OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
     "security.protocol": ("security_protocol", "security.protocol"),
@@ -70,12 +71,14 @@ def read_properties(path: Path | None) -> dict[str, str]:
             raise ParameterError(
                 f"A property must be written as Kafka does. Got {name} in KAFKA_PROPERTIES. Write {right}."
             )
-    upper = {
-        name: properties[name].upper()
-        for name in ("security.protocol", "sasl.mechanism")
-        if name in properties
-    }
-    return properties | upper  # Java reads them in either case, kafka-python does not
+    for name in {"security.protocol", "sasl.mechanism"} & properties.keys():
+        properties[name] = properties[name].upper()  # Java reads them in either case, kafka-python does not
+    if properties.get("security.protocol", PROTOCOLS[0]) not in PROTOCOLS:
+        raise ParameterError(
+            f"security.protocol must be one of {', '.join(PROTOCOLS)}. Got {properties['security.protocol']}. "
+            f"Correct it in {paths.show(path)}."
+        )
+    return properties
 
 
 def for_spark(properties: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,24 @@ def test_a_file_is_read_as_java_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("security.protocol=sasl_ssl", {"security.protocol": "SASL_SSL"}),
+        ("Security.Protocol=SSL", "Got Security.Protocol in KAFKA_PROPERTIES. Write security.protocol"),
+        ("security.protocol=TLS", "must be one of PLAINTEXT, SSL, .*Got TLS"),
+    ],
+)
+def test_a_property_in_another_case_is_read_or_named(tmp_path, line, found):
+    path = tmp_path / "client.properties"
+    path.write_text(line)
+    if isinstance(found, dict):
+        assert kafka.read_properties(path) == found
+    else:
+        with pytest.raises(ParameterError, match=found):
+            kafka.read_properties(path)
+
+
+@pytest.mark.parametrize(
     "login",
     [
         'm required username="ada" password="open \\"sesame\\" \\\\";',
