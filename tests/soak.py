@@ -66,15 +66,14 @@ class KillRun:
         )
 
     def kill_and_resume(self, victims: list[str], chance: random.Random) -> list[str]:
-        """Run and kill, as often as there are victims, then resume; return what happened."""
-        lines: list[str] = []
-        for number, victim in enumerate(victims):
-            process = self.start(*["--resume"] * bool(number))
-            lines.append(_wait_for_start(process))
-            wait = chance.uniform(0, SECONDS)
+        """Run, kill one after the other, and resume; return what happened."""
+        process = self.start()
+        lines = [_wait_for_start(process)]
+        for victim in victims:
+            wait = chance.uniform(0, SECONDS / len(victims))
             time.sleep(wait)
             lines.append(f"{victim} after {wait:.2f} s: {self.kill(victim, process)}")
-            lines.append(process.communicate(timeout=200)[0])
+        lines.append(process.communicate(timeout=200)[0])
         process = self.start("--resume")
         lines.append(process.communicate(timeout=200)[0])
         assert process.returncode == 0, "The run did not end well:\n" + "\n".join(lines)
@@ -85,10 +84,14 @@ class KillRun:
         if victim == "driver":
             process.kill()
             return "killed"
-        mark = {"broker": "kafka.Kafka", "jvm": "SparkSubmit", "worker": "pyspark.daemon"}[victim]
-        for child in reversed(psutil.Process(process.pid).children(recursive=True)):
+        name, mark = {
+            "broker": ("java", "kafka.Kafka"),
+            "jvm": ("java", "SparkSubmit"),
+            "worker": ("python", "pyspark.daemon"),
+        }[victim]
+        for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if mark in " ".join(child.cmdline()):
+                if child.name().startswith(name) and mark in " ".join(child.cmdline()):
                     child.kill()
                     return "killed"
         return "was not there any more"

@@ -24,8 +24,8 @@ def check(victims, chance, model_dir, recording, raws, folder):
     trial.check(world.rows(folder / "whole"), world.letters(folder / "whole"), raws)
 
 
-def test_what_is_killed_once_and_again_resumes(chance, model_dir, recording, raws, tmp_path):
-    """First something that the driver needs, then the driver itself."""
+def test_what_is_killed_resumes(chance, model_dir, recording, raws, tmp_path):
+    """Something that the driver needs, and then the driver itself."""
     victims = [chance.choice(soak.VICTIMS[1:]), "driver"]
     check(victims, chance, model_dir, recording, raws, tmp_path)
 

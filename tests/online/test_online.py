@@ -187,7 +187,7 @@ def test_an_interrupt_ends_a_run_well(here, spark, model_dir, recording, tmp_pat
         _thread.interrupt_main()
 
     with (
-        replay.serve(recording, "--canaries", "0", "--speed", "1000") as server,
+        replay.serve(recording, speed=1000) as server,
         OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
     ):
         threading.Thread(target=interrupt_after_the_first_edits).start()
@@ -209,7 +209,7 @@ def test_a_kafka_that_stands_still_is_waited_for_and_named(
     with broker.Broker(tmp_path / "kafka") as kafka:
         here = {"bootstrap": kafka.bootstrap, "session": spark}
         with (
-            replay.serve(short, "--canaries", "0") as server,
+            replay.serve(short) as server,
             OnlineJob(tmp_path / "out", model_dir, bootstrap=kafka.bootstrap) as job,
         ):
             world.run(job, spark, world.client(job, server.url), max_events=100)
