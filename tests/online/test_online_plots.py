@@ -53,5 +53,5 @@ def test_systems_are_compared_by_bots_and_by_humans():
     table = plots.compare(data, {"wikisieve": data["stopped"], "all": data["user"].notna()}).set_index(
         "system"
     )
-    assert table.loc["all"].tolist() == ["100.0 %", "100.0 %", "100.0 %", 2, 2]
-    assert table.loc["wikisieve"].tolist() == ["66.7 %", "100.0 %", "40.0 %", 2, 2]
+    assert table.loc["all"].tolist() == ["100.0 %", "100.0 %", "100.00 %", "100.00 %", 2, 2]
+    assert table.loc["wikisieve"].tolist() == ["66.7 %", "100.0 %", "40.00 %", "40.00 %", 2, 2]
