@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import secrets
 import sqlite3
 import threading
 import time
@@ -103,14 +102,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with contextlib.ExitStack() as opened:
             opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
             if not (resume and (out_dir / state.NAME).exists()):
-                name = f"wikisieve-{secrets.token_hex(4)}"
-                topics = {kind: f"{name}-{kind}" for kind in ("events", "verdicts")}
-                state.prepare(
-                    out_dir, model_dir, model=self.model.version, topics=topics, partitions=partitions
-                )
+                state.prepare(out_dir, model_dir, model=self.model.version, partitions=partitions)
             self.state = opened.enter_context(StateStore(out_dir))
             self._check_state()
-            state.remove_uncommitted(out_dir, self.state.batches())
             self._broker = None if bootstrap else opened.enter_context(broker.Broker(out_dir / "kafka"))
             own = self._broker and self._broker.bootstrap
             self.bootstrap = own or broker.external(bootstrap, self.properties)
@@ -344,11 +338,12 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     # --- opening ---
 
     def _check_state(self) -> None:
-        """Refuse another version's state; with another model users' states start empty."""
+        """Refuse another version's state; remove what is not committed, and users' states of another model."""
         if self.state.get_meta("format") != state.FORMAT:
             raise OnlineError(
                 "RESUME=True needs an OUT_DIR of this version. Got another's. Set RESUME=False."
             )
+        state.remove_uncommitted(self.out_dir, self.state.batches())
         with self.state.transaction():
             if self.state.get_meta("model") != self.model.version:
                 print(f"The model is another one ({self.model.version}): users' states start empty.")

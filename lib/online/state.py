@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -270,7 +271,10 @@ def prepare(out_dir: Path, model_dir: Path, **meta: Any) -> None:
         with Ledger.open(model_dir / NAME, read_only=True) as ledger:
             ledger.connection.execute("VACUUM INTO ?", (str(file),))
         with StateStore(file.parent) as new, new.transaction():
-            for key, value in {"format": FORMAT, "members_start": len(new.ledger), **meta}.items():
+            name = f"wikisieve-{secrets.token_hex(4)}"
+            topics = {kind: f"{name}-{kind}" for kind in ("events", "verdicts")}
+            meta |= {"format": FORMAT, "members_start": len(new.ledger), "topics": topics}
+            for key, value in meta.items():
                 new.set_meta(key, value)
         os.replace(file, out_dir / NAME)
 
