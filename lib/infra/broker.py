@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ DEFAULT_BOOTSTRAP = f"{LOOPBACK}:9092"  # of docker-compose.yml
 CLUSTER_ID = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-local1"
 FORMAT = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties")
 SETTINGS = Path(__file__).with_name("kafka-server.properties")
-MIN_FREE_BYTES = 500 << 20
 HEAP = "512m"
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -72,7 +70,7 @@ class Broker:
         Raises
         ------
         InfraError
-            When Java or a jar is missing, the disk is full, another broker uses the folder, or it does not answer.
+            When Java or a jar is missing, another broker uses the folder, or it does not answer.
         """
         self.launch()
         self.wait_until_ready()
@@ -81,7 +79,6 @@ class Broker:
     def launch(self) -> None:
         """Start the process without waiting for its answer."""
         with artifacts.lock_folder(self.folder, InfraError, LOCK_SECONDS, self.log.name) as log:
-            check_disk(self.folder)
             log.truncate(0)
             self._write_settings()
             if not (self.folder / "data" / "meta.properties").exists():
@@ -202,12 +199,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
-
-
-def check_disk(folder: Path) -> None:
-    """Raise InfraError unless a folder's disk has space: a broker on a full one ends without a word about it."""
-    if (free := shutil.disk_usage(folder).free) < MIN_FREE_BYTES:
-        raise InfraError(
-            f"Kafka needs {MIN_FREE_BYTES >> 20} MB of free disk. Got {free >> 20} MB at {paths.show(folder)}. "
-            "Make room there."
-        )

@@ -1,13 +1,11 @@
 """The embedded broker: a real one, on loopback, that keeps its topics and dies with its parent."""
 
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import namedtuple
 from pathlib import Path
 
 import cluster
@@ -117,16 +115,10 @@ def test_a_child_ends_with_its_parent_even_if_its_supervisor_was_killed(tmp_path
     assert gone(pid)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 7 * 2**20))
-    with pytest.raises(InfraError, match="needs 500 MB of free disk. Got 7 MB"):
-        broker.Broker(tmp_path).start()
-
-
 def test_a_broker_that_does_not_start_is_one_sentence(tmp_path):
     with pytest.raises(
-        InfraError, match="must answer within 60 s. Got: .*ConfigException.*More is in .*broker.log"
+        InfraError,
+        match="must answer within 60 s. Got: .*ConfigException.*More is in .*broker.log.* MB of free disk",
     ):
         broker.Broker(tmp_path, settings={"num.io.threads": "many"}).start()
 
