@@ -3,7 +3,8 @@
 Two kinds of users are listed. Those whom the model scores as bots, by the rule of stage 4 (the score at a checkpoint
 reaches the threshold) and with scores of models that were not trained on them: the list is then wrong about humans as
 often as it would be about unseen ones. And those whom the wiki itself flags as bots in the sample: the flag is how the
-sample was labelled, so nothing is guessed. The row's reason is one of the two; the flag of a later edit decides nothing.
+sample was labelled, so nothing is guessed. The row's reason is one of the two;
+the flag of a later edit decides nothing.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def njit_inline(function: Callable) -> Any:
 def njit_cached(function: Callable) -> Any:
     """Compile a loop and keep its machine code on disk; where no place can be written, compile each time.
 
-    Numba compares the date of the loop's own file with that of the code on disk. A loop with parts from another file must
-    change with it (see ``edit_features.TEXT_SOURCE``).
+    Numba compares the date of the loop's own file with that of the code on disk. A loop with parts from another file
+    must change with it (see ``edit_features.KERNELS_SOURCE``).
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
