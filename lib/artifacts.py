@@ -22,16 +22,7 @@ from lib.params import ParameterError
 
 NAME = "manifest.json"
 DEAD_LETTERS = "dead_letters.jsonl"
-PACKAGES = (
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "pyspark",
-    "scikit-learn",
-    "pybloom-live",
-    "kafka-python",
-    "sseclient",
-)
+PACKAGES = ("numpy", "pandas", "pyarrow", "pyspark", "scikit-learn", "pybloom-live", "kafka-python")
 
 
 def write(folder: Path, name: str = NAME, **content: Any) -> Path:
