@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, display
-from matplotlib import font_manager
 
 from lib.stats import clopper_pearson
 
@@ -27,22 +24,6 @@ GREY = "#7F7F7F"
 KINDS = {"human": HUMAN, "bot": BOT}
 _FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas counts nanoseconds in 64 bits
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
-
-
-def safe_label(text: object, max_length: int = 60) -> str:
-    """Return an untrusted text as a picture can show it: one short line, no TeX, a box for what the font lacks.
-
-    Examples
-    --------
-    >>> safe_label("a$b$\\nc — 和平-bot")
-    'a\\\\$b\\\\$ c — □□-bot'
-    """
-    line = "".join(
-        " " if unicodedata.category(mark)[0] in "CZ" else mark if ord(mark) in _drawn() else "□"
-        for mark in str(text)
-    )
-    short = line if len(line) <= max_length else line[: max_length - 1] + "…"
-    return short.replace("$", r"\$")
 
 
 def time_inliers(times: pd.Series) -> pd.Series:
@@ -85,12 +66,6 @@ def truncate(text: object, max_length: int = 500) -> str:
     return line if len(line) <= max_length else f"{line[:max_length]}… ({len(line):,} characters)"
 
 
-@cache
-def _drawn() -> frozenset[int]:
-    font = font_manager.findfont(font_manager.FontProperties())
-    return frozenset(font_manager.get_font(font).get_charmap())
-
-
 def style() -> None:
     """Set the look of every picture that follows, whatever the user's matplotlibrc has."""
     plt.rcdefaults()
@@ -109,6 +84,7 @@ def style() -> None:
             "grid.color": "#E5E5E5",
             "legend.frameon": False,
             "svg.hashsalt": "wikisieve",
+            "text.parse_math": False,  # a dollar in an untrusted text is a dollar
         },
     )
 

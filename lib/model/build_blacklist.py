@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from lib import artifacts
 from lib.blacklist.bloom import BlacklistFilter
@@ -48,40 +47,25 @@ def select_users(dataset: EditDataset, cross: CrossFit, model: BotClassifier) ->
     reached = np.flatnonzero(model.is_flagged(rows.x, scores) & ~rows.last)
     # Rows at checkpoints are in order of time, so the first of a user is the earliest.
     users, first = np.unique(rows.user[reached], return_index=True)
-    listed = _judged(dataset, model, users, rows.edit[reached[first]], scores[reached[first]])
+    flagged = reached[first]
+    listed = []
+    for row, reasons in zip(flagged.tolist(), model.explain(rows.x[flagged]), strict=True):
+        name, edit = str(dataset.names[rows.user[row]]), int(rows.edit[row])
+        evidence = {
+            "edit": _edit(dataset, edit),
+            "threshold": model.required_score(rows.x[row]),
+            "edits": int(rows.edits[row]),
+            "contributions": [list(share) for share in reasons],
+            "features": dict(zip(user_features.FEATURES, rows.x[row].tolist(), strict=True)),
+        }
+        time, score = int(dataset.times[edit]), float(scores[row])
+        listed.append(Entry(name, JUDGED, time, evidence, score, model.version))
     for user in np.setdiff1d(np.flatnonzero(dataset.is_bot), users):
         last = int(np.flatnonzero(dataset.user == user)[-1])
         counts = {"edits": dataset.edits_per_user[user], "flagged_edits": dataset.flagged_per_user[user]}
         evidence = {"edit": _edit(dataset, last), **{name: int(count) for name, count in counts.items()}}
         listed.append(Entry(str(dataset.names[user]), FLAGGED, int(dataset.times[last]), evidence))
     return sorted(listed, key=lambda entry: (entry.since, entry.user))
-
-
-def _judged(
-    dataset: EditDataset, model: BotClassifier, users: np.ndarray, at: np.ndarray, scores: np.ndarray
-) -> list[Entry]:
-    """Return entries with the edit at which each user's score reached the threshold, and the state up to it."""
-    until = np.full(len(dataset), -1, np.int64)
-    until[users] = at
-    read = np.flatnonzero(np.arange(len(dataset.user)) <= until[dataset.user])
-    user = np.searchsorted(users, dataset.user[read])
-    features = model.edit_features(dataset.table.take(pa.array(read)))
-    states = user_features.new_states(len(users))
-    states, _, _ = user_features.update_states(states, user, dataset.times[read], features)
-    edits = np.bincount(user, minlength=len(users)).tolist()
-    x, reasons = user_features.to_features(states), model.explain(states)
-    entries = []
-    for i, (number, edit) in enumerate(zip(users.tolist(), at.tolist(), strict=True)):
-        evidence = {
-            "edit": _edit(dataset, edit),
-            "threshold": model.required_score(x[i]),
-            "edits": edits[i],
-            "contributions": [list(share) for share in reasons[i]],
-            "features": dict(zip(user_features.FEATURES, x[i].tolist(), strict=True)),
-        }
-        name, since, score = str(dataset.names[number]), int(dataset.times[edit]), float(scores[i])
-        entries.append(Entry(name, JUDGED, since, evidence, score, model.version))
-    return entries
 
 
 def _edit(dataset: EditDataset, row: int) -> dict[str, Any]:

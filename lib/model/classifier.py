@@ -513,12 +513,12 @@ class BotClassifier:
         """Return each feature's part of the log-odds, against the average training user."""
         return self.user_model[:-1].transform(x) * self.user_model[-1].coef_[0]
 
-    def explain(self, states: np.ndarray) -> list[list[tuple[str, float]]]:
+    def explain(self, x: np.ndarray) -> list[list[tuple[str, float]]]:
         """Return what made the scores of users.
 
         Parameters
         ----------
-        states : ndarray of float, shape (n, STATE_SIZE)
+        x : ndarray of float, shape (n, len(FEATURES))
 
         Returns
         -------
@@ -526,9 +526,9 @@ class BotClassifier:
             For each user, features with their part of the score's log-odds, largest first; empty where the user model
             is not linear.
         """
-        if not len(states) or not hasattr(self.user_model[-1], "coef_"):
-            return [[] for _ in states]
-        shares = round_scores(self._contributions(user_features.to_features(states)))
+        if not len(x) or not hasattr(self.user_model[-1], "coef_"):
+            return [[] for _ in x]
+        shares = round_scores(self._contributions(x))
         orders = np.argsort(-np.abs(shares), axis=1, kind="stable")
         return [
             [(user_features.FEATURES[i], float(row[i])) for i in order if row[i]]

@@ -1,7 +1,7 @@
 """Pictures and tables of the sample: how much, when, where and what humans and bots edit.
 
-A function returns a figure (for :func:`lib.plots.show`) or a table. Names, titles and comments are untrusted text: in
-tables :func:`lib.plots.table` escapes them, in pictures :func:`lib.plots.safe_label`.
+A function returns a figure (for :func:`lib.plots.show`) or a table. Names, titles and comments are untrusted text:
+:func:`lib.plots.table` escapes them, and no picture has them.
 """
 
 from __future__ import annotations
@@ -140,21 +140,6 @@ def plot_survival(users: pd.DataFrame, fits: dict[str, powerlaw.Fit | None]) -> 
     return figure
 
 
-def plot_concentration(users: pd.DataFrame) -> Figure:
-    """Draw how much of all edits of their kind the busiest users make."""
-    figure, axes = plt.subplots(figsize=(8, 4))
-    for kind in KINDS:
-        counts = np.sort(users.loc[users["kind"] == kind, "edits"])[::-1]
-        made = np.cumsum(counts) / max(counts.sum(), 1)
-        axes.plot(np.arange(1, len(counts) + 1), made, "o-", ms=3, color=plots.KINDS[kind], label=f"{kind}s")
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="number of users, busiest first")
-    axes.set(ylabel="share of the edits of their kind", title="What the busiest users make")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_major_formatter(_PERCENT)
-    axes.legend()
-    return figure
-
-
 def plot_over_time(data: pd.DataFrame) -> Figure:
     """Draw the number of edits over time; times far from all others are skipped."""
     known = data[plots.time_inliers(data["timestamp"])]
@@ -199,7 +184,7 @@ def plot_places(data: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2))
     for axes, values, title in zip(panels, (space, data["wiki"]), ("Namespaces", "Wikis"), strict=True):
         names = values.value_counts().index[:9]
-        labels = {name: plots.safe_label(name, 32) for name in names}
+        labels = {name: str(name)[:32] for name in names}
         place = pd.Categorical(
             values.map(labels).fillna("others"), [*dict.fromkeys(labels.values()), "others"]
         )

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_curve
 from sklearn.pipeline import make_pipeline
 
+from lib import plots
 from lib.model import classifier, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset, name_contains_bot
@@ -106,7 +107,7 @@ def edit_f1(dataset: EditDataset, user_scores: np.ndarray) -> float:
 
 
 def errors_by(group: np.ndarray, is_bot: np.ndarray, flagged: np.ndarray) -> pd.DataFrame:
-    """Count users and errors in each group of users, the largest first, with exact 95 % intervals."""
+    """Count users and errors in each group of users, the largest first; `share` of humans flagged with its interval."""
     users = pd.DataFrame(
         {
             "group": group,
@@ -117,9 +118,8 @@ def errors_by(group: np.ndarray, is_bot: np.ndarray, flagged: np.ndarray) -> pd.
         }
     )
     table = users.groupby("group", as_index=False).sum()
-    table["share"] = table["humans flagged"] / table["humans"].clip(lower=1)
     pairs = zip(table["humans flagged"], table["humans"], strict=True)
-    table[["low", "high"]] = [clopper_pearson(wrong, humans) for wrong, humans in pairs]
+    table["share"] = [plots.format_share(wrong, humans) for wrong, humans in pairs]
     return table.sort_values(["humans", "group"], ascending=[False, True], ignore_index=True)
 
 
@@ -315,5 +315,5 @@ def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray, most:
     states = user_features.new_states(len(dataset))
     features = model.edit_features(dataset.table)
     states, _, _ = user_features.update_states(states, dataset.user, dataset.times, features)
-    found = model.explain(states[users])
+    found = model.explain(user_features.to_features(states[users]))
     return ["; ".join([name for name, share in shares if share > 0][:most]) for shares in found]

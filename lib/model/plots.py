@@ -159,21 +159,6 @@ def recall_by_edits(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def errors(groups: pd.DataFrame) -> Figure:
-    """Draw the share of humans flagged in each group (:func:`lib.model.evaluation.errors_by`)."""
-    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.34 * len(groups)))
-    rows = zip(groups["group"], groups["humans"], strict=True)
-    names = [f"{plots.safe_label(group, 32)} ({n:,})" for group, n in rows]
-    spread = np.abs(groups[["low", "high"]].sub(groups["share"], axis=0)).T
-    axes.errorbar(groups["share"], names, xerr=spread, fmt="o", color=plots.HUMAN, capsize=3)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(_FINE_PERCENT)
-    axes.set(xlabel="share of the group's humans (in brackets their number; 95 % interval)")
-    axes.set_title("Humans flagged, by kind of user and by wiki")
-    return figure
-
-
 def forward(test: Forward, answers: Mapping[str, np.ndarray]) -> Figure:
     """Draw the share of bot edits stopped so far, over the time after the moment of training."""
     bot = np.flatnonzero(test.later.flagged)

@@ -185,7 +185,8 @@ class OnlineClassifier:
 
     def _entries(self, table: pa.Table, states: np.ndarray, scores: np.ndarray) -> list[Entry]:
         """Return the ledger's entries of users flagged at these edits, and why."""
-        x, reasons = user_features.to_features(states), self.model.explain(states)
+        x = user_features.to_features(states)
+        reasons = self.model.explain(x)
         entries = []
         for row, edit in enumerate(table.to_pylist()):
             evidence = {

@@ -27,14 +27,13 @@ def test_every_picture_is_drawn(cross, model):
     flagged = cross.highest_margins(repeats=1) >= model.threshold
     ahead = evaluation.forward_test(cross, 0.05, 0.05)
     answers = {"model": ahead.stopped, "nobody": np.zeros(len(ahead.stopped), bool)}
-    kinds = evaluation.errors_by(evaluation.account_type(cross.dataset.names), is_bot, flagged)
+    assert evaluation.errors_by(evaluation.account_type(cross.dataset.names), is_bot, flagged)["humans"].sum()
     curve = threshold_curve(cross)
     blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
     for figure in (
         model_plots.precision_recall(is_bot, scores),
         model_plots.calibration(is_bot, {"model": cross.scores()}),
         model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
-        model_plots.errors(kinds),
         model_plots.trade_off({"c = 1": curve}, curve.iloc[0], (0.01, 0.9), 0.01),
         model_plots.forward(ahead, answers),
         model_plots.bloom_errors(blooms, 0.01),

@@ -46,8 +46,8 @@ class Model:
     def required_score(self, x):
         return self.threshold
 
-    def explain(self, states):
-        return [[("different comments", 1.0)] for _ in states]
+    def explain(self, x):
+        return [[("different comments", 1.0)] for _ in x]
 
 
 def event(number, user, *, seconds=None, comment="archived", kind="edit", bot=False, **more):
