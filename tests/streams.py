@@ -47,7 +47,7 @@ def make_events(count, **fields):
 def truth(plan, lines):
     """Return what is on a stream: its events' ids, its invalid texts, the numbers of canaries and of duplicates."""
     ids, invalid, canaries, duplicates = [], [], 0, 0
-    for record in faults.with_faults(plan, faults.records(lines)):
+    for record in faults.stream(lines, plan):
         try:
             event = events.decode(record.raw)
             if event.is_canary:
@@ -64,7 +64,7 @@ def truth(plan, lines):
 @contextlib.contextmanager
 def command(recording, *options):
     """Serve a recording with ``python -m lib.replay``; the value is the stream's URL."""
-    line = [sys.executable, "-m", "lib.replay", recording, "--port", "0", "--canaries", "0", *options]
+    line = [sys.executable, "-m", "lib.replay", recording, "--port", "0", *options]
     with subprocess.Popen(map(str, line), cwd=paths.ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process.stdout.readline().strip()
         process.terminate()

@@ -13,7 +13,7 @@ from lib.replay.server import Server
 from lib.stream import recording
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     """Serve a recording until interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m lib.replay", description="Serve a recording as Wikimedia's EventStreams would."
@@ -27,20 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("--port", type=int, default=8888, help="port to listen on, 0 for a free one (default: 8888)")
     add("--speed", type=float, default=0.0, help="times real time (default: as fast as the client)")
     add("--faults", type=paths.resolve, help="a fault plan in YAML (see lib/replay/faults.py)")
-    add("--canaries", type=int, default=3600, help="seconds between canaries; 0: none")
     options = parser.parse_args(arguments)
     try:
         plan = faults.load(options.faults.read_text() if options.faults else "")
-        lines = recording.lines(options.recording)
-        server = Server(lines, plan, options.port, speed=options.speed, canary_seconds=options.canaries)
+        server = Server(recording.lines(options.recording), plan, options.port, speed=options.speed)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        sys.exit(str(error))
     with server, contextlib.suppress(KeyboardInterrupt):
         print(server.url, flush=True)
         threading.Event().wait()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

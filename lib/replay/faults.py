@@ -1,46 +1,32 @@
-"""Fault plans: what goes wrong on a stream, in a small YAML file, repeatable by its seed.
+"""Fault plans: what goes wrong on a stream, in a small YAML file; the same each time.
 
 There are two kinds of faults. Those of the *content* (canaries, malformed events, duplicates, a switch of
 data centre) are part of the stream: a client that reads a stretch twice gets them twice, with the same ids. Those of
-the *transport* (cuts, gaps, stalls, errors) happen once: a client that reconnects gets past them.
+the *transport* (cuts, gaps, stalls) happen once: a client that reconnects gets past them.
 
 ::
 
-    seed: 7
     # the content; places count the recording's events from 0
-    canaries:   {every: 500}                    # extra test events
-    malformed:  {share: 0.01}                   # extra events: a real one, damaged
+    canary_seconds: 3600                        # event time between two test events of a data centre
+    malformed:  {every: 100}                    # extra events: a real one, damaged
     duplicates: {at: [3, 900]}                  # the event is sent twice
     switch:     {at: [2000], to: codfw}         # the events from there on belong to the other data centre
     # the transport
     cuts:       {every: 700, where: middle}     # close the connection: `after` the event, or in the `middle` of it
     gaps:       {at: [1500], events: 40}        # close, and 40 events pass before anybody can be back
     stalls:     {at: [100], seconds: 2}         # silence
-    errors:     {at: [1200]}                    # `event: error`, then close
-    comments:   {every: 50}                     # a comment line
     refuse:                                     # by the number of the connection, from 1
       - {connections: [2, 3], status: 429, retry_after: 1}
       - {connections: [4], status: 503}
     empty:      [5]                             # connections that get 200, no event, and are closed
-    hang_up:    [6]                             # connections that are closed without an answer
-    # the form
-    gzip: true
-    chunk: [1, 1000]                            # bytes per HTTP chunk, drawn each time; or one number
-    line_end: crlf                              # lf, crlf, cr
-    id_unit: seconds                            # milliseconds, seconds
-    id_order: shuffled                          # fixed, reversed, shuffled
-    multiline: true                             # the JSON is spread over several `data:` lines
-    retry: 100                                  # a `retry:` field, milliseconds
+    gzip: true                                  # for a client that accepts it
 
-Where it happens is set by ``at`` (a list), ``every`` (N, 2N …), ``share`` (of the events, drawn), or several of these.
+Where it happens is set by ``at`` (a list), ``every`` (N, 2N …), or both.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -51,8 +37,7 @@ from lib import events
 
 STREAM = "mediawiki.recentchange"
 TOPICS = (f"eqiad.{STREAM}", f"codfw.{STREAM}")  # one per data centre
-TRANSPORT = frozenset({"cuts", "gaps", "stalls", "errors", "comments"})
-SCHEDULED = ("canaries", "malformed", "duplicates", "switch", *sorted(TRANSPORT))
+TRANSPORT = frozenset({"cuts", "gaps", "stalls"})
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -60,22 +45,20 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     at: list[int] = []
     every: int = 0
-    share: float = 0.0
     where: Literal["after", "middle"] = "after"  #: of cuts
     events: int = 1  #: of gaps
     seconds: float = 1.0  #: of stalls
     to: Literal["eqiad", "codfw"] = "codfw"  #: of the switch
 
-    def happens(self, number: int, chance: random.Random) -> bool:
+    def happens(self, number: int) -> bool:
         """Return whether it happens at an event.
 
         Examples
         --------
-        >>> [number for number in range(10) if Fault(at=[1], every=4).happens(number, random.Random())]
+        >>> [number for number in range(10) if Fault(at=[1], every=4).happens(number)]
         [1, 4, 8]
         """
-        is_drawn = self.share > 0 and chance.random() < self.share
-        return is_drawn or number in self.at or (self.every > 0 and number > 0 and number % self.every == 0)
+        return number in self.at or (self.every > 0 and number > 0 and number % self.every == 0)
 
 
 class Refusal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -89,33 +72,16 @@ class Refusal(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 class Plan(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A whole fault plan; the empty one is a server without faults."""
 
-    seed: int = 0
-    canaries: Fault = Fault()
+    canary_seconds: int = 0
     malformed: Fault = Fault()
     duplicates: Fault = Fault()
     switch: Fault = Fault()
     cuts: Fault = Fault()
     gaps: Fault = Fault()
     stalls: Fault = Fault()
-    errors: Fault = Fault()
-    comments: Fault = Fault()
     refuse: list[Refusal] = []
     empty: list[int] = []
-    hang_up: list[int] = []
     gzip: bool = False
-    chunk: int | tuple[int, int] = 0
-    line_end: Literal["lf", "crlf", "cr"] = "lf"
-    id_unit: Literal["milliseconds", "seconds"] = "milliseconds"
-    id_order: Literal["fixed", "reversed", "shuffled"] = "fixed"
-    multiline: bool = False
-    retry: int | None = None
-
-    def schedule(self) -> Iterator[frozenset[str]]:
-        """Yield the names of the faults that happen at event 0, 1, 2 … without end; the same for the same seed."""
-        planned = {name: fault for name in SCHEDULED if (fault := getattr(self, name)) != Fault()}
-        chances = {name: random.Random(f"{self.seed}:{name}") for name in planned}
-        for number in itertools.count():
-            yield frozenset(name for name, it in planned.items() if it.happens(number, chances[name]))
 
 
 def load(source: str | dict[str, Any]) -> Plan:
@@ -155,7 +121,6 @@ class Record(NamedTuple):
     raw: bytes
     time: int  #: Kafka's timestamp, milliseconds since the epoch
     topic: str
-    ordinal: int  #: number of the recording's event that it is or stems from
     faults: frozenset[str] = frozenset()  #: of the transport
 
 
@@ -165,15 +130,15 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
     What cannot be decoded, and a canary, is served as it is, with the time and the topic of the line before it, or, at
     the beginning, of the first event.
     """
-    waiting: list[tuple[int, bytes]] = []
+    waiting: list[bytes] = []
     last: tuple[int, str] | None = None
-    for ordinal, raw in enumerate(lines):
-        waiting.append((ordinal, raw))
+    for raw in lines:
+        waiting.append(raw)
         last = _time_and_topic(raw) or last
         if last is not None:
-            yield from (Record(text, *last, number) for number, text in waiting)
+            yield from (Record(text, *last) for text in waiting)
             waiting.clear()
-    yield from (Record(text, 0, TOPICS[0], number) for number, text in waiting)
+    yield from (Record(text, 0, TOPICS[0]) for text in waiting)
 
 
 def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
@@ -184,21 +149,27 @@ def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
     return None if event.is_canary else (event.time_ms, event.meta.topic or TOPICS[0])
 
 
-def with_faults(plan: Plan, recording: Iterable[Record]) -> Iterator[Record]:
-    """Yield a recording's records, in order, each followed by the plan's canary, malformed event or duplicate."""
-    chance = random.Random(f"{plan.seed}:damage")
-    switched = False
-    for record, here in zip(recording, plan.schedule(), strict=False):  # the schedule has no end
-        switched = switched or "switch" in here
-        if switched:
+def stream(lines: Iterable[bytes], plan: Plan = NO_FAULTS) -> Iterator[Record]:
+    """Yield what a stream sends: a recording's lines in order, with the content's faults of a plan in between."""
+    placed = [
+        (name, fault) for name in Plan.__struct_fields__ if isinstance(fault := getattr(plan, name), Fault)
+    ]
+    is_switched, last_period = False, None
+    for number, record in enumerate(records(lines)):
+        here = frozenset(name for name, fault in placed if fault.happens(number))
+        is_switched = is_switched or "switch" in here
+        if is_switched:
             record = switch_datacenter(record, plan.switch.to)
+        if plan.canary_seconds:
+            period = record.time // (1000 * plan.canary_seconds)
+            if last_period is not None and period > last_period:
+                yield from (canary(topic, period * 1000 * plan.canary_seconds) for topic in TOPICS)
+            last_period = max(period, last_period or period)
         yield record._replace(faults=here & TRANSPORT)
         if "duplicates" in here:
             yield record
-        if "canaries" in here:
-            yield canary(record)
         if "malformed" in here:
-            yield record._replace(raw=corrupt(record.raw, chance))
+            yield record._replace(raw=corrupt(record.raw, number))
 
 
 def switch_datacenter(record: Record, center: str) -> Record:
@@ -208,24 +179,22 @@ def switch_datacenter(record: Record, center: str) -> Record:
     return record._replace(raw=raw, topic=topic)
 
 
-def canary(record: Record) -> Record:
-    """Return a test event beside a record; every second one has no more than the schema's required fields."""
-    meta = {"dt": events.iso(record.time), "stream": STREAM, "domain": "canary"}
-    if record.ordinal % 2 == 0:
-        name = f"canary {record.topic} {record.ordinal}"
-        meta |= {"id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "topic": record.topic}
+def canary(topic: str, time: int) -> Record:
+    """Return a test event; that of the second data centre has no more than the schema's required fields."""
+    meta = {"dt": events.iso(time), "stream": STREAM, "domain": "canary"}
+    if topic == TOPICS[0]:
+        meta |= {"id": f"canary {time}", "topic": topic}
     raw = json.dumps({"$schema": "/mediawiki/recentchange/1.0.0", "meta": meta}).encode()
-    return record._replace(raw=raw, faults=frozenset())
+    return Record(raw, time, topic)
 
 
-def corrupt(raw: bytes, chance: random.Random) -> bytes:
-    """Return an event that cannot be decoded, in one of several ways; never with a line end, which would end it."""
-    number = str(chance.random()).encode()
+def corrupt(raw: bytes, number: int) -> bytes:
+    """Return an event that cannot be decoded, in a way that depends on its number, and without a line end."""
     ways = (
-        raw[: chance.randrange(1, max(2, len(raw)))],
+        raw[: len(raw) // 2],
         b"[" + raw + b"]",
-        b'{"meta": {"dt": "' + number + b'"}}',
-        b'{"broken": "\xff\xfe ' + number + b'"',
-        number,
+        b'{"meta": {"dt": "%d"}}' % number,
+        b'{"broken": "\xff\xfe %d"' % number,
+        b"%d" % number,
     )
-    return chance.choice(ways)
+    return ways[number % len(ways)]

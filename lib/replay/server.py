@@ -10,7 +10,7 @@ What it does as Wikimedia's service does (mediawiki-services-eventstreams and Ka
   ``"offset": -1`` for a topic that was silent on this connection.
 - ``?since=`` in milliseconds or as an ISO 8601 date, ignored when ``Last-Event-ID`` is sent; 400 for what is neither.
   Per topic Kafka's look-up: from the first message whose timestamp is not smaller.
-- A canary event every hour and data centre, if asked for; no heartbeat.
+- No heartbeat.
 
 What it does differently, because a recording has an end: a stream that is over sends ``event: end`` before it
 closes, and a request from there gets 204, which stops a browser's EventSource from coming back. A client
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 import zlib
 from collections.abc import Iterable
@@ -30,12 +29,11 @@ from pathlib import Path
 
 from lib.replay import faults
 from lib.replay.faults import Plan
-from lib.replay.timeline import PREFIX, Assignment, Timeline, parse_request, with_canaries
+from lib.replay.timeline import PREFIX, Assignment, Timeline, parse_request
 from lib.stream import recording
 from lib.stream.relay import BackgroundServer
 
 BLOCK_BYTES = 1 << 16
-LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 
 
 class Server(BackgroundServer):
@@ -51,8 +49,6 @@ class Server(BackgroundServer):
         Where to listen on loopback; 0 takes a free port.
     speed : float, default 0
         Seconds of event time per second; 0 is as fast as the client reads.
-    canary_seconds : int, default 0
-        Event time between two canaries of a topic; 0 is none.
 
     Attributes
     ----------
@@ -76,11 +72,9 @@ class Server(BackgroundServer):
         port: int = 0,
         *,
         speed: float = 0.0,
-        canary_seconds: int = 0,
     ) -> None:
         self.plan, self.speed = plan, speed
-        records = faults.with_faults(plan, faults.records(lines))
-        self.timeline = Timeline(with_canaries(records, canary_seconds))
+        self.timeline = Timeline(faults.stream(lines, plan))
         self.head = self.served = 0
         self._clock: float | None = None  #: monotonic time at which event time 0 would have been due
         super().__init__("127.0.0.1", port, Handler)
@@ -90,7 +84,7 @@ class Server(BackgroundServer):
         """Return the seconds until the message at a place is due; the first that is asked for is due now."""
         if not self.speed:
             return 0.0
-        due = self.timeline.due[place] / 1000 / self.speed
+        due = self.timeline.times[place] / 1000 / self.speed
         if self._clock is None:
             self._clock = time.monotonic() - due
         return self._clock + due - time.monotonic()
@@ -114,8 +108,6 @@ class Handler(BaseHTTPRequestHandler):
                 assignments = parse_request(self.path, last_id, server.timeline, server.head)
             except ValueError as error:
                 return self._refuse(*error.args)
-            if number in plan.hang_up:
-                return
             if refusal is not None:
                 self._refuse(refusal.status, "As in the fault plan.", refusal.retry_after)
             elif number not in plan.empty and all(it.start == len(server.timeline) for it in assignments):
@@ -142,21 +134,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_stream(self, number: int, assignments: list[Assignment]) -> None:
         """Send what there is, and end the body as HTTP requires, unless a fault closes the connection before."""
-        plan = self.server.plan
-        self.random = random.Random(f"{plan.seed}:connection {number}")
-        self.line_end, self.buffer = LINE_ENDS[plan.line_end], bytearray()
+        plan, self.buffer, self.gzip = self.server.plan, bytearray(), None
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"}
-        self.gzip = None
         if plan.gzip and "gzip" in self.headers.get("Accept-Encoding", ""):
             self.gzip = zlib.compressobj(wbits=31)
             headers["Content-Encoding"] = "gzip"
         self._send_head(200, headers)
-        self._special(":ok")
-        if plan.retry is not None:
-            self._special(f"retry: {plan.retry}")
+        self._write(b":ok\n\n")
         is_over = number in plan.empty
         if not is_over and self._send_messages(assignments):
-            self._special("event: end", "data: the recording is over")
+            self._write(b"event: end\ndata: the recording is over\n\n")
             is_over = True
         self._flush(zlib.Z_FINISH if is_over else zlib.Z_SYNC_FLUSH)
         if is_over:
@@ -167,9 +154,6 @@ class Handler(BaseHTTPRequestHandler):
         server, timeline = self.server, self.server.timeline
         starts = [assignment.start for assignment in assignments]
         entries = [_id_entry(assignment.name, assignment.state) for assignment in assignments]
-        order = [*range(len(entries))]
-        if server.plan.id_order == "reversed":
-            order.reverse()
         for place in range(min(starts), len(timeline)):
             topic = timeline.topic_of[place]
             if place < starts[topic]:
@@ -177,11 +161,8 @@ class Handler(BaseHTTPRequestHandler):
             if (seconds := server.wait_seconds(place)) > 0:
                 self._flush()
                 server.closed.wait(seconds)
-            moment = timeline.times[place] // (1000 if server.plan.id_unit == "seconds" else 1)
-            entries[topic] = _id_entry(assignments[topic].name, f'"timestamp":{moment + 1}')
-            if server.plan.id_order == "shuffled":
-                self.random.shuffle(order)
-            message = self._message(",".join([entries[topic] for topic in order]), timeline.text(place))
+            entries[topic] = _id_entry(assignments[topic].name, f'"timestamp":{timeline.times[place] + 1}')
+            message = _message(",".join(entries), timeline.text(place))
             closes = self._send_with_faults(message, timeline.faults.pop(place, frozenset()), place)
             if closes or server.closed.is_set():
                 return False
@@ -191,38 +172,14 @@ class Handler(BaseHTTPRequestHandler):
     def _send_with_faults(self, message: bytes, here: frozenset[str], place: int) -> bool:
         """Send one message with its faults; return whether to close the connection."""
         server, plan = self.server, self.server.plan
-        if "comments" in here:
-            self._special(": the world is quiet")
         if "stalls" in here:
             self._flush()
             server.closed.wait(plan.stalls.seconds)
         is_cut = "cuts" in here and plan.cuts.where == "middle"
         self._write(message[: len(message) // 2] if is_cut else message)
-        if "errors" in here and not is_cut:
-            self._special("event: error", 'data: {"message": "as in the fault plan"}')
         if "gaps" in here and not is_cut:
             server.head = max(server.head, place + 1 + plan.gaps.events)
-        return bool(here & {"cuts", "gaps", "errors"})
-
-    def _message(self, id_: str, text: bytes) -> bytes:
-        """Return one event."""
-        if self.server.plan.multiline:  # a line end may stand where JSON has a space between two members
-            text = text.replace(b', "', b',\n"')
-        text = text.replace(
-            b"\r", b"\n"
-        )  # it would end the line, and what follows would be read as another field
-        lines = [
-            b"event: message",
-            f"id: [{id_}]".encode(),
-            *(b"data: " + line for line in text.split(b"\n")),
-            b"",
-            b"",
-        ]
-        return self.line_end.join(lines)
-
-    def _special(self, *lines: str) -> None:
-        """Send lines that are no event of the recording."""
-        self._write(self.line_end.join([*(line.encode() for line in lines), b"", b""]))
+        return bool(here & {"cuts", "gaps"})
 
     def _write(self, data: bytes) -> None:
         self.buffer += data
@@ -230,19 +187,18 @@ class Handler(BaseHTTPRequestHandler):
             self._flush()
 
     def _flush(self, mode: int = zlib.Z_SYNC_FLUSH) -> None:
-        """Send what was written, in HTTP chunks of the size in the plan."""
+        """Send what was written, as one HTTP chunk."""
         data, self.buffer = bytes(self.buffer), bytearray()
         if self.gzip is not None:
             data = self.gzip.compress(data) + self.gzip.flush(mode)
-        chunk = self.server.plan.chunk or len(data)
-        smallest, largest = chunk if isinstance(chunk, tuple) else (chunk, chunk)
-        parts: list[bytes] = []
-        rest = memoryview(data)
-        while rest:
-            part = rest[: self.random.randint(smallest, largest)].tobytes()
-            parts.append(b"%x\r\n%b\r\n" % (len(part), part))
-            rest = rest[len(part) :]
-        self.wfile.write(b"".join(parts))
+        if data:  # an empty chunk would end the body
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+def _message(id_: str, text: bytes) -> bytes:
+    """Return one event; a carriage return in its text would end the line, so each part is a line of its own."""
+    data = b"\ndata: ".join(text.splitlines())
+    return b"event: message\nid: [%b]\ndata: %b\n\n" % (id_.encode(), data)
 
 
 def _id_entry(topic: str, state: str) -> str:

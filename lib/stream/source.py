@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lib import events, params, paths
+from lib.replay.faults import Plan
 from lib.replay.server import Server
 from lib.stream import recording, sample_day
 
@@ -102,4 +103,4 @@ class Source:
         if self.recording is None:
             return Live(self.stream_url)
         is_default = self.recording.resolve() == sample_day.PATH.resolve()
-        return Server(recording.lines(self.recording), canary_seconds=3600 if is_default else 0)
+        return Server(recording.lines(self.recording), Plan(canary_seconds=3600 if is_default else 0))

@@ -16,6 +16,10 @@ from lib.stream.client import EventStreamClient
 AGENT = {"User-Agent": "tests/1 (tests)"}
 
 
+def plan(**content):
+    return faults.load(content)
+
+
 def get(server, path="recentchange", **headers):
     """Status, headers and body, read to the end."""
     url = urlsplit(server.url)
@@ -138,7 +142,7 @@ def test_who_asks_from_the_end_gets_204():
 
 def test_a_canary_comes_every_hour_in_every_data_centre():
     lines = [event(0), event(3500), event(3700), event(7300)]
-    with Server(lines, canary_seconds=3600) as server:
+    with Server(lines, plan(canary_seconds=3600)) as server:
         found = [json.loads(message.data)["meta"] for message in read(server)[:-1]]
     assert [meta.get("domain") for meta in found].count("canary") == 4
     assert found[2]["domain"] == "canary"
@@ -152,10 +156,6 @@ def test_real_time_times_n():
 
 
 # --- the fault plan over a socket -------------------------------------------------------------------------------------
-
-
-def plan(**content):
-    return faults.load(content)
 
 
 def test_a_cut_leaves_half_an_event_and_happens_once():
@@ -175,19 +175,14 @@ def test_a_gap_is_lost_to_who_asks_for_the_latest():
         assert numbers(read(server, **{"Last-Event-ID": kept})) == [3, 4, 5, 6]
 
 
-def test_refusals_empty_answers_and_hang_ups_by_the_number_of_the_connection():
-    trouble = plan(
-        refuse=[{"connections": [1], "status": 429, "retry_after": 7}, {"connections": [2], "status": 503}],
-        empty=[3],
-        hang_up=[4],
-    )
+def test_refusals_and_empty_answers_by_the_number_of_the_connection():
+    refuse = [{"connections": [1], "status": 429, "retry_after": 7}, {"connections": [2], "status": 503}]
+    trouble = plan(refuse=refuse, empty=[3])
     with Server(make_events(2), trouble) as server:
         answer, _ = get(server)
         assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
         assert get(server)[0].status == 503
         assert get(server)[1] == b":ok\n\n"
-        with pytest.raises(http.client.RemoteDisconnected):
-            get(server)
         assert numbers(read(server)) == [0, 1]
 
 
@@ -196,48 +191,6 @@ def test_gzip_only_for_who_takes_it():
         answer, packed = get(server, **{"Accept-Encoding": "gzip"})
         assert answer.headers["Content-Encoding"] == "gzip"
         assert zlib.decompress(packed, 31) == get(server)[1]
-
-
-@pytest.mark.parametrize("chunk", [1, 100, (1, 50)])
-def test_chunks_are_as_large_as_the_plan_says(chunk):
-    with Server(make_events(2), plan(chunk=chunk)) as server:
-        url = urlsplit(server.url)
-        connection = http.client.HTTPConnection(url.hostname, url.port)
-        connection.request("GET", "/v2/stream/recentchange", headers=AGENT)
-        raw = connection.sock.makefile("rb").read()
-        connection.close()
-    chunks = raw.partition(b"\r\n\r\n")[2].split(b"\r\n")  # sizes and texts, which have no CR LF
-    sizes = [len(text) for text in chunks[1::2]]
-    assert [int(size, 16) for size in chunks[0:-1:2]] == sizes and sum(sizes) > 400
-    assert max(sizes) <= (chunk if isinstance(chunk, int) else chunk[1])
-
-
-@pytest.mark.parametrize("end", ["crlf", "cr"])
-@pytest.mark.parametrize("multiline", [False, True])
-def test_line_ends_and_lines(end, multiline):
-    with Server(make_events(3), plan(line_end=end, multiline=multiline)) as server:
-        body = get(server)[1]
-    assert (b"\n" in body) == (end == "crlf")
-    decoded = [json.loads(message.data) for message in sse.Decoder().feed(body)[:-1]]
-    assert decoded == [json.loads(line) for line in make_events(3)]
-
-
-def test_ids_in_seconds_and_in_any_order():
-    lines = [event(n, centre="eqiad" if n % 2 else "codfw") for n in range(30)]
-    with Server(lines, plan(id_unit="seconds", id_order="shuffled")) as server:
-        ids = [json.loads(message.id) for message in read(server)[:-1]]
-    assert {entry["topic"] for entry in ids[-1]} == {ID.format("eqiad"), ID.format("codfw")}
-    assert len({tuple(entry["topic"] for entry in id_) for id_ in ids}) == 2
-    assert max(entry["timestamp"] for entry in ids[-1]) == START // 1000 + 30
-
-
-def test_comments_retry_and_an_error_that_closes():
-    with Server(make_events(3), plan(comments={"every": 1}, retry=250, errors={"at": [1]})) as server:
-        body = get(server)[1]
-    assert body.startswith(b":ok\n\nretry: 250\n\n")
-    assert body.count(b": the world is quiet\n\n") == 1
-    types = [message.type for message in sse.Decoder().feed(body)]
-    assert types == [b"message", b"message", b"error"]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -260,10 +213,10 @@ def test_the_command_serves_a_recording(tmp_path):
         ("day.jsonl", ["--port", "{port}"], "Choose another port, or 0 for a free one"),
     ],
 )
-def test_what_cannot_be_served_is_one_sentence(tmp_path, capsys, name, options, message):
+def test_what_cannot_be_served_is_one_sentence(tmp_path, name, options, message):
     (tmp_path / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")
     (tmp_path / "day.jsonl").write_bytes(event(0))
     with Server(make_events(1)) as server:
         port = server.address.rpartition(":")[2]
-        assert main([str(tmp_path / name), *(option.format(port=port) for option in options)]) == 1
-    assert message in capsys.readouterr().err
+        with pytest.raises(SystemExit, match=message):
+            main([str(tmp_path / name), *(option.format(port=port) for option in options)])

@@ -21,10 +21,9 @@ from lib.stream.recording import RecordingError
 from lib.stream.source import Source
 
 EVERYTHING = {
-    "seed": 5,
-    "canaries": {"share": 0.03},
-    "malformed": {"share": 0.03},
-    "duplicates": {"share": 0.03},
+    "canary_seconds": 29,
+    "malformed": {"every": 31},
+    "duplicates": {"every": 37},
     "cuts": {"every": 170, "where": "middle"},
     "switch": {"at": [333]},
     "gaps": {"at": [332], "events": 40},
@@ -94,10 +93,15 @@ def test_texts_are_kept_as_they_came(tmp_path):
         event(1, title=None, user=..., extra={"deep": [1, 2, {"": None}]}),
         event(2).replace(b'{"$schema"', b'{  "$schema"'),
     ]
-    for plan in ("{}", "multiline: true"):  # over several lines it is one line again
-        with Server(lines, faults.load(plan)) as server:
-            record(tmp_path, source(server.url))
-        assert list(recording.lines(tmp_path)) == lines
+    with Server(lines) as server:
+        record(tmp_path, source(server.url))
+    assert list(recording.lines(tmp_path)) == lines
+
+
+def test_a_text_over_several_lines_is_one_line_again(tmp_path):
+    with Script(OK + message(0, raw=event(0).replace(b', "', b',\ndata: "')) + END) as server:
+        record(tmp_path, source(server.url))
+    assert list(recording.lines(tmp_path)) == [event(0)]
 
 
 def test_nothing_at_all(tmp_path):
@@ -303,7 +307,7 @@ def test_killed_at_every_step_of_a_commit(tmp_path, call):
 )
 def test_killed_at_random_moments(tmp_path, seed, kills, count):
     chance = random.Random(seed)
-    plan, lines = faults.load({**EVERYTHING, "seed": seed}), make_events(count)
+    plan, lines = faults.load(EVERYTHING), make_events(count)
     with Server(lines, plan, speed=count / 3) as server:
         server.wait_seconds(0)
         killed = 0
