@@ -1,5 +1,6 @@
 """A cluster without Docker, for tests: Spark's standalone master and two workers, and three brokers, on loopback."""
 
+import contextlib
 import json
 import os
 import signal
@@ -75,19 +76,16 @@ class SparkCluster:
             self.processes[name] = start_child(command, log, env=os.environ | environment)
 
     def _wait_for(self, workers):
-        deadline = time.monotonic() + START_SECONDS
-        while self._alive_workers() < workers:
-            ended = [name for name, process in self.processes.items() if process.poll() is not None]
-            assert not ended and time.monotonic() < deadline, f"{ended} ended, see {self.folder}"
+        """Wait until the master answers and has so many workers."""
+        for _ in range(10 * START_SECONDS):
+            with (
+                contextlib.suppress(OSError, ValueError),
+                urllib.request.urlopen(f"http://{LOOPBACK}:{self.web_port}/json/", timeout=5) as answer,
+            ):
+                if json.load(answer)["aliveworkers"] >= workers:
+                    return
             time.sleep(0.1)
-
-    def _alive_workers(self):
-        """Return how many workers the master has; -1 while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.web_port}/json/", timeout=5) as answer:
-                return json.load(answer)["aliveworkers"]
-        except (OSError, ValueError):
-            return -1
+        raise AssertionError(f"The cluster does not start, see {self.folder}")
 
 
 class KafkaCluster:

@@ -8,21 +8,8 @@ from lib.model.classifier import BotClassifier, choose_threshold, threshold_curv
 from lib.sample import csv_files
 
 START = 1_442_016_000_000
-WORDS = [
-    "fixed",
-    "typo",
-    "date",
-    "link",
-    "added",
-    "source",
-    "moved",
-    "old",
-    "text",
-    "see",
-    "talk",
-    "thanks",
-    "list",
-]
+WORDS = ["fixed", "typo", "date", "link", "added", "source", "moved"]
+WORDS += ["old", "text", "see", "talk", "thanks", "list"]
 HOSTILE = [
     "<script>alert(1)</script>",
     "$\\frac{a}{b}$ 50% {x}",
