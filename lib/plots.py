@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -24,6 +25,17 @@ GREY = "#7F7F7F"
 KINDS = {"human": HUMAN, "bot": BOT}
 _FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas counts nanoseconds in 64 bits
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
+
+
+def safe_label(text: object) -> str:
+    """Return an untrusted text as every font can show it: up to 32 characters of printable ASCII.
+
+    Examples
+    --------
+    >>> safe_label("a$b\\nc 和平")
+    'a$b?c ??'
+    """
+    return re.sub(r"[^ -~]", "?", str(text))[:32]
 
 
 def time_inliers(times: pd.Series) -> pd.Series:

@@ -184,7 +184,7 @@ def plot_places(data: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2))
     for axes, values, title in zip(panels, (space, data["wiki"]), ("Namespaces", "Wikis"), strict=True):
         names = values.value_counts().index[:9]
-        labels = {name: str(name)[:32] for name in names}
+        labels = {name: plots.safe_label(name) for name in names}
         place = pd.Categorical(
             values.map(labels).fillna("others"), [*dict.fromkeys(labels.values()), "others"]
         )

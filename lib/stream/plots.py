@@ -119,7 +119,7 @@ def share_figure(shares: pd.DataFrame, title: str, ylabel: str) -> Figure:
     left.barh(rows, shares["bot"], left=shares["human"], color=plots.BOT, label="bot")
     right.hlines(rows, shares["low"], shares["high"], color=plots.BOT, linewidth=3)
     right.plot(shares["share"], rows, "o", color=plots.BOT, markeredgecolor="white")
-    left.set_yticks(rows, [str(name)[:32] for name in shares.index])
+    left.set_yticks(rows, [plots.safe_label(name) for name in shares.index])
     left.invert_yaxis()
     left.set(title=title, xlabel="events", ylabel=ylabel)
     right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.02, 1.02))
