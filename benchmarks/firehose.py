@@ -83,4 +83,6 @@ def fill(bootstrap: str, topic: str, n: int) -> None:
 def train() -> classifier.BotClassifier:
     """A model of the slice's own users: as good as any to measure what judging costs."""
     edits = events.table([event for event in map(events.decode, raw_events()) if event.is_edit])
-    return classifier.BotClassifier.fit(EditDataset(edits), 0, 0.05)
+    cross = classifier.CrossFit(EditDataset(edits))
+    threshold = classifier.choose_threshold(classifier.threshold_curve(cross), 0.05, 0.05)
+    return classifier.BotClassifier.fit(cross, threshold)

@@ -34,6 +34,7 @@ FIELDS = (
 )
 
 
+START_SECONDS = 5.0  # in which a query starts: its backlog is no latency
 PARSE = "parse only (from_json)"
 
 
@@ -104,7 +105,9 @@ def judged(bootstrap: str, topic: str, session: SparkSession, folder: Path) -> d
         tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out,
         OnlineJob(Path(out), folder / "model", bootstrap=bootstrap) as job,
     ):
-        job.topics["events"] = topic
+        job.events.name = topic
+        with job.state.transaction():
+            job.state.set_meta("topic_id", kafka.topic_id(bootstrap, topic, {}))
         with Watch() as watch:
             judge(job, session, Filled())
         metrics = job.metrics()
@@ -247,6 +250,7 @@ class Paced(Filled):
         producer = KafkaProducer(
             bootstrap_servers=self.bootstrap, compression_type="lz4", linger_ms=5, acks="all"
         )
+        time.sleep(START_SECONDS)
         start = time.perf_counter()
         for number, (key, raw) in enumerate(firehose.tiles(self.rate * self.seconds)):
             early = start + number / self.rate - time.perf_counter()
