@@ -36,15 +36,6 @@ NAMES = tuple(FOLDERS)
 TEMPLATES = Path(__file__).parent
 CELL_SECONDS = 3600
 START_SECONDS = 120
-SUMMARIES = {
-    "01_stream": "{events:,} events; {duplicates:,} duplicates, {canaries:,} canaries, {invalid:,} invalid skipped",
-    "02_sample": "{edits_read:,} edits in, {edits_kept:,} out: {users_kept:,} of {users_read:,} users",
-    "03_eda_train": "{users[n]:,} users in ({users[bots]:,} bots), {blacklist[members]:,} on the blacklist out; "
-    "average precision {users[with_name][average_precision]:.3f}",
-    "04_online": "{edits:,} edits in, {kept:,} kept, {flagged:,} flagged, {dropped:,} dropped; "
-    "{bot_edits_stopped:.1%} of the bot edits stopped; "
-    "blacklist {blacklist_members_start:,} → {blacklist_members_end:,}",
-}
 
 
 @dataclass(frozen=True)
@@ -142,8 +133,8 @@ def _run_stage(name: str, plan: Run) -> Stage:
             failure = f"{error.ename}: {error.evalue}"
     seconds = time.monotonic() - start
     write_page(output, NAMES)
+    text = failure or summary(nbformat.read(output, as_version=4))
     title = title_of(nbformat.read(source, as_version=4))
-    text = failure or summary(name, plan.root / FOLDERS[name])
     return Stage(name, title, text, seconds, failed=bool(failure))
 
 
@@ -196,10 +187,11 @@ def _write(path: Path, names: Sequence[str], **content: Any) -> Path:
     return artifacts.atomic_write(path, page)
 
 
-def summary(name: str, folder: Path) -> str:
-    """Return one line on what went into a stage and what came out, from the file in its folder."""
-    file = "metrics.json" if name in ("03_eda_train", "04_online") else artifacts.NAME
-    return SUMMARIES[name].format(**artifacts.read(folder, f"notebooks/{name}.ipynb", file))
+def summary(node: nbformat.NotebookNode) -> str:
+    """Return what an executed notebook printed last: what went in and what came out."""
+    outputs = [output for cell in node.cells for output in cell.get("outputs", ())]
+    printed = [output.text for output in outputs if output.output_type == "stream"]
+    return " ".join(printed[-1].split()) if printed else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

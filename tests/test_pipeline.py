@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import artifacts, paths, pipeline, plots
+from lib import paths, pipeline, plots
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -28,7 +28,6 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, "ROOT", tmp_path)
         monkeypatch.setattr(pipeline, "NAMES", ("01_stream",))
         (tmp_path / "reports").mkdir()
-        artifacts.write(tmp_path / "01_stream", events=3, duplicates=0, canaries=1, invalid=0)
         plan = pipeline.Run("about", tmp_path, {"01_stream": {"N": 2}})
         monkeypatch.setattr(pipeline, "Run", lambda: plan)
         return plan
@@ -49,15 +48,15 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, tm
     for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     monkeypatch.setattr(tempfile, "tempdir", str(far))
-    project("print(N)")
+    project("print(f'{N} events in →\\n{N} out')")
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
     assert pipeline.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[1/1] 01_stream …"
-    assert re.fullmatch(r"  3 events; .*, 1 canaries, .* \(\d+ s\)", lines[1])
+    assert re.fullmatch(r"  2 events in → 2 out \(\d+ s\)", lines[1])
     assert (tmp_path / "notebooks/01_stream.ipynb").read_bytes() == before
     executed = nbformat.read(tmp_path / "reports/01_stream.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "2\n"
+    assert executed.cells[-1].outputs[0].text == "2 events in →\n2 out\n"
 
 
 def test_a_failure_is_in_the_report_and_the_exit_code(project, tmp_path, capsys):
@@ -85,7 +84,7 @@ def test_untrusted_text_in_a_page_is_escaped_and_nothing_is_fetched(tmp_path):
 
 
 def test_reports_that_cannot_be_written_are_refused_before_anything_runs(project, tmp_path, capsys):
-    project("print(N)")
+    project("print(f'{N} events in →\\n{N} out')")
     (tmp_path / "reports").rmdir()
     (tmp_path / "reports").touch()
     with pytest.raises(SystemExit):
