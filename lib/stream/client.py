@@ -31,7 +31,7 @@ from lib import events
 from lib.events import Event
 from lib.stream.cursor import Cursor, Deduplicator, place_of
 from lib.stream.recording import StreamError
-from lib.stream.sse import Connection, Decoder, Message, ResponseHead, explain_status, set_since, user_agent
+from lib.stream.sse import HINTS, Connection, Decoder, Message, ResponseHead, set_since, user_agent
 
 READ_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -70,8 +70,7 @@ class Counts(msgspec.Struct):
     invalid: int = 0  #: cannot be decoded; yielded with the reason
     other_wikis: int = 0  #: of a wiki that is not wanted
     outside: int = 0  #: before `since`, or at or after `until`
-    connections: int = 0  #: with status 200
-    reconnects: int = 0  #: of them, after the first
+    reconnects: int = 0  #: connections with status 200 after the first
 
 
 class StopRule:
@@ -84,8 +83,8 @@ class StopRule:
 
     Attributes
     ----------
-    topics : set of str
-        Those that have sent an event within the range.
+    newest : dict of str to int
+        By topic, the greatest time of an event.
     progress_at : float
         When something new came last, on the monotonic clock.
     """
@@ -93,10 +92,9 @@ class StopRule:
     def __init__(self, until: int | None, max_events: int, max_seconds: float, idle_timeout: float) -> None:
         self.until, self.max_events, self.max_seconds = until, max_events, max_seconds
         self.idle_timeout = idle_timeout
-        self.topics: set[str] = set()
+        self.newest: dict[str, int] = {}
         self.started_at = self.progress_at = time.monotonic()
         self._until_reached_at = 0.0  # since then no event from before `until` came; 0: not reached
-        self._topics_past_until: set[str] = set()
         self._lag_ms = float("inf")
 
     def note_progress(self, newest_ms: int | None) -> None:
@@ -106,23 +104,19 @@ class StopRule:
             self._lag_ms = time.time() * 1000 - newest_ms
 
     def note_event(self, topic: str, moment: int) -> None:
-        """Take note of a new event's time.
-
-        Events of one topic come almost in the order of their times, so a topic counts as past `until` only when it is
-        past by a minute.
-        """
-        if self.until is None or moment < self.until:
-            self.topics.add(topic)
-            self._until_reached_at = time.monotonic() if self._until_reached_at else 0.0
-            return
-        self._until_reached_at = self._until_reached_at or time.monotonic()
-        if moment - self.until >= UNTIL_SLACK_MS:
-            self._topics_past_until.add(topic)
+        """Take note of a new event's time."""
+        self.newest[topic] = max(moment, self.newest.get(topic, moment))
+        if self.until is not None and moment >= self.until:
+            self._until_reached_at = self._until_reached_at or time.monotonic()
+        elif self._until_reached_at:
+            self._until_reached_at = time.monotonic()
 
     @property
     def is_past_until(self) -> bool:
-        """Whether every topic is past `until`."""
-        return bool(self._topics_past_until) and self._topics_past_until >= self.topics
+        """Whether every topic is past `until` by a minute: its events come almost in the order of their times."""
+        if self.until is None or not self.newest:
+            return False
+        return min(self.newest.values()) >= self.until + UNTIL_SLACK_MS
 
     def check(self, events: int) -> str:
         """Return why the stream is over after so many events; empty if it is not."""
@@ -229,7 +223,7 @@ class EventStreamClient:
         """Start where another client stood: at its `position`."""
         self._cursor = msgspec.convert(position["cursor"], Cursor)
         self._keys = Deduplicator(position["recent"])
-        self.rule.topics = set(position["topics"])
+        self.rule.newest = dict(position["topics"])
         self.counts = msgspec.convert(position["counts"], Counts)
 
     @property
@@ -239,7 +233,7 @@ class EventStreamClient:
         return {
             "cursor": msgspec.to_builtins(self._cursor),
             "recent": {topic: [*keys] for topic, keys in self._keys.recent.items()},
-            "topics": sorted(self.rule.topics),
+            "topics": self.rule.newest,
             "counts": msgspec.to_builtins(self.counts),
         }
 
@@ -271,7 +265,7 @@ class EventStreamClient:
         if last_id:
             headers["Last-Event-ID"] = last_id
         self._id_before = last_id.encode()
-        self._to_verify = set(self.rule.topics)
+        self._to_verify = set(self.rule.newest)
         self._keys.rewind()
         url = self.url if since is None else set_since(self.url, since)
         return Connection(url, headers, self.read_timeout)
@@ -306,13 +300,13 @@ class EventStreamClient:
         if head.status == 204:
             self.stop_reason = "the server has no more (204)"
         elif head.status == 200 and not head.content_type.startswith("text/html"):
-            self.counts.reconnects += self.counts.connections > 0
-            self.counts.connections += 1
+            self.counts.reconnects += self._was_accepted or self.counts.received > 0
             self._was_accepted = True
             self.last_error = ""
             return True
         elif head.status < 500 and head.status not in RETRY_STATUS:
-            raise StreamError(explain_status(self.url, head))
+            hint = HINTS.get(head.status, "Check STREAM_URL.")
+            raise StreamError(f"{self.url} must serve the stream. Got {self.last_error}. {hint}")
         return False
 
     def _wait(self) -> Iterator[None]:
@@ -415,9 +409,9 @@ class EventStreamClient:
         self._cursor.time = moment
         if self.since is not None and moment < self.since:
             return
-        is_first = not self.rule.topics
+        is_first = not self.rule.newest
         self.rule.note_event(topic, moment)
-        if is_first and self.rule.topics:
+        if is_first:
             self._cursor.start = moment if self._cursor.start is None else self._cursor.start
             if self.since is not None and moment - self.since > SINCE_SLACK_MS:
                 self.warnings.append(

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-SECONDS_BELOW = 10**11  # a smaller timestamp is in seconds
 REWIND_MS = 5_000
 SEEN_KEYS = 200_000
 RECENT_KEYS = 20_000  # of a topic
@@ -29,11 +28,6 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     partition: int = 0
     timestamp: int | None = None
     offset: int | None = None
-
-    @property
-    def unit_ms(self) -> int:
-        """Milliseconds per unit of the timestamp."""
-        return 1000 if self.timestamp is not None and self.timestamp < SECONDS_BELOW else 1
 
 
 _entries = msgspec.json.Decoder(list[Entry])
@@ -69,7 +63,7 @@ def place_of(before: bytes, id_: bytes, topic: str) -> tuple[str, int | bytes]:
     -------
     topic : str
     timestamp : int or bytes
-        As in the id, in the service's unit; the id itself if it does not show it.
+        As in the id; the id itself if it does not show it.
     """
     old, new = (
         {entry.topic: entry.timestamp for entry in parse_id(text) if entry.timestamp is not None}
@@ -126,11 +120,10 @@ class Cursor(msgspec.Struct):
         return max(self.start or 0, moment - REWIND_MS)
 
     def _rewound(self, entry: Entry) -> dict[str, Any]:
-        unit_ms = max(other.unit_ms for other in self.entries)
         if entry.timestamp is not None:
-            rewound = {"timestamp": self._rewind((entry.timestamp - 1) * unit_ms) // unit_ms}
+            rewound = {"timestamp": self._rewind(entry.timestamp - 1)}
         else:
-            rewound = {"offset": -1} if self.start is None else {"timestamp": self.start // unit_ms}
+            rewound = {"offset": -1} if self.start is None else {"timestamp": self.start}
         return {"topic": entry.topic, "partition": entry.partition, **rewound}
 
 

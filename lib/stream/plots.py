@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from sys import intern
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
-import msgspec
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,10 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from lib import events, plots
 from lib.stats import clopper_pearson
 from lib.stream import recording
-from lib.stream.client import KINDS
-from lib.stream.cursor import Cursor, Entry
 
-MAX_BINS = 900  # more minutes than this are drawn in wider steps
+MAX_GROUPS = 15  # the largest are drawn
 NO_NAME = "(none)"
 COLORS = (plots.HUMAN, plots.BOT)
 KIND = pd.CategoricalDtype(["human", "bot"])
@@ -53,23 +48,20 @@ def read_events(path: Path) -> pd.DataFrame:
 class Rates(NamedTuple):
     """Events per minute over time."""
 
-    per_minute: pd.DataFrame  #: one row per step, columns ``human`` and ``bot``, events per minute
-    step_minutes: int
+    per_minute: pd.DataFrame  #: one row per minute, columns ``human`` and ``bot``
     outliers: int  #: events skipped because their time lies far from the others'
 
 
 def event_rates(events: pd.DataFrame) -> Rates:
-    """Return the events per minute; a recording of many hours is counted in wider steps."""
+    """Return the events per minute."""
     inliers = events[plots.time_inliers(events["time"].astype("int64"))]
     outliers = len(events) - len(inliers)
     if inliers.empty:
-        return Rates(pd.DataFrame({"human": [], "bot": []}), 1, outliers)
-    minutes = (inliers["time"].max() - inliers["time"].min()).total_seconds() / 60
-    step = max(1, int(np.ceil(minutes / MAX_BINS)))
-    binned = inliers.groupby([inliers["time"].dt.floor(f"{step}min"), "kind"], observed=False).size()
+        return Rates(pd.DataFrame({"human": [], "bot": []}), outliers)
+    binned = inliers.groupby([inliers["time"].dt.floor("min"), "kind"], observed=False).size()
     table = binned.unstack("kind", fill_value=0)
-    every = pd.date_range(table.index[0], table.index[-1], freq=f"{step}min")
-    return Rates(table.reindex(every, fill_value=0) / step, step, outliers)
+    every = pd.date_range(table.index[0], table.index[-1], freq="min")
+    return Rates(table.reindex(every, fill_value=0), outliers)
 
 
 def rate_figure(rates: Rates) -> Figure:
@@ -80,12 +72,11 @@ def rate_figure(rates: Rates) -> Figure:
         axes.stackplot(table.index, table["human"], table["bot"], colors=COLORS, step="post", linewidth=0)
         axes.legend(["human", "bot"], loc="upper left", ncols=2)
         axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    step = "minute" if rates.step_minutes == 1 else f"{rates.step_minutes} minutes"
-    axes.set(title=f"Events over time, by the {step}", xlabel="event time (UTC)", ylabel="events per minute")
+    axes.set(title="Events over time, by the minute", xlabel="event time (UTC)", ylabel="events per minute")
     return figure
 
 
-def bot_shares(events: pd.DataFrame, by: str, max_groups: int = 15) -> pd.DataFrame:
+def bot_shares(events: pd.DataFrame, by: str) -> pd.DataFrame:
     """Return the counts of humans and bots by a column, with the bots' share and its 95 % interval.
 
     Parameters
@@ -94,8 +85,6 @@ def bot_shares(events: pd.DataFrame, by: str, max_groups: int = 15) -> pd.DataFr
         From `read_events`.
     by : str
         ``wiki`` or ``type``.
-    max_groups : int, default 15
-        How many of the largest groups to keep.
 
     Returns
     -------
@@ -104,7 +93,7 @@ def bot_shares(events: pd.DataFrame, by: str, max_groups: int = 15) -> pd.DataFr
     """
     counts = events.groupby([by, "kind"], observed=True).size().unstack("kind", fill_value=0)
     counts = counts.reindex(columns=["human", "bot"], fill_value=0)
-    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index[:max_groups]]
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_GROUPS]]
     total = counts.sum(axis=1)
     bounds = [clopper_pearson(int(bot), int(n)) for bot, n in zip(counts["bot"], total, strict=True)]
     low, high = zip(*bounds, strict=True) if bounds else ((), ())
@@ -127,29 +116,3 @@ def share_figure(shares: pd.DataFrame, title: str, ylabel: str) -> Figure:
     if len(shares):
         left.legend(loc="lower right")
     return figure
-
-
-def message_counts(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Return what became of the messages of a recording: a row per kind."""
-    return pd.DataFrame({"messages": {kind.replace("_", " "): manifest[kind] for kind in KINDS}})
-
-
-def positions(cursor: dict[str, Any]) -> pd.DataFrame:
-    """Return a cursor as a table: per topic the position of its last event, and what a reconnect asks for.
-
-    Parameters
-    ----------
-    cursor : dict
-        ``position["cursor"]`` of a client.
-    """
-    current = msgspec.convert(cursor, Cursor)
-    requested = msgspec.convert(json.loads(current.last_event_id() or "[]"), list[Entry])
-    pairs = sorted(zip(current.entries, requested, strict=True), key=lambda pair: pair[0].topic)
-    rows = [(entry.topic, _position(entry), _position(asked)) for entry, asked in pairs]
-    return pd.DataFrame(rows, columns=["topic", "last event", "asked for"])
-
-
-def _position(entry: Entry) -> str:
-    if entry.timestamp is None:
-        return f"offset {entry.offset}"
-    return f"{entry.timestamp} ({events.iso(entry.timestamp * entry.unit_ms)})"

@@ -102,8 +102,8 @@ class Relay(BackgroundServer):
     address : str, default ""
         ``host:port`` to listen on; port 0 takes a free one. Empty: a free port on loopback, for there is no password.
     follow : bool, default False
-        Whether the recording may still be growing. Then the end line waits for `finish` or for the recording's
-        manifest, which 01_stream writes last.
+        Whether the recording may still be growing. Then the end line waits for the recording's manifest, which
+        01_stream writes last.
 
     Attributes
     ----------
@@ -128,18 +128,12 @@ class Relay(BackgroundServer):
     """
 
     def __init__(self, source: Path, address: str = "", *, follow: bool = False) -> None:
-        self.source = source
-        self.finished = threading.Event()
+        self.source, self.follow = source, follow
         if not follow:
             recording.files(source)  # raises before anybody connects
-            self.finished.set()
         self.clients: set[socket.socket] = set()
         host, _, port = (address or "127.0.0.1:0").rpartition(":")
         super().__init__(host, int(port), _Client)
-
-    def finish(self) -> None:
-        """End a recording that was followed: clients get what is left, then the end line."""
-        self.finished.set()
 
     def wait_for_clients(self, seconds: float) -> int:
         """Wait until no client is left, at most so many seconds; return how many still are."""
@@ -150,7 +144,6 @@ class Relay(BackgroundServer):
 
     def close(self) -> None:
         """Stop listening; clients that have not read everything get a broken connection."""
-        self.finished.set()
         super().close()
         for client in [*self.clients]:
             self.shutdown_request(client)  # also if its thread waits for it
@@ -159,14 +152,14 @@ class Relay(BackgroundServer):
         """Yield the lines from the first file on; None every second while there is nothing to send."""
         sent = 0
         while not self.closed.is_set():
-            is_complete = self.finished.is_set() or (self.source / artifacts.NAME).exists()
+            is_complete = not self.follow or (self.source / artifacts.NAME).exists()
             files = recording.segments(self.source) if self.source.is_dir() else [self.source]
             for path in files[sent:]:
                 yield from recording.file_lines(path)
             if is_complete:
                 return
             sent = len(files)
-            if not self.finished.wait(HEARTBEAT_SECONDS):
+            if not self.closed.wait(HEARTBEAT_SECONDS):
                 yield None
 
 

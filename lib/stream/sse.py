@@ -28,6 +28,12 @@ LIVE_URL = "https://stream.wikimedia.org/v2/stream/recentchange"
 CONTACT = "WIKISIEVE_CONTACT"
 CONNECT_TIMEOUT_SECONDS = 10.0
 CHUNK_BYTES = 1 << 16
+#: What to do about a response that is no stream, by its status.
+HINTS = {
+    200: f"It is a web page. The address of an event stream is for example {LIVE_URL}.",
+    400: "Check SINCE, or choose another OUT_DIR: one without a saved position.",
+    403: f"Set {CONTACT} to your contact; wait if you were blocked.",
+}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -240,17 +246,3 @@ def set_since(url: str, since: int) -> str:
     parts = urlsplit(url)
     query = [(name, value) for name, value in parse_qsl(parts.query, True) if name != "since"]
     return urlunsplit(parts._replace(query=urlencode([*query, ("since", since)])))
-
-
-def explain_status(url: str, head: ResponseHead) -> str:
-    """Return what is wrong with a request and what to change."""
-    advice = {
-        200: f"STREAM_URL must be the address of an event stream, such as {LIVE_URL}. Got a web page.",
-        400: "It does not understand SINCE or the saved position. Check SINCE, or choose another OUT_DIR.",
-        401: "It requires a login. Choose another STREAM_URL.",
-        403: f"It refuses our User-Agent or address. Set {CONTACT} to your contact; wait if you were blocked.",
-        404: "There is no such stream. Check the last part of STREAM_URL; recentchange is one.",
-    }
-    detail = f" Its answer: {head.detail[:300]}" if head.detail and head.status != 200 else ""
-    hint = advice.get(head.status, "Check STREAM_URL.")
-    return f"{url} must serve the stream. Got status {head.status}. {hint}{detail}"

@@ -138,7 +138,7 @@ def test_spark_hashes_as_the_reference_does(spark):
 def test_the_batches_change_nothing_and_a_growing_recording_is_read_along(spark, in_dir, tmp_path):
     folder = in_dir(*CROWD[:50])
     with relay.Relay(folder, follow=True) as server:
-        grow = threading.Timer(1, lambda: in_dir_grows(folder, server))
+        grow = threading.Timer(1, in_dir_grows, [folder])
         grow.start()
         manifest, users = sample_of(spark, server.address, 20, tmp_path / "growing")
     with relay.Relay(folder) as server:
@@ -147,9 +147,9 @@ def test_the_batches_change_nothing_and_a_growing_recording_is_read_along(spark,
     assert users.equals(same_users)
 
 
-def in_dir_grows(folder, server):
+def in_dir_grows(folder):
     recording.write_segment(folder / recording.segment_name(2), CROWD[50:])
-    server.finish()
+    artifacts.write(folder)
 
 
 @pytest.mark.slow

@@ -214,12 +214,10 @@ def test_a_stream_that_is_over(then, reason, reconnects):
 @pytest.mark.parametrize(
     ("answer", "advice"),
     [
-        (status(400, body=b"because"), "Got status 400. .* Check SINCE.* Its answer: because$"),
-        (status(401), "requires a login"),
+        (status(400, body=b"because"), r"Got status 400 because\. Check SINCE"),
         (status(403), "Set WIKISIEVE_CONTACT"),
-        (status(404), "Check the last part of STREAM_URL"),
-        (status(410), "Check STREAM_URL"),
-        (status(200, "Content-Type: text/html", body=b"<html>"), "Got a web page"),
+        (status(404), "Check STREAM_URL"),
+        (status(200, "Content-Type: text/html", body=b"<html>"), "It is a web page"),
     ],
 )
 def test_an_answer_that_will_not_change_is_an_error_with_advice(answer, advice):
@@ -228,7 +226,7 @@ def test_an_answer_that_will_not_change_is_an_error_with_advice(answer, advice):
     assert len(server.heads) == 1
 
 
-@pytest.mark.parametrize("position", [None, {"events": 1, "received": 1, "connections": 1}])
+@pytest.mark.parametrize("position", [None, {"events": 1, "received": 1}])
 def test_a_server_that_is_not_there(position):
     with Script(OK) as server:
         url = server.url

@@ -69,13 +69,6 @@ def test_a_growing_recording_is_followed_with_heartbeats_in_between(tmp_path, mo
         assert [line for line in lines if line] == [event(2)]
 
 
-def test_finish_ends_what_has_no_manifest(tmp_path):
-    write(tmp_path, 1, make_events(2))
-    with Relay(tmp_path, follow=True) as server:
-        server.finish()
-        assert list(read_lines(server.address)) == make_events(2)
-
-
 def test_a_slow_client_keeps_nobody_waiting(tmp_path):
     write(tmp_path, 1, [event(n, comment="x" * 2000) for n in range(5000)])
     with Relay(tmp_path) as server, connect(server) as slow:

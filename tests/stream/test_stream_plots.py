@@ -1,12 +1,10 @@
 import matplotlib.pyplot as plt
-import msgspec
 import pandas as pd
 import pytest
-from streams import ID, START, event, make_events
+from streams import event, make_events
 
 from lib import artifacts
 from lib.stream import plots, recording
-from lib.stream.cursor import Cursor, Entry
 
 
 @pytest.fixture
@@ -31,12 +29,6 @@ def test_rates_are_per_minute_and_minutes_without_events_count(read):
     assert rates.per_minute.to_dict("list") == {"human": [2, 0, 0, 1], "bot": [1, 0, 0, 0]}
 
 
-def test_long_recordings_are_counted_in_wider_steps(read):
-    rates = plots.event_rates(read([event(n, at=START + n * 1_800_000, bot=False) for n in range(40)]))
-    assert rates.step_minutes == 2 and len(rates.per_minute) <= plots.MAX_BINS
-    assert rates.per_minute["human"].max() == 0.5
-
-
 def test_shares_have_counts_and_intervals(read):
     frame = read([event(n, bot=n < 3, wiki="dewiki" if n < 4 else "enwiki") for n in range(14)])
     table = plots.bot_shares(frame, "wiki")
@@ -57,14 +49,6 @@ def test_every_recording_can_be_drawn(read, texts):
     ):
         drawn.canvas.draw()
         plt.close(drawn)
-
-
-def test_a_position_is_shown_with_what_is_asked_for():
-    entries = [Entry(ID.format("eqiad"), timestamp=START + 60_001), Entry(ID.format("codfw"), offset=-1)]
-    table = plots.positions(msgspec.to_builtins(Cursor(start=START, entries=entries)))
-    assert list(table["last event"]) == ["offset -1", f"{START + 60_001} (2015-09-12T00:01:00.001Z)"]
-    assert table["asked for"].iloc[0] == f"{START} (2015-09-12T00:00:00.000Z)"
-    assert plots.positions(msgspec.to_builtins(Cursor())).empty
 
 
 def test_a_clock_that_was_wrong_is_left_out_of_the_picture_and_counted(read):
