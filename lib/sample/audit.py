@@ -161,7 +161,10 @@ def early_bots(by_minute: pd.DataFrame) -> pd.DataFrame:
         from 0 to 1. A bot here is a user with more than half of the *first* edits flagged.
     """
     frame = by_minute.dropna(subset=["user"])
-    is_first = frame["minute"] < _split_minute(frame)
+    minutes = frame.groupby("minute")["edits"].sum()
+    before = (minutes.cumsum() - minutes) / minutes.sum()
+    split = (before - FIRST_PART).abs().idxmin() if len(minutes) else 0  # as near as minutes allow
+    is_first = frame["minute"] < split
     first = frame[is_first].groupby("user")[["edits", "bot_edits", "kept_edits"]].sum()
     later = frame[~is_first].groupby("user")["bot_edits"].sum()
     bots = first[stats.is_bot(first["bot_edits"], first["edits"])]
@@ -196,10 +199,3 @@ def coverage(stopped: pd.Series, buckets: pd.Series) -> pd.DataFrame:
     samples = np.array([sums[size : size + BUCKETS] - sums[:BUCKETS] for size in sizes])
     low, high = np.quantile(samples, [0.05, 0.95], axis=1)
     return pd.DataFrame({"low": low, "mean": samples.mean(axis=1), "high": high}, index=sizes)
-
-
-def _split_minute(frame: pd.DataFrame) -> int:
-    """Return the minute that ends the first 60 % of the edits, as near as minutes allow."""
-    minutes = frame.groupby("minute")["edits"].sum()
-    before = (minutes.cumsum() - minutes) / minutes.sum()
-    return minutes.index.to_numpy()[np.argmin((before - FIRST_PART).abs())] if len(minutes) else 0

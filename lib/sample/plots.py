@@ -11,7 +11,6 @@ from matplotlib.ticker import PercentFormatter
 from lib import plots
 from lib.sample import audit
 
-_COLOURS = {"bot": plots.BOT, "human": plots.HUMAN}
 _SHARE = PercentFormatter(1, symbol=" %")
 
 
@@ -27,7 +26,7 @@ def shares(table: pd.DataFrame, percent: int) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(9, 3.4))
     places = range(len(table))
-    colours = [_COLOURS.get(name.split()[0], plots.GREY) for name in table.index]
+    colours = [plots.KINDS.get(name.split()[0], plots.GREY) for name in table.index]
     axes.hlines(places, table["low"], table["high"], colours, linewidth=3)
     axes.scatter(table["part"] / table["whole"].clip(1), places, 80, colours, edgecolors="white", zorder=3)
     axes.axvline(percent / 100, color="black", linewidth=1, linestyle="--", label=f"asked for: {percent} %")
@@ -88,33 +87,6 @@ def buckets(counts: np.ndarray, percent: int) -> Figure:
     axes.set(xlabel="bucket of the user's name", xlim=(-1, audit.BUCKETS))
     axes.set_ylim(0, max(float(counts.max()) * 1.35, 1))
     axes.legend(loc="upper right", ncols=2)
-    return figure
-
-
-def rules(table: pd.DataFrame, percent: int) -> Figure:
-    """Draw what each of three rules keeps.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From :func:`lib.sample.audit.compare_rules`.
-    percent : int
-        Share that was asked for.
-    """
-    figure, axes = plt.subplots(figsize=(9, 3.8))
-    colours = [plots.GREEN, plots.PURPLE, plots.YELLOW]
-    for row, (rule, values) in enumerate(table.iterrows()):
-        places = np.arange(3) + (row - 1) * 0.26
-        bars = axes.bar(places, values, width=0.24, color=colours[row], label=rule, linewidth=0)
-        axes.bar_label(bars, [f"{100 * value:.0f} %" for value in values], padding=2)
-    axes.axhline(percent / 100, color="black", linewidth=1, linestyle="--")
-    axes.set_xticks(range(3), ["users with an edit", "edits", "users with all edits*"])
-    axes.set(title=f"One right rule and two wrong ones for {percent} %", ylim=(0, 1.42), ylabel="share")
-    axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.grid(axis="x", visible=False)
-    axes.legend(loc="upper left", fontsize="small")
-    axes.set_xlabel("* of the users in the sample with two edits or more", loc="right", fontsize="small")
-    axes.yaxis.set_major_formatter(_SHARE)
     return figure
 
 

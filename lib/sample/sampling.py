@@ -23,8 +23,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import artifacts, events, paths
-from lib.params import ParameterError
+from lib import artifacts, events
 from lib.sample import csv_files
 from lib.stream import recording
 from lib.stream.recording import StreamError
@@ -54,7 +53,7 @@ def inputs(in_dir: Path) -> dict[str, str]:
     Parameters
     ----------
     in_dir : Path
-        The folder of stage 1.
+        The recording of stage 1.
 
     Returns
     -------
@@ -63,21 +62,12 @@ def inputs(in_dir: Path) -> dict[str, str]:
 
     Raises
     ------
-    ParameterError
-        When there is no recording.
     RecordingError
-        When a file is damaged.
+        When there is no recording, or a file is damaged.
     """
-    files = recording.segments(in_dir) if in_dir.is_dir() else []
-    if not files:
-        raise ParameterError(
-            f"IN_DIR must hold events-*.jsonl.gz. Got {paths.show(in_dir)} without any. "
-            "Run notebooks/01_stream.ipynb first: it makes them."
-        )
-    for path in files:
-        for _ in recording.file_lines(path):  # a relay has no way to report that a file is damaged
-            pass
-    return {path.name: artifacts.sha256(path) for path in files}
+    for _ in recording.lines(in_dir):  # a relay has no way to report that a file is damaged
+        pass
+    return {path.name: artifacts.sha256(path) for path in recording.files(in_dir)}
 
 
 def parse(lines: DataFrame) -> DataFrame:
@@ -211,7 +201,6 @@ class SampleWriter:
 
     def _manifest_counts(self) -> dict[str, int]:
         users = self.users
-        nobody = users[users["user"].isna()]
         return {
             "events_read": self.lines,
             "edits_read": self.counts["edits"],
@@ -222,8 +211,6 @@ class SampleWriter:
             "invalid": self.counts[INVALID],
             "users_read": users["user"].nunique(),
             "users_kept": users["user"][users["kept_edits"] > 0].nunique(),
-            "edits_without_user_read": int(nobody["edits"].sum()),
-            "edits_without_user_kept": int(nobody["kept_edits"].sum()),
         }
 
 

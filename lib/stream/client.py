@@ -233,7 +233,7 @@ class EventStreamClient:
         return {
             "cursor": msgspec.to_builtins(self._cursor),
             "recent": {topic: [*keys] for topic, keys in self._keys.recent.items()},
-            "topics": self.rule.newest,
+            "topics": dict(self.rule.newest),
             "counts": msgspec.to_builtins(self.counts),
         }
 

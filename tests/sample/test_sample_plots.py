@@ -27,13 +27,11 @@ def test_a_users_own_settings_do_not_reach_the_pictures():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_pictures_are_whole(name):
     users = audit.users(SAMPLES[name])
-    rules = audit.compare_rules({rule: users["kept_edits"] for rule in "abc"}, users["edits"])
     curve = audit.coverage(pd.Series([0.5, 0.25]), pd.Series([3, 90]))
     figures = [
         plots.shares(audit.shares(users, seed=0), 20),
         plots.survival(users),
         plots.buckets(np.full(100, len(users) / 100), 20),
-        plots.rules(rules, 20),
         plots.coverage(curve, 20, 0.5),
     ]
     for figure in figures:
