@@ -151,7 +151,9 @@ def write_page(notebook: Path, names: Sequence[str]) -> Path:
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(extra_template_paths=[str(TEMPLATES)], template_file="report_cells.html.j2")
     body, _ = exporter.from_notebook_node(node)
-    return _write(notebook.with_suffix(".html"), names, title=title_of(node), body=body)
+    lines = [line for cell in node.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    contents = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    return _write(notebook.with_suffix(".html"), names, title=title_of(node), body=body, contents=contents)
 
 
 def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:

@@ -111,7 +111,7 @@ def show(figure: plt.Figure, text: str) -> None:
     text : str
         The finding, computed from the data of the picture.
     """
-    display(figure)
+    display(figure, metadata={"image/png": {"alt": text}})
     plt.close(figure)
     show_text(text)
 

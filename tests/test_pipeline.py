@@ -74,12 +74,15 @@ def test_a_failure_is_in_the_report_and_the_exit_code(project, tmp_path, capsys)
 def test_untrusted_text_in_a_page_is_escaped_and_nothing_is_fetched(tmp_path):
     table = {"text/html": plots.html_table(pd.DataFrame({"title": [EVIL]}))}
     outputs = [new_output("stream", name="stdout", text=EVIL), new_output("display_data", data=table)]
-    cells = [new_markdown_cell("# A title"), new_code_cell("print(1)", outputs=outputs, execution_count=1)]
+    picture = new_output("display_data", {"image/png": "AAAA"}, metadata={"image/png": {"alt": EVIL}})
+    cells = [new_markdown_cell("# A title\n\n## 1. A part")]
+    cells.append(new_code_cell("print(1)", outputs=[*outputs, picture], execution_count=1))
     nbformat.write(new_notebook(cells=cells), tmp_path / "01_stream.ipynb")
     page = pipeline.write_page(tmp_path / "01_stream.ipynb", ["01_stream"]).read_text()
     assert "<script" not in page and "<img src=x" not in page
     assert page.count("&lt;script&gt;alert(1)") == 2
     assert "default-src 'none'" in page
+    assert '<a href="#1.-A-part">' in page and 'id="1.-A-part"' in page and "No description" not in page
     assert "http://" not in page.replace("http-equiv", "") and 'src="http' not in page
 
 
