@@ -66,12 +66,7 @@ class Server(BackgroundServer):
     """
 
     def __init__(
-        self,
-        lines: Iterable[bytes],
-        plan: Plan = faults.NO_FAULTS,
-        port: int = 0,
-        *,
-        speed: float = 0.0,
+        self, lines: Iterable[bytes], plan: Plan = faults.NO_FAULTS, port: int = 0, *, speed: float = 0.0
     ) -> None:
         self.plan, self.speed = plan, speed
         self.timeline = Timeline(faults.stream(lines, plan))

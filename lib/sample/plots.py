@@ -39,33 +39,6 @@ def shares(table: pd.DataFrame, percent: int) -> Figure:
     return figure
 
 
-def survival(frame: pd.DataFrame) -> Figure:
-    """Draw the share of the users with at least so many edits: of all as a line, of the sample as dots.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        From :func:`lib.sample.audit.users`.
-    """
-    figure, axes = plt.subplots(figsize=(9, 4))
-    for is_bot, group in frame.groupby("bot"):
-        kind = "bot" if is_bot else "human"
-        colour = plots.KINDS[kind]
-        axes.step(*_survival(group["edits"]), where="pre", color=colour, label=f"{kind} users, all read")
-        kept = _survival(group["edits"][group["kept"]])
-        axes.plot(*kept, "o", color=colour, markersize=4, alpha=0.6, label=f"{kind} users, sample")
-    axes.set(title="Edits per user: of all users read, and of the sample", xscale="log", yscale="log")
-    axes.set(xlabel="edits of a user (at least)", ylabel="share of the users")
-    if len(frame):
-        axes.legend()
-    return figure
-
-
-def _survival(edits: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    values, counts = np.unique(edits, return_counts=True)
-    return values, counts[::-1].cumsum()[::-1] / max(len(edits), 1)
-
-
 def buckets(counts: np.ndarray, percent: int) -> Figure:
     """Draw the users per bucket of the hash, the kept buckets in colour.
 

@@ -195,13 +195,9 @@ class SampleWriter:
             old.unlink(missing_ok=True)
         files = [path.replace(self.out_dir / path.name) for path in sorted(self._staging.iterdir())]
         hashes = {path.name: artifacts.sha256(path) for path in files}
-        manifest = {**about, **self._manifest_counts(), "files": hashes}
-        artifacts.write(self.out_dir, **manifest)
-        return manifest
-
-    def _manifest_counts(self) -> dict[str, int]:
         users = self.users
-        return {
+        manifest = {
+            **about,
             "events_read": self.lines,
             "edits_read": self.counts["edits"],
             "edits_kept": self.counts["kept"],
@@ -211,7 +207,10 @@ class SampleWriter:
             "invalid": self.counts[INVALID],
             "users_read": users["user"].nunique(),
             "users_kept": users["user"][users["kept_edits"] > 0].nunique(),
+            "files": hashes,
         }
+        artifacts.write(self.out_dir, **manifest)
+        return manifest
 
 
 def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:

@@ -10,7 +10,7 @@ new field           where it comes from
 ``$schema``         ``/mediawiki/recentchange/1.0.0``
 ``meta.dt``         ``time``, unchanged (ISO 8601, UTC, milliseconds)
 ``meta.id``         UUID version 5 of `NAMESPACE_ID` and ``"{ordinal}\\n{line}"``: the line's place in the file
-                    (from 0) and its text (`canonical_line`). The same on every machine
+                    (from 0) and its text, with JSON's spacing and the keys sorted. The same on every machine
 ``meta.domain``     ``channel`` without ``#`` and with ``.org``: ``#en.wikipedia`` → ``en.wikipedia.org``
 ``meta.uri``        null
 ``meta.request_id`` null
@@ -118,6 +118,7 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     ('enwiki', 1, 'edit', 1442018818, {'old': None, 'new': None}, 36)
     """
     old = json.loads(line)
+    text = json.dumps(old, ensure_ascii=False, sort_keys=True)
     channel = old["channel"].removeprefix("#")
     language, domain = channel.partition(".")[0], f"{channel}.org"
     return {
@@ -125,7 +126,7 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
         "meta": {
             "uri": None,
             "request_id": None,
-            "id": str(uuid.uuid5(NAMESPACE_ID, f"{ordinal}\n{line.decode()}")),
+            "id": str(uuid.uuid5(NAMESPACE_ID, f"{ordinal}\n{text}")),
             "dt": old["time"],
             "domain": domain,
             "stream": "mediawiki.recentchange",
@@ -153,17 +154,6 @@ def convert(line: bytes, ordinal: int) -> dict[str, Any]:
     }
 
 
-def canonical_line(line: bytes) -> bytes:
-    """Return the line with JSON's spacing and keys in one order, so that ids do not depend on who wrapped the file.
-
-    Examples
-    --------
-    >>> canonical_line(b'{"b":1,"a": "x"}')
-    b'{"a": "x", "b": 1}'
-    """
-    return json.dumps(json.loads(line), ensure_ascii=False, sort_keys=True).encode()
-
-
 def write_day(jar: Path, target: Path) -> None:
     """Convert the day and write it as gzipped JSON lines; the same input makes the same bytes.
 
@@ -176,7 +166,7 @@ def write_day(jar: Path, target: Path) -> None:
     """
     with zipfile.ZipFile(jar) as archive:
         lines = [line for line in gzip.decompress(archive.read(MEMBER)).splitlines() if line.strip()]
-    events = (convert(canonical_line(line), ordinal) for ordinal, line in enumerate(lines))
+    events = (convert(line, ordinal) for ordinal, line in enumerate(lines))
     texts = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n" for event in events)
     artifacts.atomic_write(target, gzip.compress("".join(texts).encode(), 6, mtime=0))
 

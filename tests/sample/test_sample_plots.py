@@ -30,7 +30,6 @@ def test_pictures_are_whole(name):
     curve = audit.coverage(pd.Series([0.5, 0.25]), pd.Series([3, 90]))
     figures = [
         plots.shares(audit.shares(users, seed=0), 20),
-        plots.survival(users),
         plots.buckets(np.full(100, len(users) / 100), 20),
         plots.coverage(curve, 20, 0.5),
     ]

@@ -180,16 +180,6 @@ def interrupt_after(writer, lines):
     _thread.interrupt_main()
 
 
-def test_a_full_disk_ends_the_query(spark, scripted_relay, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(artifacts, "dead_letter", fail)
-    with pytest.raises(Exception, match="No space left on device"):
-        sample_of(spark, scripted_relay(b"?", relay.end_line(1)), 20, tmp_path)
-    assert not (tmp_path / "manifest.json").exists()
-
-
 def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
     with (
         sampling.SampleWriter(tmp_path),

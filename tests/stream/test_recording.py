@@ -35,12 +35,6 @@ def test_line_ends_blank_lines_and_a_missing_last_end(tmp_path, packed):
     assert list(lines(path)) == [b'{"a": 1}', b'{"b": "\xe2\x80\xa8"}', b"last"]
 
 
-def test_two_gzip_files_in_one(tmp_path):
-    path = tmp_path / "day.jsonl.gz"
-    path.write_bytes(gzip.compress(b"1\n") + gzip.compress(b"2\n"))
-    assert list(lines(path)) == [b"1", b"2"]
-
-
 def cut_off(content):
     return content[: len(content) // 2]
 

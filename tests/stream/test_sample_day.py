@@ -31,7 +31,7 @@ def old(**changed):
 
 
 def test_every_field_has_its_source_and_what_is_not_known_is_null():
-    event = sample_day.convert(sample_day.canonical_line(old()), 7)
+    event = sample_day.convert(old(), 7)
     known = {
         "$schema": "/mediawiki/recentchange/1.0.0",
         "type": "new",
@@ -63,11 +63,9 @@ def test_every_field_has_its_source_and_what_is_not_known_is_null():
 
 
 def test_ids_follow_place_and_text_not_spacing():
-    one, other = (sample_day.canonical_line(line) for line in (old(), json.dumps(OLD, indent=1).encode()))
-    assert sample_day.convert(one, 3)["meta"]["id"] == sample_day.convert(other, 3)["meta"]["id"]
-    assert sample_day.convert(one, 3)["meta"]["id"] != sample_day.convert(one, 4)["meta"]["id"]
-    changed = sample_day.canonical_line(old(comment="x"))
-    assert sample_day.convert(one, 3)["meta"]["id"] != sample_day.convert(changed, 3)["meta"]["id"]
+    lines = [(old(), 3), (json.dumps(OLD, indent=1).encode(), 3), (old(), 4), (old(comment="x"), 3)]
+    first, same, *others = [sample_day.convert(line, place)["meta"]["id"] for line, place in lines]
+    assert first == same and len({first, *others}) == 3
 
 
 @pytest.mark.parametrize(
@@ -76,11 +74,9 @@ def test_ids_follow_place_and_text_not_spacing():
         ("en", "Main", 0),
         ("en", "Draft talk", 119),
         ("de", "Benutzerin Diskussion", 3),
-        ("fa", "ویکی\u200cپدیا", 4),
         ("ja", "利用者‐会話", 3),
         ("pt", "Anexo", 102),
         ("es", "Anexo", 104),
-        ("zh", "User talk", 3),
         ("en", "Benutzer", None),
         ("vi", "UTC+04", None),
     ],
