@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import socket
 import socketserver
-import struct
 import subprocess
 import sys
 
@@ -119,16 +117,5 @@ def silence(*parts):
     def answer(script, client):
         client.sendall(b"".join(parts))
         script.closed.wait(30)
-
-    return answer
-
-
-def reset(*parts):
-    """Send something, then break the connection as a crashed machine does."""
-
-    def answer(_, client):
-        client.sendall(b"".join(parts))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.close()
 
     return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from sys import intern
 from typing import NamedTuple
 
 import matplotlib.dates as mdates
@@ -38,9 +37,9 @@ def read_events(path: Path) -> pd.DataFrame:
         the event has no flag.
     """
     decoded = (events.decode(line) for line in recording.lines(path))
-    rows = ((e.time_ms, intern(e.wiki or NO_NAME), intern(e.type or NO_NAME), e.bot) for e in decoded)
-    columns = [("time", "M8[ms]"), ("wiki", "O"), ("type", "O"), ("kind", "O")]  # 32 bytes per event
-    frame = pd.DataFrame(np.fromiter(rows, columns)).astype({"wiki": "category", "type": "category"})
+    rows = ((e.time_ms, e.wiki or NO_NAME, e.type or NO_NAME, e.bot) for e in decoded)
+    frame = pd.DataFrame(rows, columns=["time", "wiki", "type", "kind"])
+    frame = frame.astype({"time": "M8[ms]", "wiki": "category", "type": "category"})
     kind = frame["kind"].map({True: "bot", False: "human"}).astype(KIND)
     return frame.assign(time=frame["time"].dt.tz_localize("UTC"), kind=kind)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -86,7 +86,6 @@ class Recorder:
         self.folder, self.client = folder, client
         self.manifest: dict[str, Any] = {}
         self.state = State(source.describe())
-        self._lock: IO[bytes] | None = None
         self._pending: list[bytes] = []
         self._dead_letters: list[str] = []
         self._committed_at = time.monotonic()
@@ -103,7 +102,6 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         is_interrupted = isinstance(error, KeyboardInterrupt)
-        assert self._lock is not None
         with self._lock:
             if error is not None and not is_interrupted:
                 with contextlib.suppress(RecordingError):  # the first error counts
@@ -166,7 +164,9 @@ class Recorder:
 
     def _recover(self) -> State:
         """Return the state of the folder, after removing what does not belong to it."""
-        manifest, state = self.folder / artifacts.NAME, self._read_state()
+        manifest, state = self.folder / artifacts.NAME, None
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+            state = msgspec.json.decode((self.folder / STATE).read_bytes(), type=State)
         if state is None and recording.segments(self.folder):
             raise RecordingError(
                 f"OUT_DIR must be empty or 01_stream's own. Got {paths.show(self.folder)}, which has "
@@ -180,12 +180,6 @@ class Recorder:
         for path in [*recording.segments(self.folder)[state.segments :], *self.folder.glob(".*.tmp")]:
             path.unlink()
         return state
-
-    def _read_state(self) -> State | None:
-        """Return the state of the folder; None if there is none that can be read."""
-        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-            return msgspec.json.decode((self.folder / STATE).read_bytes(), type=State)
-        return None
 
     def _write_manifest(self) -> None:
         state, counts = self.state, self.client.counts

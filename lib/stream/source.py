@@ -84,12 +84,10 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """Return what distinguishes this source from another, as plain values."""
-        described: dict[str, Any] = {"stream_url": self.stream_url or None, "recording": None}
-        if self.recording is not None:
-            described["recording"] = paths.show(self.recording)
-            described["sha256"] = recording.sha256(self.recording)
         return {
-            **described,
+            "stream_url": self.stream_url or None,
+            "recording": self.recording and paths.show(self.recording),
+            "sha256": self.recording and recording.sha256(self.recording),
             "since": None if self.since is None else events.iso(self.since),
             "until": None if self.until is None else events.iso(self.until),
             "wikis": sorted(self.wikis),

@@ -38,12 +38,6 @@ def test_a_sample_of_everybody_is_everybody():
     assert shares.loc["users", "high"] == 1.0
 
 
-def test_the_same_seed_gives_the_same_interval():
-    frame = audit.users(crowd(500))
-    assert audit.shares(frame, seed=3).equals(audit.shares(frame, seed=3))
-    assert not audit.shares(frame, seed=3).equals(audit.shares(frame, seed=4))
-
-
 def test_drawing_numbers_of_alike_users_is_drawing_users():
     frame = audit.users(crowd(200))
     edits, kept = frame["edits"].to_numpy(), frame["kept_edits"].to_numpy()
@@ -51,12 +45,6 @@ def test_drawing_numbers_of_alike_users_is_drawing_users():
     drawn = np.random.default_rng(1).integers(0, len(frame), (4000, len(frame)))
     plain = kept[drawn].sum(axis=1) / edits[drawn].sum(axis=1)
     assert ks_2samp(fast, plain).pvalue > 0.01
-
-
-def test_effective_users_are_the_users_when_all_are_alike():
-    assert audit.effective_users(np.full(80, 7)) == pytest.approx(80)
-    assert audit.effective_users(np.array([10_000, 1])) == pytest.approx(1, abs=1e-3)
-    assert audit.effective_users(np.array([])) == 0
 
 
 @pytest.mark.parametrize(("users", "groups"), [(1000, 100), (60, 10), (9, 1), (0, 1)])

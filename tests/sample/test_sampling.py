@@ -191,11 +191,6 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
         pass
 
 
-def test_a_missing_recording_names_the_notebook_that_makes_it(tmp_path):
-    with pytest.raises(recording.RecordingError, match="or run notebooks/01_stream.ipynb"):
-        sampling.inputs(tmp_path / "nothing")
-
-
 def test_a_damaged_recording_is_found_before_spark_starts(in_dir):
     folder = in_dir(*CROWD)
     path = folder / recording.segment_name(1)

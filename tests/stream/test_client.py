@@ -5,21 +5,7 @@ from itertools import islice
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from streams import (
-    END,
-    ID,
-    OK,
-    START,
-    Script,
-    command,
-    event,
-    make_events,
-    message,
-    reset,
-    silence,
-    status,
-    truth,
-)
+from streams import END, ID, OK, START, Script, command, event, make_events, message, silence, status, truth
 
 from lib import events
 from lib.replay import faults
@@ -159,8 +145,8 @@ def test_a_since_that_the_server_no_longer_has_is_a_warning():
 
 @pytest.mark.parametrize(
     "parts",
-    [[silence(OK)], [silence()], [OK], [status(503)], [status(429, "Retry-After: 60")], [reset(OK)]],
-    ids=["silent", "no answer", "closing", "503", "429", "reset"],
+    [[silence(OK)], [silence()], [OK], [status(503)], [status(429, "Retry-After: 60")]],
+    ids=["silent", "no answer", "closing", "503", "429"],
 )
 def test_max_seconds_whatever_the_server_does(parts):
     with Script(*parts) as server:
@@ -173,8 +159,8 @@ def test_max_seconds_whatever_the_server_does(parts):
 
 @pytest.mark.parametrize(
     "then",
-    [silence(OK), OK, status(503), reset(OK), silence(OK, message(0), message(1))],
-    ids=["silent", "closing", "503", "reset", "nothing new"],
+    [silence(OK), OK, status(503), silence(OK, message(0), message(1))],
+    ids=["silent", "closing", "503", "nothing new"],
 )
 def test_a_history_that_gives_nothing_new_is_over(then):
     with Script(OK + message(0) + message(1), then) as server:
@@ -195,7 +181,7 @@ def test_a_live_source_is_waited_for():
 @pytest.mark.parametrize(
     ("then", "reason", "reconnects"),
     [
-        ([reset(), b"", OK + message(0) + b"event: error\ndata: x\n\n", OK + message(0) + END], OVER, 2),
+        ([b"", OK + message(0) + b"event: error\ndata: x\n\n", OK + message(0) + END], OVER, 2),
         ([status(204)], "the server has no more (204)", 0),
     ],
     ids=["a server that comes back", "204"],
