@@ -80,7 +80,7 @@ def test_untrusted_text_in_a_page_is_escaped_and_nothing_is_fetched(tmp_path):
     nbformat.write(new_notebook(cells=cells), tmp_path / "01_stream.ipynb")
     page = pipeline.write_page(tmp_path / "01_stream.ipynb", ["01_stream"]).read_text()
     assert "<script" not in page and "<img src=x" not in page
-    assert page.count("&lt;script&gt;alert(1)") == 2
+    assert page.count("&lt;script&gt;alert(1)") == 3
     assert "default-src 'none'" in page
     assert '<a href="#1.-A-part">' in page and 'id="1.-A-part"' in page and "No description" not in page
     assert "http://" not in page.replace("http-equiv", "") and 'src="http' not in page

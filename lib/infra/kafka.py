@@ -13,13 +13,15 @@ Certificates must be PEM: that is what all three read. The passwords in it go to
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import javaproperties
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from lib import paths
@@ -28,6 +30,7 @@ from lib.params import ParameterError
 MAX_REPLICAS = 3
 MAX_MESSAGE_BYTES = 8 << 20  # in our topics
 ADMIN_SECONDS = 30
+ELECTION_SECONDS = 60.0  # until a partition of a broker that died has another leader
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"
 OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
@@ -209,6 +212,23 @@ def topic_id(bootstrap: str, name: str, properties: Mapping[str, str]) -> str:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return ""
         raise ConnectionError(f"Kafka at {bootstrap} must describe the topic {name}. Got: {error}.") from None
+
+
+def offset_ranges(bootstrap: str, name: str, properties: Mapping[str, str]) -> dict[int, tuple[int, int]]:
+    """Return the first offset of each partition of a topic, and the one after its last."""
+    options = {"bootstrap.servers": bootstrap, "group.id": "wikisieve", "log_level": 0}
+    consumer, end = Consumer(options | for_librdkafka(properties)), time.monotonic() + ELECTION_SECONDS
+    with contextlib.closing(consumer):
+        while True:
+            try:
+                partitions = sorted(consumer.list_topics(name, ADMIN_SECONDS).topics[name].partitions)
+                places = [TopicPartition(name, number) for number in partitions]
+                ranges = [consumer.get_watermark_offsets(place, ADMIN_SECONDS) for place in places]
+                return dict(zip(partitions, ranges, strict=True))
+            except KafkaException as error:  # of a broker that died, until another one leads its partitions
+                if time.monotonic() >= end:
+                    raise ConnectionError(f"Kafka must have the topic {name}. Got: {error}.") from None
+                time.sleep(0.5)
 
 
 def is_compacted(bootstrap: str, name: str, properties: Mapping[str, str]) -> bool:

@@ -69,29 +69,20 @@ class EventTopic:
 
     def next_offsets(self) -> dict[int, int]:
         """Return from which offset on each partition is to be judged."""
-        with self._consumer() as consumer:
-            partitions = sorted(consumer.partitions_for_topic(self.name))
-        return dict.fromkeys(partitions, 0) | self.state.offsets()
+        return dict.fromkeys(self._ranges(), 0) | self.state.offsets()
 
     def find_loss(self) -> str:
         """Return what cannot be judged any more, in a sentence, and count it; empty if nothing is lost."""
         meta, read = self.state.get_meta, self.next_offsets()
         is_another = self._id() != meta("topic_id")
         is_compacted = kafka.is_compacted(self.bootstrap, self.name, self.properties)
-        places = {} if is_another else {number: TopicPartition(self.name, number) for number in read}
-        with self._consumer() as consumer:
-            first = consumer.beginning_offsets(list(places.values()))
-            end = consumer.end_offsets(list(places.values()))
-        went_back = any(read[number] > end[place] for number, place in places.items())
-        sent = {int(number): offset for number, offset in meta("ends", {}).items()}
-        begin = (
-            sent if is_another or went_back else {number: first[place] for number, place in places.items()}
-        )
-        lost = {
-            number: begin[number] - read.get(number, 0)
-            for number in begin
-            if begin[number] > read.get(number, 0)
-        }
+        ranges = {} if is_another else self._ranges()
+        went_back = any(read[number] > end for number, (_, end) in ranges.items())
+        begin = {number: first for number, (first, _) in ranges.items()}
+        if is_another or went_back:  # what was sent to the old topic and not judged is gone
+            begin = {int(number): offset for number, offset in meta("ends", {}).items()}
+        missing = {number: first - read.get(number, 0) for number, first in begin.items()}
+        lost = {number: n for number, n in missing.items() if n > 0}
         reasons = [
             f"{n:,} records of partition {number} deleted before they were read" for number, n in lost.items()
         ]
@@ -101,10 +92,8 @@ class EventTopic:
         if not reasons:
             return ""
         with self.state.transaction():
-            counted = Counter(meta("records_lost", {})) + Counter(
-                {str(number): n for number, n in lost.items()}
-            )
-            self.state.set_meta("records_lost", counted)
+            counted = Counter({str(number): n for number, n in lost.items()})
+            self.state.set_meta("records_lost", counted + Counter(meta("records_lost", {})))
             self.state.set_offsets({number: begin[number] for number in lost})
         is_over = is_another or went_back or is_compacted
         way_out = "Start again with RESUME=False." if is_over else "RESUME=True judges what is left."
@@ -130,8 +119,9 @@ class EventTopic:
         silent = 0
         with self._consumer() as consumer:
             consumer.assign(list(ends))
-            for place, first in consumer.beginning_offsets(list(ends)).items():
-                consumer.seek(place, max(first, ends[place] - MAX_MESSAGES))
+            ranges = self._ranges()
+            for place, end in ends.items():
+                consumer.seek(place, max(ranges[place.partition][0], end - MAX_MESSAGES))
             while silent < MAX_SILENT_POLLS and any(
                 consumer.position(place) < end for place, end in ends.items()
             ):
@@ -139,6 +129,9 @@ class EventTopic:
                 silent = 0 if polled else silent + 1
                 for records in polled.values():
                     yield from (record.value or b"" for record in records)
+
+    def _ranges(self) -> dict[int, tuple[int, int]]:
+        return kafka.offset_ranges(self.bootstrap, self.name, self.properties)
 
     def _id(self) -> str:
         return kafka.topic_id(self.bootstrap, self.name, self.properties)
