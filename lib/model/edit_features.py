@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ NAME_FLAGS = (
     "name of a temporary account",
 )
 
-_KEYWORDS = tomllib.loads(Path(__file__).with_name("keywords.toml").read_text(encoding="utf-8"))
+_KEYWORDS = tomllib.loads(resources.files("lib.model").joinpath("keywords.toml").read_text(encoding="utf-8"))
 COMMENT_WORDS = KeywordMatcher.of(_KEYWORDS["comment"])
 NAME_WORDS = KeywordMatcher.of(_KEYWORDS["name"])
 
