@@ -108,7 +108,7 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     users : ndarray of bool, shape (users,)
         Whose edits are trained on.
     text_model : estimator
-        Any that takes sparse input.
+        A linear one that takes sparse input.
 
     Returns
     -------
@@ -119,16 +119,13 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     owner = dataset.user[rows]
     weight = 1.0 / np.bincount(owner, minlength=len(dataset))[owner]
     fitted = _fit(text_model, dataset.text_matrix[rows], dataset.train_label[owner], weight)
-    if hasattr(fitted, "coef_"):
-        fitted.coef_ = fitted.coef_.astype(np.float32)  # as the compiled loop of stage 4 takes them
+    if not hasattr(fitted, "coef_"):
+        raise ModelError(
+            "The text model must be linear (have coef_): stage 4 sums its coefficients on the executors. "
+            f"Got {type(fitted).__name__}. Choose a linear one."
+        )
+    fitted.coef_ = fitted.coef_.astype(np.float32)  # as the compiled loop of stage 4 takes them
     return fitted
-
-
-def log_odds(text_model: Any, matrix: sp.csr_matrix) -> np.ndarray:
-    """Return what a text model makes of edits: its decision function, or the log-odds of its probabilities."""
-    if hasattr(text_model, "decision_function"):
-        return text_model.decision_function(matrix)
-    return logit(np.clip(probabilities(text_model, matrix), 1e-6, 1 - 1e-6))
 
 
 def select_features(x: np.ndarray, with_name: bool) -> np.ndarray:
@@ -176,8 +173,6 @@ def fit_user_model(
     dataset: EditDataset, rows: CheckpointRows, user_model: Any = USER_MODEL, with_name: bool = True
 ) -> Any:
     """Train the user model on rows; the rows of one user weigh 1 together."""
-    if not isinstance(user_model, Pipeline):
-        user_model = make_pipeline(FunctionTransformer(), user_model)
     weight = 1.0 / np.bincount(rows.user, minlength=len(dataset))[rows.user]
     return _fit(user_model, select_features(rows.x, with_name), dataset.train_label[rows.user], weight)
 
@@ -217,7 +212,7 @@ class NestedFit:
     def _log_odds(self, left_out: frozenset[int]) -> np.ndarray:
         """Return the log-odds of all edits by a text model trained on the users of the other folds."""
         fitted = fit_text_model(self.dataset, ~np.isin(self.fold, list(left_out)), self.text_model)
-        return log_odds(fitted, self.dataset.text_matrix)
+        return fitted.decision_function(self.dataset.text_matrix)
 
     def _rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
         """Return the rows of the users outside `left_out`."""
@@ -445,21 +440,10 @@ class BotClassifier:
 
     @classmethod
     def fit(cls, cross: CrossFit, threshold: float) -> BotClassifier:
-        """Train the estimators of a cross-fit on all of its users.
-
-        Raises
-        ------
-        ModelError
-            The text model is not linear.
-        """
+        """Train the estimators of a cross-fit on all of its users."""
         dataset = cross.dataset
         user_model = fit_user_model(dataset, cross.rows, cross.user_models[True])
         text_model = fit_text_model(dataset, np.ones(len(dataset), bool), cross.text_model)
-        if not hasattr(text_model, "coef_"):
-            raise ModelError(
-                f"The text model must be linear (have coef_): stage 4 sums its coefficients on the executors. "
-                f"Got {type(text_model).__name__}. Cross-validation works with any; choose a linear one for stage 4."
-            )
         return cls(text_model, user_model, threshold)
 
     @functools.cached_property

@@ -205,11 +205,3 @@ def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:
         axes, title, "members (the filter is full)", "false positives: users not on the list", _FINE_PERCENT
     )
     return figure
-
-
-def metrics_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """Tabulate nested metrics, one row per figure."""
-    flat = pd.json_normalize(dict(metrics)).T[0]
-    return pd.DataFrame(
-        {"value": [str(np.round(value, 4)) for value in flat]}, index=flat.index.rename("metric")
-    )

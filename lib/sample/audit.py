@@ -15,7 +15,6 @@ from lib import plots, stats
 
 BUCKETS = 100
 FIRST_PART = 0.6  # of the edits, in time: a list of bots is made from it and used on the rest
-MIN_EXPECTED = 5  # Cochran's rule: a chi-squared test expects so many users in each group
 
 
 def users(by_minute: pd.DataFrame) -> pd.DataFrame:
@@ -92,28 +91,6 @@ def effective_users(edits: pd.Series | np.ndarray) -> float:
     """
     numbers = np.asarray(edits, dtype=float)
     return float(numbers.sum() ** 2 / (numbers**2).sum()) if len(numbers) else 0.0
-
-
-def pool(counts: np.ndarray) -> np.ndarray:
-    """Sum neighbouring buckets, so that a chi-squared test can expect five users or more in each group.
-
-    Parameters
-    ----------
-    counts : ndarray of int, shape (100,)
-        Users per bucket.
-
-    Returns
-    -------
-    ndarray of int, shape (groups,)
-        Users per group: 100 groups from 500 users on, and at least one.
-
-    Examples
-    --------
-    >>> len(pool(np.full(100, 5))), pool(np.full(100, 0.3)).round(1)
-    (100, array([6., 6., 6., 6., 6.]))
-    """
-    groups = [size for size in (1, 2, 4, 5, 10, 20, 25, 50, 100) if counts.sum() >= MIN_EXPECTED * size]
-    return counts.reshape(max(groups, default=1), -1).sum(axis=1)
 
 
 def compare_rules(rules: Mapping[str, pd.Series | np.ndarray], edits: pd.Series) -> pd.DataFrame:

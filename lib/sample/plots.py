@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lib import plots
-from lib.sample import audit
 
 _SHARE = PercentFormatter(1, symbol=" %")
 
@@ -36,30 +34,6 @@ def shares(table: pd.DataFrame, percent: int) -> Figure:
     axes.set_xlim(0, None)
     axes.xaxis.set_major_formatter(_SHARE)
     axes.legend(loc="upper right")
-    return figure
-
-
-def buckets(counts: np.ndarray, percent: int) -> Figure:
-    """Draw the users per bucket of the hash, the kept buckets in colour.
-
-    Parameters
-    ----------
-    counts : ndarray of int, shape (100,)
-        Users per bucket.
-    percent : int
-        So many buckets are kept.
-    """
-    figure, axes = plt.subplots(figsize=(9, 3.4))
-    expected = counts.mean()
-    band = 2 * np.sqrt(expected)
-    colours = np.where(np.arange(audit.BUCKETS) < percent, plots.GREEN, plots.GREY)
-    axes.bar(range(audit.BUCKETS), counts, color=colours, width=1, edgecolor="white", linewidth=0.4)
-    axes.axhline(expected, color="black", linewidth=1, label=f"even: {expected:.1f} users")
-    axes.axhspan(expected - band, expected + band, alpha=0.08, color="black", label="± 2 standard deviations")
-    axes.set(title=f"Users per bucket: buckets 0 to {percent - 1} are the sample", ylabel="users")
-    axes.set(xlabel="bucket of the user's name", xlim=(-1, audit.BUCKETS))
-    axes.set_ylim(0, max(float(counts.max()) * 1.35, 1))
-    axes.legend(loc="upper right", ncols=2)
     return figure
 
 

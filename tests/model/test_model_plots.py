@@ -55,12 +55,3 @@ def test_tables_count_what_the_evaluation_counts(cross, model):
         cross, {"rule": name_contains_bot(cross.dataset.names).astype(float)}
     )
     assert " to " in compared.loc["rule", "average precision"]
-
-
-def test_metrics_are_shown_one_by_one():
-    metrics = {"users": {"n": 1200, "with_name": {"interval": [0.5, 0.75]}}, "share": 0.123456}
-    assert model_plots.metrics_table(metrics)["value"].to_dict() == {
-        "share": "0.1235",
-        "users.n": "1200",
-        "users.with_name.interval": "[0.5  0.75]",
-    }

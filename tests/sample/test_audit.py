@@ -47,12 +47,6 @@ def test_drawing_numbers_of_alike_users_is_drawing_users():
     assert ks_2samp(fast, plain).pvalue > 0.01
 
 
-@pytest.mark.parametrize(("users", "groups"), [(1000, 100), (60, 10), (9, 1), (0, 1)])
-def test_few_users_are_tested_in_fewer_groups(users, groups):
-    pooled = audit.pool(np.bincount(np.arange(users) % 100, minlength=100))
-    assert (len(pooled), pooled.sum()) == (groups, users)
-
-
 def test_rules_are_compared_by_users_edits_and_whole_users():
     edits = pd.Series([4, 2, 1, 1])
     rules = {"some users": [4, 0, 0, 0], "some edits": [1, 1, 1, 0], "none": [0, 0, 0, 0]}

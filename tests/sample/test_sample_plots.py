@@ -1,7 +1,6 @@
 """Every picture has a title and names its axes, and is drawn for any sample, be it empty."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 from test_audit import crowd, table
@@ -30,7 +29,6 @@ def test_pictures_are_whole(name):
     curve = audit.coverage(pd.Series([0.5, 0.25]), pd.Series([3, 90]))
     figures = [
         plots.shares(audit.shares(users, seed=0), 20),
-        plots.buckets(np.full(100, len(users) / 100), 20),
         plots.coverage(curve, 20, 0.5),
     ]
     for figure in figures:
