@@ -148,7 +148,8 @@ def decode(raw: bytes | memoryview) -> Event:
     try:
         str(raw, "utf-8")  # the decoder does not read all fields
         event = _event_decoder.decode(raw)
-        _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
+        if event.meta.dt.tzinfo is not UTC:
+            _aware(event.meta.dt).astimezone(UTC)  # fails where the zone puts it outside the calendar
         if event.schema is not None and SCHEMA not in event.schema:
             raise InvalidEvent(f"{OTHER_SCHEMA}…. Got {event.schema[:100]!r}.")
         return event

@@ -6,10 +6,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 RECORDINGS = DATA / "00_recording"
 STREAM = DATA / "01_stream"
-SAMPLE = DATA / "02_sample"
 MODEL = DATA / "03_model"
-ONLINE = DATA / "04_online"
-REPORTS = DATA / "reports"
 
 
 def resolve(path: str | Path) -> Path:

@@ -213,10 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.minutes <= 0:
         parser.error(f"--minutes must be above 0. Got {options.minutes:g}.")
     plan = live_run(options.minutes) if options.live else Run()
-    try:
-        plan.reports.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.exit(1, f"The reports must be written to a folder. Got: {error}. Correct its permissions.\n")
+    plan.reports.mkdir(parents=True, exist_ok=True)
     try:
         stages = run(plan)
     except KeyboardInterrupt:

@@ -86,15 +86,6 @@ def test_untrusted_text_in_a_page_is_escaped_and_nothing_is_fetched(tmp_path):
     assert "http://" not in page.replace("http-equiv", "") and 'src="http' not in page
 
 
-def test_reports_that_cannot_be_written_are_refused_before_anything_runs(project, tmp_path, capsys):
-    project("print(f'{N} events in →\\n{N} out')")
-    (tmp_path / "reports").rmdir()
-    (tmp_path / "reports").touch()
-    with pytest.raises(SystemExit):
-        pipeline.main([])
-    assert "File exists" in capsys.readouterr().err
-
-
 def test_the_live_run_has_folders_of_its_own():
     plan = pipeline.live_run(10)
     assert plan.root == paths.DATA / "live"

@@ -241,7 +241,8 @@ class CrossFit:
     ----------
     dataset : EditDataset
     text_model, user_model, user_model_without_name : estimator
-        Not trained yet; copies are. The text model takes sparse input; the last one sees no feature of the name.
+        Not trained yet; copies are. The text model is linear and takes sparse input; the others are pipelines of at
+        least one transformer and a classifier, and the last one sees no feature of the name.
     folds : int, default 5
     repeats : int, default 3
         Assignments to folds. The first is the one that is reported; a threshold is chosen by all.

@@ -23,20 +23,11 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatte
 from lib import plots
 from lib.model.evaluation import account_type
 from lib.stats import is_bot
+from lib.stream.sample_day import NAMESPACES
 
 KINDS = ("human", "bot")
-#: Namespaces that every wiki has, by number; an odd one is the talk about the even one before it.
-NAMESPACES = {
-    0: "articles",
-    1: "talk",
-    2: "users",
-    3: "user talk",
-    4: "project",
-    5: "project talk",
-    6: "files",
-    10: "templates",
-    14: "categories",
-}
+#: Names of the namespaces by number; of two names the first.
+SPACES = {number: name for name, number in reversed(NAMESPACES["*"].items())}
 #: Patterns and their marks that reduce a comment to its template.
 MASKS = {
     r"/\*.*?\*/": "/* § */",
@@ -180,7 +171,7 @@ def _histogram(axes: Axes, data: pd.DataFrame, **columns: Any) -> None:
 
 def plot_places(data: pd.DataFrame) -> Figure:
     """Draw in which namespaces and on which wikis humans and bots edit, the most frequent ten."""
-    space = data["namespace"].map(NAMESPACES).where(data["namespace"].notna(), "unknown")
+    space = data["namespace"].map(SPACES).where(data["namespace"].notna(), "unknown")
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2))
     for axes, values, title in zip(panels, (space, data["wiki"]), ("Namespaces", "Wikis"), strict=True):
         names = values.value_counts().index[:9]
@@ -191,20 +182,6 @@ def plot_places(data: pd.DataFrame) -> Figure:
         _histogram(axes, data.assign(place=place), y="place", multiple="dodge", shrink=0.8, alpha=1)
         axes.set(ylabel="", title=title)
         axes.grid(axis="y", visible=False)
-    return figure
-
-
-def plot_sizes(data: pd.DataFrame) -> Figure:
-    """Draw the length of the comments and the size of the changes."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    change = data["delta"].astype(float)
-    scaled = (np.sign(change) * np.log10(1 + change.abs())).clip(-5, 5)
-    length = data["comment"].str.len().clip(upper=299)
-    _histogram(left, data.assign(length=length), x="length", bins=range(0, 310, 10))
-    _histogram(right, data.assign(change=scaled), x="change", bins=np.linspace(-5, 5, 61).tolist())
-    left.set(xlabel="length of the comment (characters; from 290 on together)", title="Comments")
-    right.set(xlabel="change of the page's size (bytes)", ylabel="", title="Changes")
-    right.set_xticks([-4, -2, 0, 2, 4], ["−10,000", "−100", "0", "+100", "+10,000"])
     return figure
 
 

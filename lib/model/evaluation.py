@@ -6,10 +6,8 @@ their edits carry the flag, else *human*. The flag is the only truth there is, a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -43,15 +41,10 @@ def account_type(names: Collection[str]) -> np.ndarray:
     >>> account_type(["Ada", "60.225.66.142", "2001:db8::1", "~2026-12345-67"]).tolist()
     ['registered', 'IP', 'IP', 'temporary account']
     """
-    types = []
-    for name in names:
-        try:
-            ip_address(name)
-            types.append("IP")
-        except ValueError:
-            temporary = re.fullmatch(r"~\d{4}-[\d-]+", name)
-            types.append("temporary account" if temporary else "registered")
-    return np.array(types, str)
+    name = pd.Series(list(names), dtype=str)
+    is_ip = name.str.fullmatch(r"(\d{1,3}\.){3}\d{1,3}|[\da-fA-F]*:[\da-fA-F:]+")
+    is_temporary = name.str.fullmatch(r"~\d{4}-[\d-]+")
+    return np.select([is_ip, is_temporary], ["IP", "temporary account"], "registered")
 
 
 # --- measures of users' scores ----------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from typing import Any
 
 import confluent_kafka
 import msgspec
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.producer.future import RecordMetadata
 
@@ -238,8 +238,8 @@ def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     >>> json.loads(text)["timestamp"]
     '1970-01-01T00:00:00.000Z'
     """
-    times = pc.replace_substring(table["timestamp"].cast(pa.string()), " ", "T", max_replacements=1)
-    table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", times)
+    times = np.datetime_as_string(table["timestamp"].cast(pa.timestamp("ms")).to_numpy(), timezone="UTC")
+    table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", pa.array(times))
     encode = msgspec.json.Encoder().encode
     for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
         yield row[0], encode(dict(zip(SCHEMA.names, row, strict=True)))

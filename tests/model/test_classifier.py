@@ -31,7 +31,7 @@ def test_without_the_name_no_feature_of_the_name_is_seen():
     ("text_model", "user_model"),
     [
         (classifier.TEXT_MODEL, make_pipeline(StandardScaler(), GaussianNB())),
-        (classifier.TEXT_MODEL, make_pipeline(LogisticRegression(max_iter=1000))),
+        (classifier.TEXT_MODEL, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
         (SGDClassifier(loss="log_loss", random_state=0), classifier.USER_MODEL),
     ],
 )

@@ -42,7 +42,6 @@ def test_every_sample_can_be_drawn(edits):
         eda.plot_over_time(data),
         eda.plot_gaps(data),
         eda.plot_places(data),
-        eda.plot_sizes(data),
     ):
         figure.canvas.draw()
     assert len(eda.tail_table(fits)) == 2
