@@ -8,10 +8,10 @@ import pytest
 
 from lib import paths
 
-#: Lines of code. The goal is 5,500 for each folder and 50 files: these only ever go down.
-LINES = {"lib": 6_700, "tests": 6_720}
-FILES, FILE_LINES, FUNCTION_LINES, EXCEPTIONS = 54, 300, 40, 10
-METHODS, ATTRIBUTES = 20, 24  # of a class
+#: Lines of code. These only ever go down.
+LINES = {"lib": 6_000, "tests": 6_000}
+FILES, FILE_LINES, FUNCTION_LINES, EXCEPTIONS = 50, 300, 40, 10
+METHODS, ATTRIBUTES = 20, 20  # of a class
 SILENT = {
     tokenize.COMMENT,
     tokenize.NL,

@@ -24,8 +24,6 @@ from lib.model.dataset import EditDataset, name_contains_bot
 from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates
 
 RESAMPLES = 1000
-FORWARD_AT = 0.6
-DECISION = 0.5  # of a score that is a probability
 STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
 STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
 
@@ -96,7 +94,7 @@ def user_metrics(is_bot: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[
 
 def edit_f1(dataset: EditDataset, user_scores: np.ndarray) -> float:
     """Return F1 over edits when every edit is called what its user is called."""
-    return float(f1_score(dataset.flagged, (user_scores >= DECISION)[dataset.user], zero_division=0))
+    return float(f1_score(dataset.flagged, (user_scores >= 0.5)[dataset.user], zero_division=0))
 
 
 def errors_by(group: np.ndarray, is_bot: np.ndarray, flagged: np.ndarray) -> pd.DataFrame:
@@ -201,7 +199,7 @@ def forward_test(
     cross: CrossFit,
     max_human_fpr: float = classifier.MAX_HUMAN_FPR,
     max_human_edit_fpr: float = classifier.MAX_HUMAN_EDIT_FPR,
-    at: float = FORWARD_AT,
+    at: float = 0.6,
 ) -> Forward:
     """Train on the edits before a moment, score those after it, by models that were not trained on the user.
 

@@ -74,10 +74,9 @@ def precision_recall(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Fi
 
 
 def weights_table(model: BotClassifier, top: int = 12) -> pd.DataFrame:
-    """Tabulate the features with the largest weights of a linear user model, per standard deviation."""
-    if not hasattr(model.user_model[-1], "coef_"):
-        return pd.DataFrame({"feature": [], "weight": []})
-    table = pd.DataFrame({"feature": FEATURES, "weight": model.user_model[-1].coef_[0]})
+    """Tabulate the features with the largest weights of a user model, per standard deviation; 0 if it is not linear."""
+    weights = getattr(model.user_model[-1], "coef_", np.zeros((1, len(FEATURES))))
+    table = pd.DataFrame({"feature": FEATURES, "weight": weights[0]})
     return table.sort_values("weight", key=lambda weight: -weight.abs(), ignore_index=True).head(top).round(3)
 
 
