@@ -34,8 +34,6 @@ FOLDERS = {
 }
 NAMES = tuple(FOLDERS)
 TEMPLATES = Path(__file__).parent
-CELL_SECONDS = 3600
-START_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,8 @@ def _run_stage(name: str, plan: Run) -> Stage:
                 cwd=str(source.parent),
                 progress_bar=sys.stderr.isatty(),
                 config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-                start_timeout=START_SECONDS,
-                execution_timeout=CELL_SECONDS,
+                start_timeout=120,
+                execution_timeout=3600,
             )
         except PapermillExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"

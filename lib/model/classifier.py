@@ -35,7 +35,6 @@ from lib.model.dataset import EditDataset, ModelError
 from lib.stats import CONFIDENCE, edits_upper_bound, upper_bound
 
 FOLDS = 5
-MIN_FOLDS = 3  # one tested, one for the text model's log-odds, one to train on
 REPEATS = 3  # assignments to folds that the threshold is chosen by
 MAX_HUMAN_FPR = MAX_HUMAN_EDIT_FPR = 0.01
 EDITS_PENALTY = 1.0  # c of the margin

@@ -23,7 +23,6 @@ from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset, name_contains_bot
 from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates
 
-RESAMPLES = 1000
 STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
 STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
 
@@ -49,7 +48,7 @@ def account_type(names: Collection[str]) -> np.ndarray:
 
 
 def bootstrap_interval(
-    is_bot: np.ndarray, scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+    is_bot: np.ndarray, scores: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Return the 95 % interval of the average precision by resampling users (percentile bootstrap).
 
@@ -219,7 +218,7 @@ def forward_test(
     first, last = int(dataset.times[0]), int(dataset.times[-1])
     moment = first + int(at * (last - first))
     earlier, later = dataset.subset(dataset.times < moment), dataset.subset(dataset.times >= moment)
-    folds = min(classifier.FOLDS, max(classifier.MIN_FOLDS + 1, int(earlier.is_bot.sum())))
+    folds = min(classifier.FOLDS, max(4, int(earlier.is_bot.sum())))
     classifier.check_size(earlier, folds)
     fold = classifier.assign_folds(earlier, folds, seed)
     fold_of = dict(zip(earlier.names, fold, strict=True))

@@ -162,6 +162,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
         self._publisher = publisher
+        self._resources.callback(self._stop_publisher)  # before its thread is waited for
         return self._threads.submit(publisher.run, max_events)
 
     @property
@@ -242,9 +243,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
         """Stop what runs, write the files of the run, and return its counts in a line."""
-        self._publisher.stop.set()
-        if not self._is_kafka_there():
-            self._publisher.producer.close(timeout=1)  # it would wait for Kafka
+        self._stop_publisher()
         with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
             query.stop()
         wait([published])
@@ -255,6 +254,11 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
         grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
         return f"{counts['edits']:,} edits, {verdicts}; {grown}{', interrupted' * self.interrupted}"
+
+    def _stop_publisher(self) -> None:
+        self._publisher.stop.set()
+        if not kafka.ping(self.bootstrap, self.properties, 5.0):
+            self._publisher.producer.close(timeout=1)  # it would wait for Kafka
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""
