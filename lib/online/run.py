@@ -145,7 +145,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""
-        return Publisher(client, producer, self.topics["events"], self.state)
+        publisher = Publisher(client, producer, self.topics["events"], self.state)
+        self._resources.callback(self._stop, publisher)  # before its thread is waited for
+        return publisher
 
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
         """Start a run: let a thread send events to the topic, and return the future that is done when it has ended.
@@ -162,7 +164,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
         self._publisher = publisher
-        self._resources.callback(self._stop_publisher)  # before its thread is waited for
         return self._threads.submit(publisher.run, max_events)
 
     @property
@@ -243,7 +244,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
         """Stop what runs, write the files of the run, and return its counts in a line."""
-        self._stop_publisher()
+        self._stop(self._publisher)
         with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
             query.stop()
         wait([published])
@@ -255,10 +256,10 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
         return f"{counts['edits']:,} edits, {verdicts}; {grown}{', interrupted' * self.interrupted}"
 
-    def _stop_publisher(self) -> None:
-        self._publisher.stop.set()
-        if not kafka.ping(self.bootstrap, self.properties, 5.0):
-            self._publisher.producer.close(timeout=1)  # it would wait for Kafka
+    def _stop(self, publisher: Publisher) -> None:
+        publisher.stop.set()
+        if not self._is_kafka_there():
+            publisher.producer.close(timeout=1)  # it would wait for Kafka
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""
