@@ -146,7 +146,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""
         publisher = Publisher(client, producer, self.topics["events"], self.state)
-        self._resources.callback(self._stop, publisher)  # before its thread is waited for
+        self._resources.callback(publisher.stop.set)  # before its thread is waited for
         return publisher
 
     def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
@@ -244,7 +244,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
         """Stop what runs, write the files of the run, and return its counts in a line."""
-        self._stop(self._publisher)
+        self._publisher.stop.set()
         with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
             query.stop()
         wait([published])
@@ -255,11 +255,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
         grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
         return f"{counts['edits']:,} edits, {verdicts}; {grown}{', interrupted' * self.interrupted}"
-
-    def _stop(self, publisher: Publisher) -> None:
-        publisher.stop.set()
-        if not self._is_kafka_there():
-            publisher.producer.close(timeout=1)  # it would wait for Kafka
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""

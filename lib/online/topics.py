@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 from kafka.producer.future import RecordMetadata
 
 from lib import events
@@ -210,10 +211,16 @@ class Publisher:
         self._ends[str(sent.partition)] = sent.offset + 1
 
     def _save(self) -> None:
-        """Wait until everything is in the topic, and save the client's position."""
+        """Wait until everything is in the topic, and save the client's position; not once the run is to end."""
         if not self._unsaved:
             return
-        self.producer.flush()
+        while True:
+            try:
+                self.producer.flush(timeout=1)
+                break
+            except KafkaTimeoutError:
+                if self.stop.is_set():
+                    return  # what is not saved is sent again by RESUME=True
         if self._errors:
             error = self._errors[0]
             raise OnlineError(
