@@ -35,7 +35,8 @@ from lib.model.classifier import (
     probabilities,
     round_fitted,
 )
-from lib.model.dataset import EditDataset, name_contains_bot, read_csv
+from lib.model.dataset import EditDataset, read_csv
+from lib.stats import name_contains_bot
 from lib.stream import sample_day
 
 SEEDS = 3

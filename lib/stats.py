@@ -1,5 +1,6 @@
 """Intervals of shares: exact for independent trials, by bootstrap over users for edits."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def edits_upper_bound(parts: np.ndarray, wholes: np.ndarray) -> float:
 
 
 def human_rates(
-    stopped: np.ndarray, edits: np.ndarray, human: np.ndarray, named: np.ndarray
+    stopped: np.ndarray, edits: np.ndarray, is_bot: np.ndarray, names: Collection[str]
 ) -> dict[str, float | int]:
     """Return how many humans are flagged and how many of their edits are stopped, as shares with upper bounds.
 
@@ -127,11 +128,13 @@ def human_rates(
     ----------
     stopped, edits : ndarray of int, shape (users,)
         Edits of each user that are stopped, and all.
-    human, named : ndarray of bool, shape (users,)
-        Who is no bot by the flag, and who has "bot" in the name. Keys that end in ``_unnamed`` are without the latter.
+    is_bot : ndarray of bool, shape (users,)
+        By the flag.
+    names : collection of str
+        Of the users. Keys that end in ``_unnamed`` are without those who have "bot" in theirs.
     """
     rates: dict[str, float | int] = {}
-    for ending, who in (("", human), ("_unnamed", human & ~named)):
+    for ending, who in (("", ~is_bot), ("_unnamed", ~is_bot & ~name_contains_bot(names))):
         humans, wrong = int(who.sum()), int((stopped[who] > 0).sum())
         rates |= {
             f"humans{ending}": humans,
@@ -166,3 +169,14 @@ def is_bot(flagged_edits: Any, edits: Any) -> Any:
     [False, True, False]
     """
     return 2 * flagged_edits > edits
+
+
+def name_contains_bot(names: Collection[str]) -> np.ndarray:
+    """Return which names contain "bot", upper case or lower case: the name rule.
+
+    Examples
+    --------
+    >>> name_contains_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
+    [True, True, False]
+    """
+    return np.array(["bot" in name.lower() for name in names], bool)

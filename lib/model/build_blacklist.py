@@ -3,8 +3,8 @@
 Two kinds of users are listed. Those whom the model scores as bots, by the rule of stage 4 (the score at a checkpoint
 reaches the threshold) and with scores of models that were not trained on them: the list is then wrong about humans as
 often as it would be about unseen ones. And those whom the wiki itself flags as bots in the sample: the flag is how the
-sample was labelled, so nothing is guessed. The row's reason is one of the two;
-the flag of a later edit decides nothing.
+sample was labelled, so nothing is guessed. The row's reason is one of the two.
+The flag of a later edit decides nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import EDIT_COLUMNS, Entry, Ledger
 from lib.model import user_features
 from lib.model.classifier import BotClassifier, CrossFit
-from lib.model.dataset import EditDataset, name_contains_bot
+from lib.model.dataset import EditDataset
 from lib.stats import human_rates, upper_bound
 
 JUDGED = "model: score at the threshold"
@@ -104,7 +104,7 @@ def error_rates(
     """
     dataset, edits = cross.dataset, cross.dataset.edits_per_user
     stopped = edits + 1 - cross.flagged_after(threshold, repeats=1)
-    rates = human_rates(stopped, edits, ~dataset.is_bot, name_contains_bot(dataset.names))
+    rates = human_rates(stopped, edits, dataset.is_bot, dataset.names)
     return {
         "members": len(listed),
         **{name: rate for name, rate in rates.items() if name.startswith(("humans", "human_user"))},

@@ -268,11 +268,13 @@ class CrossFit:
         self.dataset, self.seed = dataset, seed
         self.text_model, self.user_models = text_model, {True: user_model, False: user_model_without_name}
         self.fits: list[tuple[CheckpointRows, np.ndarray]] = []
-        for number in reversed(range(repeats)):
+        for number in range(repeats):
             nested = NestedFit(dataset, assign_folds(dataset, folds, (seed, number)), text_model)
-            self.fits.insert(0, (nested.rows(), nested.scores(True, user_model)))
-        self.fold, (self.rows, scores) = nested.fold, self.fits[0]
-        self._scores = {True: scores, False: nested.scores(False, user_model_without_name)}
+            self.fits.append((nested.rows(), nested.scores(True, user_model)))
+            if number == 0:
+                self.fold, (self.rows, scores) = nested.fold, self.fits[0]
+                self._scores = {True: scores, False: nested.scores(False, user_model_without_name)}
+        self._margins = functools.cache(self._compute_margins)
 
     def row_scores(self, with_name: bool = True) -> np.ndarray:
         """Return the score of every row."""
@@ -284,7 +286,7 @@ class CrossFit:
         out[self.rows.user[self.rows.last]] = self._scores[with_name][self.rows.last]
         return out
 
-    def _margins(self, c: float, repeats: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _compute_margins(self, c: float, repeats: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return user, number of edits and margin of all rows at checkpoints."""
         parts = []
         for rows, scores in self.fits[:repeats]:

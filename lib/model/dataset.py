@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from pyarrow import csv as pa_csv
 from lib import events, paths
 from lib.model import edit_features, kernels
 from lib.sample import csv_files
-from lib.stats import is_bot
+from lib.stats import is_bot, name_contains_bot
 from lib.stream.sample_day import namespace_number
 
 MAX_EDITS_PER_USER = 50  # edits of a user that the text model is trained on: more repeat them
@@ -164,17 +163,6 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if newest is not None and not _NEWEST_MS[0] <= newest <= _NEWEST_MS[1]:
         raise pa.ArrowInvalid(f"{newest}, which is no time in milliseconds of the years 1973 to 9999")
     return times
-
-
-def name_contains_bot(names: Collection[str]) -> np.ndarray:
-    """Return which names contain "bot", upper case or lower case: the name rule.
-
-    Examples
-    --------
-    >>> name_contains_bot(["ClueBot NG", "Abbott", "Ada"]).tolist()
-    [True, True, False]
-    """
-    return np.array(["bot" in name.lower() for name in names], bool)
 
 
 class EditDataset:

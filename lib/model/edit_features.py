@@ -22,7 +22,7 @@ from lib.model.kernels import KeywordMatcher, njit_cached, njit_inline
 
 #: Digest of kernels.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date,
 #: so the line must change with kernels.py (a test checks it).
-KERNELS_SOURCE = "af89bc3ddd83"
+KERNELS_SOURCE = "84be3a3301a5"
 
 #: Columns of an edit that features are computed from.
 INPUT_COLUMNS = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")

@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from lib import plots
 from lib.model import classifier, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
-from lib.model.dataset import EditDataset, name_contains_bot
-from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates
+from lib.model.dataset import EditDataset
+from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates, name_contains_bot
 
 STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
 STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
@@ -179,9 +179,7 @@ def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:
         "bot_edits_stopped": float(caught.sum() / max(dataset.flagged.sum(), 1)),
         "bot_edits_stopped_interval": bootstrap_ci(caught, dataset.flagged_per_user),
     }
-    return rates | human_rates(
-        edits, dataset.edits_per_user, ~dataset.is_bot, name_contains_bot(dataset.names)
-    )
+    return rates | human_rates(edits, dataset.edits_per_user, dataset.is_bot, dataset.names)
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,8 @@ def buffers(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]
     column = pc.fill_null(column.cast(pa.large_string()), "")
     _, offsets, texts = column.buffers()
     data = np.frombuffer(texts if texts is not None and texts.size else b"\0", np.uint8)
-    data.setflags(
-        write=False
-    )  # always: numba compiles once more for each mix of writable and read-only arrays
+    # Read-only, always: numba compiles once more for each mix of writable and read-only arrays.
+    data.setflags(write=False)
     if len(column) == 0:
         return np.zeros(1, np.int64), data
     return np.frombuffer(offsets, np.int64, len(column) + 1, 8 * column.offset).copy(), data

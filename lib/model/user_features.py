@@ -23,7 +23,7 @@ from lib.model.edit_features import (
 from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
-EDIT_FEATURES_SOURCE = "8d0349f4e328"
+EDIT_FEATURES_SOURCE = "b5744880d9ee"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)

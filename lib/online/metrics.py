@@ -15,7 +15,6 @@ import pandas as pd
 
 from lib import events
 from lib.model import classifier, user_features
-from lib.model.dataset import name_contains_bot
 from lib.online import state
 from lib.online.judge import VERDICTS
 from lib.online.state import StateStore
@@ -149,7 +148,7 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
     users = count_by_user(data)
     stops, sizes = users[["stopped", "edits"]].to_numpy().T
     human = ~users["is_bot"].to_numpy()
-    rates = human_rates(stops, sizes, human, name_contains_bot(users.index))
+    rates = human_rates(stops, sizes, ~human, users.index)
     late = data.tail(int(len(data) * LAST_QUARTER))
     shares: dict[str, Any] = {}
     for suffix, edits in ("", data), ("_last_quarter", late):

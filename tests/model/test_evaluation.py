@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score
 
 from lib.model import classifier, evaluation, user_features
 from lib.model.classifier import CrossFit
-from lib.model.dataset import EditDataset, name_contains_bot
+from lib.model.dataset import EditDataset
+from lib.stats import name_contains_bot
 from tests import synthetic
 
 scored_users = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30).filter(

@@ -9,7 +9,7 @@ from lib import plots
 from lib.model import evaluation
 from lib.model import plots as model_plots
 from lib.model.classifier import threshold_curve
-from lib.model.dataset import name_contains_bot
+from lib.stats import name_contains_bot
 
 
 @pytest.fixture(autouse=True)
