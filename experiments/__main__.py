@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import gzip
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from lib.model.classifier import (
 )
 from lib.model.dataset import EditDataset, read_csv
 from lib.stats import name_contains_bot
-from lib.stream import sample_day
+from lib.stream import recording, sample_day
 
 SEEDS = 3
 DOUBTFUL = 0.005  # share of unflagged users that the positive-unlabelled attempt leaves out
@@ -310,8 +310,10 @@ def read(path: Path) -> EditDataset:
     """Read a capture: CSV of stage 2, or JSON lines of events, also compressed."""
     if ".jsonl" not in path.name:
         return EditDataset(read_csv(path).edits)
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        valid = [event for event in events.decode_all(file) if isinstance(event, events.Event)]
+    valid = []
+    for raw in recording.lines(path):
+        with contextlib.suppress(events.InvalidEvent):
+            valid.append(events.decode(raw))
     return EditDataset(events.table([event for event in valid if event.is_edit and not event.is_canary]))
 
 

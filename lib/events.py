@@ -9,7 +9,7 @@ The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any
@@ -157,28 +157,6 @@ def decode(raw: bytes | memoryview) -> Event:
         if _is_canary(raw):
             return Event(meta=Meta(dt=_EPOCH, domain=CANARY))
         raise InvalidEvent(str(error) or type(error).__name__) from None
-
-
-def decode_all(raws: Iterable[bytes | memoryview]) -> list[Event | InvalidEvent]:
-    """Return many events; in the place of one that cannot be read stands the error with the reason.
-
-    Parameters
-    ----------
-    raws : iterable of bytes or memoryview
-        JSON texts, one event each.
-
-    Examples
-    --------
-    >>> decode_all([b'{"meta": {"dt": "2015-09-12T00:46:58Z"}, "user": "Ada"}', b"?"])[1]
-    InvalidEvent('JSON is malformed: invalid character (byte 0)')
-    """
-    decoded: list[Event | InvalidEvent] = []
-    for raw in raws:
-        try:
-            decoded.append(decode(raw))
-        except InvalidEvent as error:
-            decoded.append(error)
-    return decoded
 
 
 def _is_canary(raw: bytes | memoryview) -> bool:

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.classifier import ThresholdNotAttainable, choose_threshold, margin, threshold_curve
+from lib.model import classifier, evaluation
+from lib.model.classifier import CrossFit, ThresholdNotAttainable, choose_threshold, margin, threshold_curve
+from lib.model.dataset import EditDataset
 from lib.stats import edits_upper_bound, upper_bound
+from tests import synthetic
 
 
 def curve(*rows):
@@ -79,15 +82,10 @@ def test_one_busy_person_makes_the_bound_of_the_edits_wide():
 @pytest.mark.slow
 def test_both_guarantees_hold_on_other_users_of_the_same_wiki():
     """Train on half of the people, judge the other half edit by edit, again and again."""
-    from lib.model import evaluation
-    from lib.model.classifier import CrossFit, assign_folds
-    from lib.model.dataset import EditDataset
-    from tests import synthetic
-
     broken = []
     for seed in range(10):
         whole = EditDataset(synthetic.sample(1400, 60, seed=seed))
-        half = assign_folds(whole, 2, seed)[whole.user] == 0
+        half = classifier.assign_folds(whole, 2, seed)[whole.user] == 0
         model = synthetic.train(CrossFit(whole.subset(half), repeats=1, seed=seed), 0.01)
         rates = evaluation.stop_rates(
             whole.subset(~half), evaluation.stopped_edits(model, whole.subset(~half))
