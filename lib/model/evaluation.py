@@ -144,8 +144,15 @@ def comment_scores(dataset: EditDataset, fold: np.ndarray) -> np.ndarray:
 # --- in the stream ----------------------------------------------------------------------------------------------------
 
 
-def flagged_at(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
+def flagged_at(model: BotClassifier, dataset: EditDataset, features: np.ndarray) -> np.ndarray:
     """Return the edit at which each user is flagged by a model that starts with no states, as stage 4 does.
+
+    Parameters
+    ----------
+    model : BotClassifier
+    dataset : EditDataset
+    features : ndarray of float, shape (edits, len(EDIT_FEATURES))
+        Of the model for the dataset's edits.
 
     Returns
     -------
@@ -153,7 +160,6 @@ def flagged_at(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
         Row of the edit; the number of edits for a user who is not flagged.
     """
     states = user_features.new_states(len(dataset))
-    features = model.edit_features(dataset.table)
     _, rows, x = user_features.update_states(states, dataset.user, dataset.times, features)
     reached = rows[model.is_flagged(x, model.score(x))]
     at = np.full(len(dataset), len(dataset.user))
@@ -163,7 +169,8 @@ def flagged_at(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
 
 def stopped_edits(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
     """Return which edits are stopped: that at which their user is flagged, and all later ones."""
-    return np.arange(len(dataset.user)) >= flagged_at(model, dataset)[dataset.user]
+    at = flagged_at(model, dataset, model.edit_features(dataset.table))
+    return np.arange(len(dataset.user)) >= at[dataset.user]
 
 
 def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy import stats
 
 from lib.model import build_blacklist, evaluation, user_features
@@ -62,11 +61,13 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
         Quantiles of the features of :data:`COMPARED` over users, and the counts behind the shares.
     """
     n, edits = len(dataset), len(dataset.user)
-    flagged_at = evaluation.flagged_at(model, dataset)
+    evidence = model.edit_features(dataset.table)
+    flagged_at = evaluation.flagged_at(model, dataset, evidence)
     judged = np.arange(edits) <= flagged_at[dataset.user]
-    evidence = model.edit_features(dataset.table.filter(pa.array(judged)))
     states = user_features.new_states(n)
-    states, *_ = user_features.update_states(states, dataset.user[judged], dataset.times[judged], evidence)
+    states, *_ = user_features.update_states(
+        states, dataset.user[judged], dataset.times[judged], evidence[judged]
+    )
     features = user_features.to_features(states)[:, _COLUMNS]
     levels = np.linspace(0, 1, QUANTILES + 1)
     quantiles = np.quantile(features, levels, axis=0, method="inverted_cdf")

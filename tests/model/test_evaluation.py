@@ -84,8 +84,8 @@ def test_the_comment_baseline_without_any_word_knows_the_share_of_flags():
 
 
 def test_a_user_is_flagged_at_the_first_edit_whose_margin_reaches_the_threshold(people, model):
-    at = evaluation.flagged_at(model, people)
     features = model.edit_features(people.table)
+    at = evaluation.flagged_at(model, people, features)
     for user in [*np.flatnonzero(people.is_bot)[:5], *np.flatnonzero(~people.is_bot)[:5]]:
         mine = np.flatnonzero(people.user == user)
         states, zeros = user_features.new_states(1), np.zeros(1, int)
