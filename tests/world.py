@@ -98,8 +98,8 @@ def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0,
     out = producer(job)
     published = job.publish(job.publisher(events, out), max_events)
     options = job.source_options | ({"maxOffsetsPerTrigger": str(max_offsets)} if max_offsets else {})
-    source = session.readStream.format("kafka").options(**options).load()
-    scored = source.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
+    messages = session.readStream.format("kafka").options(**options).load().selectExpr(*scoring.MESSAGE)
+    scored = messages.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
     line = job.finish(scored.writeStream.foreachBatch(job.commit_batch).start(), published)
     out.close()
     return line
@@ -129,7 +129,7 @@ def judge(
 
 
 def messages_of_spark(raws: list[bytes], partition: int = 0, start: int = 0) -> pa.RecordBatch:
-    """Return some events as rows of Spark's Kafka source."""
+    """Return some events as rows of ``scoring.MESSAGE``."""
     n = len(raws)
     return pa.record_batch(
         {
@@ -137,7 +137,7 @@ def messages_of_spark(raws: list[bytes], partition: int = 0, start: int = 0) -> 
             "partition": pa.array([partition] * n, pa.int32()),
             "offset": pa.array(range(start, start + n), pa.int64()),
             "timestamp": pa.array([0] * n, pa.timestamp("us", "UTC")),
-            "headers": pa.array([None] * n, pa.list_(pa.struct({"key": pa.string(), "value": pa.binary()}))),
+            "id": pa.nulls(n, pa.binary()),
         }
     )
 

@@ -123,10 +123,10 @@ class OnlineClassifier:
         return BatchResult(
             _verdicts(table, verdict, shown),
             entries,
-            UserStates([names[u] for u in known], state[known], last[known]),
+            UserStates(names[known].tolist(), state[known], last[known]),
             shadow_states,
             fresh["id"].drop_null().to_numpy(),
-            [names[u] for u in np.flatnonzero(hit & ~listed)],
+            names[hit & ~listed].tolist(),
             _dead_letters(fresh),
             table["kafka_ms"].to_numpy(),
             _counts(scored, fresh, verdict, user, sampled),
@@ -147,7 +147,7 @@ class OnlineClassifier:
         column = table["features"].combine_chunks()
         there = column.is_valid().to_numpy(zero_copy_only=False)
         found = np.full((table.num_rows, len(EDIT_FEATURES)), np.nan)
-        found[there] = column.flatten().to_numpy().reshape(-1, len(EDIT_FEATURES))
+        found[there] = np.frombuffer(b"".join(column.drop_null().to_pylist())).reshape(-1, len(EDIT_FEATURES))
         missing = judged & ~there
         if missing.any():
             found[missing] = self.model.edit_features(table.filter(pa.array(missing)).select(INPUT_COLUMNS))

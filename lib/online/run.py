@@ -97,7 +97,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         self.out_dir = out_dir
         self.properties = dict(properties or {})
         self.interrupted = False
-        self._failure: BaseException | None = None
         self._lock = threading.Lock()
         with contextlib.ExitStack() as opened:
             opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
@@ -111,7 +110,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self.topics: dict[str, str] = self.state.get_meta("topics")
             self.events = EventTopic(self.bootstrap, self.properties, self.state)
             self._verdicts = VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
-            self._threads = opened.enter_context(ThreadPoolExecutor(2))
+            self._threads = opened.enter_context(ThreadPoolExecutor(3))
             self._resources = opened.pop_all()
         file = out_dir / "blacklist.bloom"
         self.bloom = bloom.load_or_rebuild(
@@ -163,6 +162,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with self.state.transaction():
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
+        self._committed: Future[Any] = self._threads.submit(int)  # no batch yet
         self._publisher = publisher
         return self._threads.submit(publisher.run, max_events)
 
@@ -188,6 +188,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     def commit_batch(self, batch: DataFrame, batch_id: int) -> None:
         """Turn scored messages into verdicts, and commit them: ``foreachBatch`` calls this.
 
+        A thread does so, one batch after the other, while Spark scores the next one.
+
         Parameters
         ----------
         batch : DataFrame
@@ -195,17 +197,15 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         batch_id : int
             Spark's own number, which starts at 0 with each query; SQLite has ours.
         """
-        try:
-            with self._lock:
-                scored = batch.toArrow()
-                if scored.num_rows:
-                    self._commit(scored)
-        except BaseException as error:
-            self._failure = error
-            raise
+        with self._lock:
+            scored = batch.toArrow()
+            self._committed.result()
+            if scored.num_rows:
+                self._committed = self._threads.submit(self._commit, scored)
 
     def _commit(self, scored: pa.Table) -> None:
-        result = self.classifier.classify(scored)
+        with self.state.transaction():  # else every look-up of a user is one
+            result = self.classifier.classify(scored)
         number = max(self.state.batches(), default=0) + 1
         state.write_part(self.out_dir, number, result.verdicts)
         self._verdicts.send(result.verdicts)
@@ -234,12 +234,14 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         try:
             try:
                 self._drain(query, published, log)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Py4JError) as error:
+                if KeyboardInterrupt not in (type(error), type(error.__context__)):
+                    raise  # else Python was interrupted while it talked with the JVM
                 self.interrupted = True
             finally:
                 line = self._end_run(query, published)
         except Exception as error:
-            raise self._explain(self._failure or error) from error
+            raise self._explain(error) from error
         return line
 
     def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
@@ -250,6 +252,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         wait([published])
         self._publisher.stop.clear()
         with self._lock:  # a batch that Spark has given up may still be at work
+            wait([self._committed])
             self.export()
         counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
         verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
@@ -284,6 +287,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         while drained is None or not drained.done():
             if self._broker is not None:
                 self._broker.ensure_running()
+            if self._committed.done():
+                self._committed.result()
             if not query.isActive:
                 raise query.exception() or OnlineError(
                     "The query must run until the stream ends. Got: it was stopped. Continue with RESUME=True."
@@ -304,6 +309,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             if time.monotonic() - answered > KAFKA_SECONDS:
                 raise TimeoutError(f"no answer for {KAFKA_SECONDS} s")
         drained.result()
+        self._committed.result()
 
     def second_look(self) -> pd.DataFrame:
         """Take users off the list whose shadow edits do not look like a bot's; the ledger keeps them as history.

@@ -7,8 +7,9 @@ Works on one Arrow batch at a time and needs no memory of what came before. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,15 +17,15 @@ import pyarrow.compute as pc
 from lib import events
 from lib.blacklist.bloom import BlacklistFilter
 from lib.model import edit_features, kernels
-from lib.model.edit_features import EDIT_FEATURES, Weights
+from lib.model.edit_features import Weights
 
 if TYPE_CHECKING:  # scikit-learn takes the executors four seconds to import, and they do without
     from lib.model.classifier import BotClassifier
 
 #: One row per Kafka message: where it is, its kind (``edit``, ``event``, ``canary`` or ``invalid``), and the hash of
 #: its id, null if it has none. Edits have the columns of ``events.ARROW_SCHEMA``, whether the filter takes their
-#: user for a member, whether they are in the shadow sample, and their features, null where nobody needs them.
-#: Invalid messages have their text and the reason.
+#: user for a member, whether they are in the shadow sample, and their features (float64, as bytes), null where nobody
+#: needs them. Invalid messages have their text and the reason.
 SCHEMA = pa.schema(
     [
         ("partition", pa.int32()),
@@ -35,20 +36,26 @@ SCHEMA = pa.schema(
         *events.ARROW_SCHEMA,
         ("filter_hit", pa.bool_()),
         ("sampled", pa.bool_()),
-        ("features", pa.list_(pa.float64())),
+        ("features", pa.binary()),
         ("raw", pa.binary()),
         ("reason", pa.string()),
     ]
 )
-_SPARK_TYPES = {"int32": "int", "int64": "bigint", "bool": "boolean", "list<item: double>": "array<double>"}
+_SPARK_TYPES = {"int32": "int", "int64": "bigint", "bool": "boolean"}
 #: The same, as ``DataFrame.mapInArrow`` wants it.
 SCORED = ", ".join(f"{field.name} {_SPARK_TYPES.get(str(field.type), field.type)}" for field in SCHEMA)
 MAX_TEXT_CHARACTERS = 2_000  # of a title or comment; MediaWiki takes 500
-SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
 ID_HEADER = "id"  # see lib.online.topics
+#: What ``selectExpr`` takes from Spark's Kafka source. The lists of headers stay behind: for every row that Spark gives
+#: to Python it goes through all lists of the batch, which would be most of the stage's work.
+MESSAGE = (
+    *("value", "partition", "offset", "timestamp"),
+    f"try_element_at(filter(headers, pair -> pair.key = '{ID_HEADER}' AND length(pair.value) > 0), -1).value AS id",
+)
+SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
 
 
-class _Message(NamedTuple):
+class _Message(msgspec.Struct, gc=False):  # the collector would go through all of them, again and again
     kind: str
     id: str | None
     reason: str | None = None  #: of an invalid one
@@ -137,20 +144,19 @@ def score(
     Parameters
     ----------
     messages : pyarrow.RecordBatch
-        Columns ``value``, ``partition``, ``offset``, ``timestamp`` and ``headers`` of Spark's Kafka source. A message
-        without a value is as invalid as an empty text.
+        Columns of :data:`MESSAGE`. A message without a value is as invalid as an empty text.
     weights : Weights
         The text model's.
     bloom : BlacklistFilter
     shadow_share : float, default 0.02
         Share of the edits of listed users that get features all the same.
     """
-    raws = [raw or b"" for raw in messages.column("value").to_pylist()]
-    read = [_read(*message) for message in zip(raws, messages.column("headers").to_pylist(), strict=True)]
-    is_edit = np.array([message.kind == "edit" for message in read], bool)
-    edits = _edits(
-        [(message.event, raw) for message, raw in zip(read, raws, strict=True) if message.kind == "edit"]
-    )
+    values = pc.fill_null(messages.column("value"), b"")
+    raws = values.to_pylist()
+    read = [_read(*message) for message in zip(raws, messages.column("id").to_pylist(), strict=True)]
+    kind = pa.array([message.kind for message in read], pa.string())
+    is_edit = pc.equal(kind, "edit").to_numpy(zero_copy_only=False)
+    edits = _edits([(read[row].event, raws[row]) for row in np.flatnonzero(is_edit)])
     edits["filter_hit"] = pa.array(bloom.contains(edits["user"].to_pylist()))
     edits["sampled"] = pa.array(hash_sample(hash64(edits["meta_id"]), shadow_share))
     edits["features"] = _features(edits, weights)
@@ -159,15 +165,13 @@ def score(
         "partition": messages.column("partition"),
         "offset": messages.column("offset"),
         "kafka_ms": messages.column("timestamp").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()),
-        "kind": pa.array([message.kind for message in read], pa.string()),
+        "kind": kind,
         "id": pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False)),
         **{name: _spread(column, is_edit) for name, column in edits.items()},
-        "raw": pa.array([raw if message.reason else None for message, raw in zip(read, raws, strict=True)]),
+        "raw": pc.if_else(pc.equal(kind, "invalid"), values, None),
         "reason": pa.array([message.reason for message in read], pa.string()),
     }
-    return pa.RecordBatch.from_arrays(
-        [columns[field.name].cast(field.type) for field in SCHEMA], schema=SCHEMA
-    )
+    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
 def _spread(values: pa.Array, where: np.ndarray) -> pa.Array:
@@ -180,14 +184,12 @@ def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
     hit, sampled = (edits[name].to_numpy(zero_copy_only=False) for name in ("filter_hit", "sampled"))
     needed = edits["user"].is_valid().to_numpy(zero_copy_only=False) & (~hit | sampled)
     found = edit_features.compute(pa.table(edits).filter(pa.array(needed)), weights)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), len(EDIT_FEATURES))
-    return _spread(lists.cast(pa.list_(pa.float64())), needed)
+    return _spread(pa.array([row.tobytes() for row in found], pa.binary()), needed)
 
 
-def _read(raw: bytes, pairs: list[dict[str, Any]] | None) -> _Message:
-    """Return what a message is, by its text and its headers."""
-    named = [pair["value"] for pair in pairs or [] if pair["key"] == ID_HEADER and pair["value"]]
-    name = named[-1].decode(errors="replace") if named else None
+def _read(raw: bytes, named: bytes | None) -> _Message:
+    """Return what a message is, by its text and the id in its headers."""
+    name = named.decode(errors="replace") if named else None
     try:
         event = events.decode(raw)
     except events.InvalidEvent as error:
@@ -202,7 +204,9 @@ def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:
     """Return the columns of edits and their texts: each edit with an id, and no text longer than any wiki takes."""
     table = events.table([event for event, _ in edits])
     columns = {name: table[name].combine_chunks() for name in table.column_names}
-    columns["meta_id"] = pa.array([events.event_key(raw, event) for event, raw in edits], pa.string())
+    columns["meta_id"] = pa.array(
+        [event.meta.id or events.event_key(raw, None) for event, raw in edits], pa.string()
+    )
     for name in ("title", "comment"):
         columns[name] = pc.utf8_slice_codeunits(columns[name], 0, MAX_TEXT_CHARACTERS)
     return columns

@@ -247,9 +247,9 @@ def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     """
     times = np.datetime_as_string(table["timestamp"].cast(pa.timestamp("ms")).to_numpy(), timezone="UTC")
     table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", pa.array(times))
-    encode = msgspec.json.Encoder().encode
+    encode, verdict = msgspec.json.Encoder().encode, msgspec.defstruct("Verdict", SCHEMA.names, gc=False)
     for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
-        yield row[0], encode(dict(zip(SCHEMA.names, row, strict=True)))
+        yield row[0], encode(verdict(*row))
 
 
 class VerdictTopic:
