@@ -17,7 +17,6 @@ import world
 
 from lib import events
 from lib.infra import broker
-from lib.infra.kafka import ping
 from lib.online import cards, run, state
 from lib.online.run import OnlineJob
 from lib.online.state import SCHEMA, OnlineError, StateStore
@@ -219,7 +218,7 @@ def test_a_kafka_that_stands_still_is_waited_for_and_named(
             with pytest.raises(OnlineError, match=r"Kafka at 127.*must answer.* no answer.* RESUME=True"):
                 world.run(job, spark, stalled)
         os.killpg(kafka.process.pid, signal.SIGCONT)
-        assert ping(kafka.bootstrap, {}, seconds=60)
+        kafka.wait_until_ready()
         world.judge(tmp_path / "out", model_dir, short, resume=True, **here)
     spark.conf.set("spark.sql.streaming.stopTimeout", "60s")
     assert "has not answered for" in capsys.readouterr().out
