@@ -20,8 +20,8 @@ WRAPPER_HOME = paths.ROOT / ".setup" / "java"
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 # For a JVM that lives for minutes on few cores: there, compiling code a second time and collecting garbage in parallel
-# cost more than they bring. Only what is ten times as hot as Java itself asks for is compiled again: a short run takes
-# as long as without any of it, and a million messages a third of the time.
+# cost more than they bring. Only what is ten times as hot as Java itself asks for is compiled again: without that, a
+# message of a long run costs a JVM several times as much; with Java's own thresholds, a short run takes longer.
 JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:Tier4InvocationThreshold=50000", "-XX:Tier4CompileThreshold=150000")
 # A JVM's language and file names are those of its locale: in Turkish "I" is not the capital of "i", and with C a file
 # name can have no accents.

@@ -234,6 +234,9 @@ class Publisher:
         self._unsaved = 0
 
 
+_Verdict = msgspec.defstruct("_Verdict", SCHEMA.names, gc=False)
+
+
 def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Yield the key (``meta_id``) and the JSON text of each verdict: the columns, the time in ISO 8601.
 
@@ -247,9 +250,8 @@ def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     """
     times = np.datetime_as_string(table["timestamp"].cast(pa.timestamp("ms")).to_numpy(), timezone="UTC")
     table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", pa.array(times))
-    encode, verdict = msgspec.json.Encoder().encode, msgspec.defstruct("Verdict", SCHEMA.names, gc=False)
     for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
-        yield row[0], encode(verdict(*row))
+        yield row[0], msgspec.json.encode(_Verdict(*row))
 
 
 class VerdictTopic:
