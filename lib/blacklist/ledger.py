@@ -22,7 +22,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -268,26 +268,19 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Return the allow-list, sorted by user, each with the reason."""
         return dict(self.connection.execute("SELECT user, reason FROM allowed ORDER BY user"))
 
-    def import_decisions(self, earlier: Ledger, automatic: Container[str]) -> set[str]:
-        """Import what people decided in an earlier ledger, and its history.
+    def replace(self, entries: Iterable[Entry], automatic: Sequence[str]) -> None:
+        """List users in place of those whom no person listed; whom a person took off the list stays off it.
 
         Parameters
         ----------
-        earlier : Ledger
-        automatic : container of str
-            Reasons of entries that no person decided: those are not imported.
-
-        Returns
-        -------
-        set of str
-            The users whom a person took off the list and who were not listed again: they should stay off it.
+        entries : iterable of Entry
+        automatic : sequence of str
+            Reasons of the entries that are replaced.
         """
         with transaction(self.connection):
-            for table, marks in (("allowed", "?, ?, ?"), ("history", "?, ?, ?, ?, ?, ?, ?, ?")):
-                rows = earlier.connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
-                self.connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
-            self.add(entry for entry in earlier.entries() if entry.reason not in automatic)
-        return {ended.entry.user for ended in earlier.history()} - set(earlier.members())
+            released = {ended.entry.user for ended in self.history()} - set(self.members())
+            self.connection.executemany("DELETE FROM blacklist WHERE reason = ?", zip(automatic))
+            self.add(entry for entry in entries if entry.user not in released)
 
     def __contains__(self, user: object) -> bool:
         return bool(self.connection.execute("SELECT 1 FROM blacklist WHERE user = ?", (user,)).fetchone())

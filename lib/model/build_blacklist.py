@@ -122,42 +122,23 @@ def error_rates(
 def clear_outputs(folder: Path) -> None:
     """Remove what an earlier run of stage 3 left, so that a run that fails leaves no model that stage 4 would take.
 
-    The ledger stays until :func:`write_blacklist` replaces it: it holds what people decided.
+    The ledger stays: it holds what people decided.
     """
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
 
 
 def write_blacklist(folder: Path, listed: Iterable[Entry]) -> None:
-    """Write ``ledger.sqlite`` and ``blacklist.bloom``, whole, in place of what the folder held before.
+    """Write ``ledger.sqlite`` and ``blacklist.bloom``.
 
-    What people decided in the ledger before is imported: the allow-list, whom they put on the list for a reason of
-    their own, whom they took off it, and the history.
+    In a ledger that is there already, entries of an earlier run of stage 3 are replaced. What people decided is kept:
+    the allow-list, whom they put on the list for a reason of their own, whom they took off it, and the history.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{LEDGER}.new"
-    _remove(new)
-    with Ledger.open(new) as ledger:
-        released = _import_decisions(folder / LEDGER, ledger)
-        ledger.add(entry for entry in listed if entry.user not in released)
+    with Ledger.open(folder / LEDGER) as ledger:
+        ledger.replace(listed, automatic=(JUDGED, FLAGGED))
         members = ledger.members()
-    _remove(folder / LEDGER)
-    new.rename(folder / LEDGER)
     BlacklistFilter.build(members).save(folder / FILTER)
-
-
-def _import_decisions(path: Path, ledger: Ledger) -> set[str]:
-    """Import what people decided in an earlier ledger, if there is one; return who stays off the list."""
-    if not path.exists():
-        return set()
-    with Ledger.open(path, read_only=True) as earlier:
-        return ledger.import_decisions(earlier, (JUDGED, FLAGGED))
-
-
-def _remove(database: Path) -> None:
-    """Remove a SQLite file with its write-ahead log, which would otherwise be read into the next one."""
-    for ending in ("", "-wal", "-shm"):
-        database.with_name(database.name + ending).unlink(missing_ok=True)
 
 
 def save_outputs(

@@ -65,7 +65,7 @@ def test_files_hold_the_list_and_replace_what_was_there(tmp_path, listed):
     assert bloom.contains([entry.user for entry in listed]).all()
 
 
-def test_what_people_decided_is_imported_when_stage_3_runs_again(tmp_path, listed):
+def test_what_people_decided_is_kept_when_stage_3_runs_again(tmp_path, listed):
     kind, wrong, spared = (entry.user for entry in listed[:3])
     build_blacklist.write_blacklist(tmp_path, [*listed, Entry("long gone", build_blacklist.FLAGGED, 1)])
     with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
