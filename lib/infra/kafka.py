@@ -150,17 +150,17 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
         When the properties cannot be used.
     """
     errors: list[KafkaError] = []
-    admin = _admin(bootstrap, properties, error_cb=errors.append)
-    try:
-        return bool(admin.list_topics(timeout=seconds).brokers)
-    except KafkaException:
-        admin.poll(0)
-    refusals = [error.str() for error in errors if re.search("SSL|SASL", error.str())]
-    if refusals:
-        raise KafkaAuthError(
-            f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
-            f"Got: {refusals[0]}. Correct user, password, certificates or protocol there."
-        )
+    admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        try:
+            return bool(admin.list_topics(timeout=left).brokers)
+        except KafkaException:  # at once where a connection breaks: the next one may hold
+            admin.poll(0.1)
+        if refusals := [error.str() for error in errors if re.search("SSL|SASL", error.str())]:
+            raise KafkaAuthError(
+                f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
+                f"Got: {refusals[0]}. Correct user, password, certificates or protocol there."
+            )
     return False
 
 

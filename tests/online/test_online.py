@@ -218,7 +218,6 @@ def test_a_kafka_that_stands_still_is_waited_for_and_named(
             with pytest.raises(OnlineError, match=r"Kafka at 127.*must answer.* no answer.* RESUME=True"):
                 world.run(job, spark, stalled)
         os.killpg(kafka.process.pid, signal.SIGCONT)
-        kafka.wait_until_ready()
         world.judge(tmp_path / "out", model_dir, short, resume=True, **here)
     spark.conf.set("spark.sql.streaming.stopTimeout", "60s")
     assert "has not answered for" in capsys.readouterr().out
