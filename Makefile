@@ -81,8 +81,9 @@ reproduce: setup ## Execute notebooks 03 and 04 as other processors, threads, lo
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
 	@$(PY) -m experiments $(CAPTURES)
 
+# One version of a package for all Pythons: numpy 2.5 draws other numbers than 2.4, and figures would differ.
 lock: setup ## Renew requirements.lock and the jars' locks from what pyproject.toml and jgo.toml ask for
-	$(PY) -m uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev \
+	$(PY) -m uv pip compile -q --universal --fork-strategy fewest --generate-hashes --python-version 3.11 --group dev \
 	    --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 	for folder in jars/*/; do (cd "$$folder" && ../../$(PY) -m jgo --resolver python --class-path-only lock) || exit; done
 

@@ -32,8 +32,9 @@ def locked():
 def test_every_dependency_is_in_the_lock_in_a_version_that_satisfies_it(python):
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     for asked in map(Requirement, ASKED):
-        pins = locked()[canonicalize_name(asked.name)]
-        (pin,) = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
+        # One version for all of them: numpy 2.5 draws other binomial numbers than 2.4, and figures would differ.
+        (pin,) = locked()[canonicalize_name(asked.name)]
+        assert pin.marker is None or pin.marker.evaluate(environment)
         assert asked.specifier.contains(str(pin.specifier).removeprefix("==")), asked
 
 
