@@ -136,7 +136,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "longest burst": ("longest burst",),
     "repetition": ("different", "comments repeated", "change"),
     "what edits are": tuple(edit_features.FLAGS),
-    "name hints": edit_features.NAME_FLAGS,
+    "name hints": tuple(edit_features.NAME_FLAGS),
 }
 
 KEPT = Attempt("logistic regression (kept)", kept)
@@ -173,7 +173,7 @@ def _matrix(attempt: Attempt, x: np.ndarray, with_name: bool) -> np.ndarray:
     seen = x[:, _columns(attempt.without, with_name)]
     if not attempt.names_twice or not with_name:
         return seen
-    hints = [user_features.FEATURES.index(edit_features.NAME_FLAGS[i]) for i in (1, 2, 4)]
+    hints = [user_features.FEATURES.index(list(edit_features.NAME_FLAGS)[i]) for i in (1, 2, 4)]
     return np.hstack([seen, seen * x[:, hints].max(axis=1, keepdims=True)])
 
 

@@ -7,8 +7,9 @@ on, made by the same loops. None of them sees the ``bot`` flag.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import NamedTuple
 
@@ -18,11 +19,11 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from lib.model import kernels
-from lib.model.kernels import KeywordMatcher, njit_cached, njit_inline
+from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of kernels.py, whose loops are compiled into those of this file: numba keeps machine code by this file's date,
 #: so the line must change with kernels.py (a test checks it).
-KERNELS_SOURCE = "84be3a3301a5"
+KERNELS_SOURCE = "1132b87b49fb"
 
 #: Columns of an edit that features are computed from.
 INPUT_COLUMNS = ("wiki", "namespace", "type", "title", "user", "minor", "delta", "comment")
@@ -33,30 +34,39 @@ TEXT_COLUMN, NAME_COLUMN, FLAGS_COLUMN, DELTA_COLUMN, TEMPLATE_COLUMN, TITLE_COL
     len(EDIT_FEATURES)
 )
 
-#: What a name can be seen to be, one bit each.
-NAME_FLAGS = (
-    "name contains “bot”",
-    "name ends in “bot”",
-    "“Bot” as a word of the name",
-    "name begins with “bot”",
-    "“bot” in another script in the name",
-    "name speaks of a script, a service or automation",
-    "name is an IP address",
-    "name of a temporary account",
-)
+
+def _any_of(words: Iterable[str]) -> str:
+    """Return a pattern of bytes for keywords."""
+    return "|".join(re.escape(word).replace(r"\ ", r"(?:^|[^a-z0-9\x80-\xff]|$)") for word in words)
+
 
 _KEYWORDS = tomllib.loads(resources.files("lib.model").joinpath("keywords.toml").read_text(encoding="utf-8"))
-COMMENT_WORDS = KeywordMatcher.of(_KEYWORDS["comment"])
-NAME_WORDS = KeywordMatcher.of(_KEYWORDS["name"])
+_BOT, _AUTOMATION, _TOOL, _REVERT = map(_any_of, _KEYWORDS["comment"].values())
+_CAPITAL = r"^(/\*([^*]|\*+[^*/])*\*+/)? *[A-Z]"  # after the section
+
+_NO_LETTER = r"[^a-zA-Z\x80-\xff]"
+IP_ADDRESS = r"\d{1,3}(\.\d{1,3}){3}|[\da-fA-F]*:[\da-fA-F]*:[\da-fA-F:.]*"
+TEMPORARY_ACCOUNT = r"~\d{4}-[\d-]{2,}"
+#: What a name can be seen to be, one bit each, and the pattern of its bytes.
+NAME_FLAGS = {
+    "name contains “bot”": r"(?i)bot",
+    "name ends in “bot”": rf"(?i:bot){_NO_LETTER}*$|(B(?i:ot)|(?i:bot){_NO_LETTER}){_NO_LETTER}*[IVX]*$",
+    "“Bot” as a word of the name": rf"((^|{_NO_LETTER})(?i:b)|[^A-Z]B)(?i:ot)([^a-z]|$)",
+    "name begins with “bot”": r"(?i)^bot",
+    "“bot” in another script in the name": f"(?i){_any_of(_KEYWORDS['name']['bot'])}",
+    "name speaks of a script, a service or automation": f"(?i){_any_of(_KEYWORDS['name']['automation'])}",
+    "name is an IP address": f"^({IP_ADDRESS})$",
+    "name of a temporary account": f"^{TEMPORARY_ACCOUNT}$",
+}
 
 _TITLE_WEIGHT, _CONTEXT_WEIGHT = 0.5, 0.25  # a comment shows more than the page does
 _SALT_COMMENT, _SALT_TITLE, _SALT_CONTEXT = np.uint64(17), np.uint64(7177), np.uint64(101)
 _SCRATCH = 16 * kernels.MAX_TEXT_BYTES
+_TEXT_BYTES = kernels.MAX_TEXT_BYTES + 64
 NO_NAMESPACE = -1000
 TEXT_SIZES = (3, 5)
 TITLE_SIZES = (3, 4)
-#: What the loop finds in the texts of an edit, as bits: those of kernels.SAW_… in the comment, then these.
-_URL, _BOT, _AUTOMATION, _TOOL, _REVERT, _CAPITAL, _NAME_IN_TITLE, _SLASH = 1 << np.arange(4, 12)
+_NAME_IN_TITLE = 16  # a bit beside kernels.SAW_… of the comment
 
 
 class Columns(NamedTuple):
@@ -85,30 +95,46 @@ def columns(table: pa.Table) -> Columns:
     )
 
 
-#: What an edit can be seen to be, in the words of a verdict card: of its columns, the bits found, and its delta.
-FLAGS: dict[str, Callable[[Columns, np.ndarray, np.ndarray], np.ndarray]] = {
-    "marked as minor": lambda edit, found, delta: edit.kind & 1,
-    "new page": lambda edit, found, delta: edit.kind & 2,
-    "edit of one section": lambda edit, found, delta: found & kernels.SAW_SECTION,
-    "link in the comment": lambda edit, found, delta: found & kernels.SAW_LINK,
-    "template in the comment": lambda edit, found, delta: found & kernels.SAW_BRACES,
-    "web address in the comment": lambda edit, found, delta: found & _URL,
-    "empty comment": lambda edit, found, delta: np.diff(edit.comment[0]) == 0,
-    "comment speaks of a bot": lambda edit, found, delta: found & _BOT,
-    "comment speaks of a script or of automation": lambda edit, found, delta: found & _AUTOMATION,
-    "comment names a tool that people steer": lambda edit, found, delta: found & _TOOL,
-    "comment of a revert": lambda edit, found, delta: found & _REVERT,
-    "own name in the comment": lambda edit, found, delta: found & kernels.SAW_NAME,
-    "own name in the title": lambda edit, found, delta: found & _NAME_IN_TITLE,
-    "in the main namespace": lambda edit, found, delta: edit.namespace == 0,
-    "on a talk page": lambda edit, found, delta: (edit.namespace > 0) & (edit.namespace % 2 == 1),
-    "in a user's namespace": lambda edit, found, delta: edit.namespace == 2,
-    "in another namespace": lambda edit, found, delta: (edit.namespace > 2) & (edit.namespace % 2 == 0),
-    "size unchanged": lambda edit, found, delta: delta == 0,
-    "size reduced": lambda edit, found, delta: delta < 0,
-    "size of the change unknown": lambda edit, found, delta: np.isnan(delta),
-    "comment begins with a capital": lambda edit, found, delta: found & _CAPITAL,
-    "on a subpage": lambda edit, found, delta: found & _SLASH,
+class Seen(NamedTuple):
+    """What flags are read from."""
+
+    edit: Columns
+    masked: tuple[np.ndarray, np.ndarray]  #: offsets and bytes of the normalized comments
+    found: np.ndarray  #: bits of kernels.SAW_… in the comment, and _NAME_IN_TITLE
+    delta: np.ndarray
+
+
+def _matches(texts: tuple[np.ndarray, np.ndarray], pattern: str) -> np.ndarray:
+    """Return which texts have a match of a pattern of bytes; RE2's time is linear in their length."""
+    buffers = [None, *map(pa.py_buffer, texts)]
+    array = pa.Array.from_buffers(pa.large_binary(), len(texts[0]) - 1, buffers)
+    return pc.match_substring_regex(array, pattern).to_numpy(zero_copy_only=False)
+
+
+#: What an edit can be seen to be, in the words of a verdict card.
+FLAGS: dict[str, Callable[[Seen], np.ndarray]] = {
+    "marked as minor": lambda seen: seen.edit.kind & 1,
+    "new page": lambda seen: seen.edit.kind & 2,
+    "edit of one section": lambda seen: seen.found & kernels.SAW_SECTION,
+    "link in the comment": lambda seen: seen.found & kernels.SAW_LINK,
+    "template in the comment": lambda seen: seen.found & kernels.SAW_BRACES,
+    "web address in the comment": lambda seen: _matches(seen.masked, "://"),
+    "empty comment": lambda seen: np.diff(seen.edit.comment[0]) == 0,
+    "comment speaks of a bot": lambda seen: _matches(seen.masked, _BOT),
+    "comment speaks of a script or of automation": lambda seen: _matches(seen.masked, _AUTOMATION),
+    "comment names a tool that people steer": lambda seen: _matches(seen.masked, _TOOL),
+    "comment of a revert": lambda seen: _matches(seen.masked, _REVERT),
+    "own name in the comment": lambda seen: seen.found & kernels.SAW_NAME,
+    "own name in the title": lambda seen: seen.found & _NAME_IN_TITLE,
+    "in the main namespace": lambda seen: seen.edit.namespace == 0,
+    "on a talk page": lambda seen: (seen.edit.namespace > 0) & (seen.edit.namespace % 2 == 1),
+    "in a user's namespace": lambda seen: seen.edit.namespace == 2,
+    "in another namespace": lambda seen: (seen.edit.namespace > 2) & (seen.edit.namespace % 2 == 0),
+    "size unchanged": lambda seen: seen.delta == 0,
+    "size reduced": lambda seen: seen.delta < 0,
+    "size of the change unknown": lambda seen: np.isnan(seen.delta),
+    "comment begins with a capital": lambda seen: _matches(seen.edit.comment, _CAPITAL),
+    "on a subpage": lambda seen: _matches(seen.edit.title, "/"),
 }
 
 
@@ -166,29 +192,27 @@ class Weights(NamedTuple):
 
 @njit_cached
 def _edit_features(
-    edit: Columns, weights: Weights, words: KeywordMatcher, name_words: KeywordMatcher
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features without flags and delta, and what was found in the texts, as bits."""
+    edit: Columns, weights: Weights, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the features without flags and delta, what was found, and ends and bytes of the normalized comments."""
     out = np.empty((len(edit.kind), len(EDIT_FEATURES)))
-    found = np.empty(len(out), np.int64)
-    comment, title = np.empty((2, kernels.MAX_TEXT_BYTES + 64), np.uint8)
+    found, ends = np.empty(len(out), np.int64), np.zeros(len(out) + 1, np.int64)
+    comments, title = np.empty(size, np.uint8), np.empty(_TEXT_BYTES, np.uint8)
     buckets = np.empty(_SCRATCH, np.int64)
     for i in range(len(out)):
+        comment = comments[ends[i] :]
         n, seen, seen_title, a, b, end, wiki = _hash_edit(edit, i, comment, title, buckets)
+        ends[i + 1] = ends[i] + n
         log_odds = weights.bias + _mean_weight(weights.text, buckets[:a])
         log_odds += _mean_weight(weights.text, buckets[a:b]) * _TITLE_WEIGHT
         for column in buckets[b:end]:
             log_odds += weights.text[column] * _CONTEXT_WEIGHT
-        raw_title = kernels.text_at(edit.title, i)
         out[i, TEXT_COLUMN] = log_odds
-        out[i, NAME_COLUMN] = kernels.name_flags(kernels.text_at(edit.user, i), name_words)
         out[i, TEMPLATE_COLUMN] = kernels.hash52(comment[:n])
-        out[i, TITLE_COLUMN] = kernels.hash52(raw_title)
+        out[i, TITLE_COLUMN] = kernels.hash52(kernels.text_at(edit.title, i))
         out[i, WIKI_COLUMN] = wiki
-        found[i] = seen | kernels.has_url(comment[:n]) << 4 | kernels.match_keywords(comment[:n], words) << 5
-        found[i] |= kernels.starts_upper(kernels.text_at(edit.comment, i)) << 9
-        found[i] |= (seen_title & kernels.SAW_NAME != 0) << 10 | (47 in raw_title) << 11
-    return out, found
+        found[i] = seen | _NAME_IN_TITLE * (seen_title & kernels.SAW_NAME != 0)
+    return out, found, ends, comments
 
 
 def compute(table: pa.Table, weights: Weights) -> np.ndarray:
@@ -207,13 +231,22 @@ def compute(table: pa.Table, weights: Weights) -> np.ndarray:
         A row depends on its own edit alone.
     """
     edit = columns(table)
-    out, found = _edit_features(edit, weights, COMMENT_WORDS, NAME_WORDS)
     delta = np.array(table["delta"].cast(pa.float64(), safe=False), np.float64)
-    out[:, FLAGS_COLUMN] = sum(
-        (is_set(edit, found, delta) != 0) << i for i, is_set in enumerate(FLAGS.values())
-    )
+    out, found, *masked = _edit_features(edit, weights, _bytes(edit.comment) + _TEXT_BYTES)
+    seen = Seen(edit, tuple(masked), found, delta)
+    out[:, NAME_COLUMN] = _bits(_matches(edit.user, pattern) for pattern in NAME_FLAGS.values())
+    out[:, FLAGS_COLUMN] = _bits(is_set(seen) for is_set in FLAGS.values())
     out[:, DELTA_COLUMN] = delta
     return out
+
+
+def _bits(flags: Iterable[np.ndarray]) -> np.ndarray:
+    return sum((flag != 0) << i for i, flag in enumerate(flags))
+
+
+def _bytes(texts: tuple[np.ndarray, np.ndarray]) -> int:
+    """Return how many bytes the normalized texts have at most: two marks more each."""
+    return np.minimum(np.diff(texts[0]), kernels.MAX_TEXT_BYTES).sum() + 2 * len(texts[0])
 
 
 @njit_cached
@@ -221,7 +254,7 @@ def _text_rows(edit: Columns, most: int) -> tuple[np.ndarray, np.ndarray, np.nda
     """Return values, columns and row starts of the text matrix, which has at most so many values."""
     starts = np.zeros(len(edit.kind) + 1, np.int64)
     index, values = np.empty(most, np.int32), np.empty(most)
-    comment, title = np.empty((2, kernels.MAX_TEXT_BYTES + 64), np.uint8)
+    comment, title = np.empty((2, _TEXT_BYTES), np.uint8)
     buckets = np.empty(_SCRATCH, np.int64)
     for i in range(len(edit.kind)):
         _, _, _, a, b, end, _ = _hash_edit(edit, i, comment, title, buckets)
@@ -243,12 +276,8 @@ def text_matrix(table: pa.Table) -> sp.csr_matrix:
         One row per edit: pieces of the masked comment, of the masked title, and of the context.
     """
     edit = columns(table)
-    # A text of n bytes with its two marks has at most 3 (n + 2) n-grams of three sizes and n + 3 words and pairs.
-    lengths = sum(
-        np.minimum(np.diff(text[0]), kernels.MAX_TEXT_BYTES).sum() for text in (edit.comment, edit.title)
-    )
-    matrix = sp.csr_matrix(
-        _text_rows(edit, 4 * lengths + 24 * len(edit.kind)), shape=(len(edit.kind), kernels.BUCKETS)
-    )
+    # A normalized text of n bytes has at most 3 n n-grams of three sizes and n + 1 words and pairs.
+    most = 4 * (_bytes(edit.comment) + _bytes(edit.title)) + 16 * len(edit.kind)
+    matrix = sp.csr_matrix(_text_rows(edit, most), shape=(len(edit.kind), kernels.BUCKETS))
     matrix.sum_duplicates()
     return matrix

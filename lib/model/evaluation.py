@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from sklearn.pipeline import make_pipeline
 
 from lib import plots
-from lib.model import classifier, user_features
+from lib.model import classifier, edit_features, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset
 from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates, name_contains_bot
@@ -39,8 +39,8 @@ def account_type(names: Collection[str]) -> np.ndarray:
     ['registered', 'IP', 'IP', 'temporary account']
     """
     name = pd.Series(list(names), dtype=str)
-    is_ip = name.str.fullmatch(r"(\d{1,3}\.){3}\d{1,3}|[\da-fA-F]*:[\da-fA-F:]+")
-    is_temporary = name.str.fullmatch(r"~\d{4}-[\d-]+")
+    is_ip = name.str.fullmatch(edit_features.IP_ADDRESS)
+    is_temporary = name.str.fullmatch(edit_features.TEMPORARY_ACCOUNT)
     return np.select([is_ip, is_temporary], ["IP", "temporary account"], "registered")
 
 

@@ -23,7 +23,7 @@ from lib.model.edit_features import (
 from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
-EDIT_FEATURES_SOURCE = "b5744880d9ee"
+EDIT_FEATURES_SOURCE = "de8dea959c1e"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)
@@ -146,7 +146,7 @@ FEATURES = (
 LOG_EDITS = FEATURES.index("number of edits")  #: its logarithm
 _N_FEATURES = len(FEATURES)
 _FLAG_FEATURES = FEATURES.index(next(iter(FLAGS)))
-_NAME_FEATURES = FEATURES.index(NAME_FLAGS[0])
+_NAME_FEATURES = len(FEATURES) - len(NAME_FLAGS)
 #: Which features come from the user's name.
 OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
 

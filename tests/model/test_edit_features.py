@@ -145,7 +145,8 @@ def flags(**edit):
 def test_an_edit_is_read():
     assert "comment speaks of a bot" in flags(comment="Bot: archiving 3 threads")
     assert "comment speaks of a bot" in flags(comment="Робот: добавление")
-    assert "comment speaks of a bot" not in flags(comment="bottom of the page")
+    assert "comment speaks of a bot" not in flags(comment="bottom of the page, reboted")
+    assert "comment names a tool that people steer" in flags(comment="Cat-a-lot")
     assert "comment of a revert" in flags(comment="Undid revision 3 by x")
     assert {"edit of one section", "link in the comment"} <= flags(comment="/* Life */ see [[Page]]")
     assert {"own name in the title", "in a user's namespace"} <= flags(title="User:Ada/sandbox", namespace=2)

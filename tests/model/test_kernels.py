@@ -120,13 +120,3 @@ def test_a_null_with_bytes_behind_it_reads_as_empty():
     offsets, _ = kernels.buffers(column)
     assert np.diff(offsets).tolist() == [1, 0]
     assert kernels.buffers(pa.chunked_array([], pa.string()))[0].tolist() == [0]
-
-
-def test_keywords_are_found_as_by_a_plain_search():
-    groups = {"a": ["he", "she"], "b": ["hers", " his "], "c": ["бот"]}
-    matcher = kernels.KeywordMatcher.of(groups)
-    for sample in ("ushers", "his", "this", "His!", "робот", "", "hehe", "s he"):
-        spaced = "".join(c if c.isalnum() else " " for c in f" {sample.lower()} ")
-        expected = [any(word in spaced for word in words) for words in groups.values()]
-        bits = kernels.match_keywords(as_bytes(sample), matcher)
-        assert [bool(bits >> group & 1) for group in range(3)] == expected
