@@ -9,17 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lib.model.edit_features import (
-    DELTA_COLUMN,
-    FLAGS,
-    FLAGS_COLUMN,
-    NAME_COLUMN,
-    NAME_FLAGS,
-    TEMPLATE_COLUMN,
-    TEXT_COLUMN,
-    TITLE_COLUMN,
-    WIKI_COLUMN,
-)
+from lib.model import edit_features as edit
+from lib.model.edit_features import FLAGS, NAME_FLAGS
 from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
@@ -30,7 +21,7 @@ CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)
 SILENCE_DAYS = 7  # a user silent for longer starts a new summary
 _SILENCE_MS = SILENCE_DAYS * 86_400_000
 
-_N_FLAGS, _N_HINTS = len(FLAGS), len(NAME_FLAGS)
+_N_FLAGS = len(FLAGS)
 _EMPTY_COMMENT = 1 << list(FLAGS).index("empty comment")
 (_N, _LAST, _SUM, _SQUARES, _MAX, _MIN, _RECENT, _BITS) = range(8)
 _COUNTS = 8
@@ -67,121 +58,35 @@ def _set_sketch_bit(state: np.ndarray, place: int, value: int, bins: int) -> Non
 
 
 @njit_inline
-def _bits(value: float) -> int:
-    n, rest = 0, np.int64(value)
-    while rest:
-        rest &= rest - 1
-        n += 1
-    return n
-
-
-@njit_inline
-def _distinct(state: np.ndarray, place: int, bins: int) -> float:
-    """Estimate how many different values a sketch has seen: linear counting (Whang and others, 1990)."""
-    ones = 0
-    for i in range(bins // _SKETCH):
-        ones += _bits(state[place + i])
-    zeros = max(bins - ones, 0.5)
-    return -bins * np.log(zeros / bins)
-
-
-@njit_inline
 def _add(s: np.ndarray, time: float, e: np.ndarray) -> None:
     """Add one edit to a summary."""
-    n = s[_N]
+    n, text, delta, flags = s[_N], e[edit.TEXT_COLUMN], e[edit.DELTA_COLUMN], np.int64(e[edit.FLAGS_COLUMN])
+    template, title = e[edit.TEMPLATE_COLUMN], e[edit.TITLE_COLUMN]
     if n > 0:
         s[_BURST] = s[_BURST] + 1 if time - s[_LAST] <= _BURST_GAP_MS else 0.0
         s[_LONGEST_BURST] = max(s[_LONGEST_BURST], s[_BURST])
         s[_LAST] = max(s[_LAST], time)
-        again = (
-            e[TEMPLATE_COLUMN] == s[_RING]
-            or e[TEMPLATE_COLUMN] == s[_RING + 1]
-            or e[TEMPLATE_COLUMN] == s[_RING + 2]
-        )
-        s[_SERIES] += (
-            again and e[TITLE_COLUMN] != s[_TITLE_LAST] and (np.int64(e[FLAGS_COLUMN]) & _EMPTY_COMMENT) == 0
-        )
-        s[_D_SAME] += e[DELTA_COLUMN] == s[_D_LAST]
-        s[_MAX] = max(s[_MAX], e[TEXT_COLUMN])
-        s[_MIN] = min(s[_MIN], e[TEXT_COLUMN])
-        s[_RECENT] += _RECENT_SHARE * (e[TEXT_COLUMN] - s[_RECENT])
+        again = template == s[_RING] or template == s[_RING + 1] or template == s[_RING + 2]
+        s[_SERIES] += again and title != s[_TITLE_LAST] and flags & _EMPTY_COMMENT == 0
+        s[_D_SAME] += delta == s[_D_LAST]
+        s[_MAX] = max(s[_MAX], text)
+        s[_MIN] = min(s[_MIN], text)
+        s[_RECENT] += _RECENT_SHARE * (text - s[_RECENT])
     else:
         s[_LAST] = time
-        s[_MAX] = s[_MIN] = s[_RECENT] = e[TEXT_COLUMN]
+        s[_MAX] = s[_MIN] = s[_RECENT] = text
     s[_N] = n + 1
-    s[_SUM] += e[TEXT_COLUMN]
-    s[_SQUARES] += e[TEXT_COLUMN] * e[TEXT_COLUMN]
-    s[_BITS] = e[NAME_COLUMN]
-    flags = np.int64(e[FLAGS_COLUMN])
+    s[_SUM] += text
+    s[_SQUARES] += text * text
+    s[_BITS] = e[edit.NAME_COLUMN]
     for i in range(_N_FLAGS):
         s[_COUNTS + i] += (flags >> i) & 1
-    if not np.isnan(e[DELTA_COLUMN]):
-        s[_D_LAST] = e[DELTA_COLUMN]
-    s[_RING + 2], s[_RING + 1], s[_RING] = s[_RING + 1], s[_RING], e[TEMPLATE_COLUMN]
-    _set_sketch_bit(s, _TEMPLATES, np.int64(e[TEMPLATE_COLUMN]), 2 * _SKETCH)
-    _set_sketch_bit(s, _WIKIS, np.int64(e[WIKI_COLUMN]), _SKETCH)
-    s[_TITLE_LAST] = e[TITLE_COLUMN]
-
-
-#: The numbers that the model judges, in the words of a verdict card.
-FEATURES = (
-    "number of edits",
-    "texts: mean evidence",
-    "texts: strongest evidence for a bot",
-    "texts: strongest evidence for a person",
-    "texts: spread of the evidence",
-    "texts: recent evidence",
-    "texts: evidence added up",
-    "different comments: share",
-    "different comments",
-    "wikis",
-    "change of size as before",
-    "comments repeated from page to page: share",
-    "comments repeated from page to page: number",
-    "changes of the same size: number",
-    "longest burst without a pause of 5 s",
-    *FLAGS,
-    *NAME_FLAGS,
-)
-LOG_EDITS = FEATURES.index("number of edits")  #: its logarithm
-_N_FEATURES = len(FEATURES)
-_FLAG_FEATURES = FEATURES.index(next(iter(FLAGS)))
-_NAME_FEATURES = len(FEATURES) - len(NAME_FLAGS)
-#: Which features come from the user's name.
-OF_THE_NAME = np.arange(len(FEATURES)) >= _NAME_FEATURES
-
-
-@njit_inline
-def _describe(s: np.ndarray, x: np.ndarray) -> None:
-    """Write the features of a summary to `x`."""
-    n = s[_N]
-    if n == 0:
-        x[:] = 0.0
-        return
-    gaps = max(n - 1, 1.0)
-    mean = s[_SUM] / n
-    x[0] = np.log(n)
-    x[1] = mean
-    x[2] = s[_MAX]
-    x[3] = s[_MIN]
-    x[4] = np.sqrt(max(s[_SQUARES] / n - mean**2, 0.0))
-    x[5] = s[_RECENT]
-    x[6] = mean * np.log1p(n)
-    templates = _distinct(s, _TEMPLATES, 2 * _SKETCH)
-    x[7] = min(templates / n, 1.0)
-    x[8] = np.log(max(templates, 1.0))
-    x[9] = np.log(max(_distinct(s, _WIKIS, _SKETCH), 1.0))
-    x[10] = s[_D_SAME] / gaps
-    x[11] = s[_SERIES] / gaps
-    # Powers of the logarithm: the further a number is beyond what people do, the more it must count.
-    x[12] = np.log1p(s[_SERIES]) ** 2
-    x[13] = np.log1p(s[_D_SAME])
-    x[14] = np.log1p(s[_LONGEST_BURST]) ** 3
-    for i in range(_N_FLAGS):
-        x[_FLAG_FEATURES + i] = s[_COUNTS + i] / n
-    hints = np.int64(s[_BITS])
-    for i in range(_N_HINTS):
-        x[_NAME_FEATURES + i] = (hints >> i) & 1
+    if not np.isnan(delta):
+        s[_D_LAST] = delta
+    s[_RING + 2], s[_RING + 1], s[_RING] = s[_RING + 1], s[_RING], template
+    _set_sketch_bit(s, _TEMPLATES, np.int64(template), 2 * _SKETCH)
+    _set_sketch_bit(s, _WIKIS, np.int64(e[edit.WIKI_COLUMN]), _SKETCH)
+    s[_TITLE_LAST] = title
 
 
 def new_states(users: int) -> np.ndarray:
@@ -189,12 +94,43 @@ def new_states(users: int) -> np.ndarray:
     return np.zeros((users, STATE_SIZE))
 
 
-@njit_cached
-def _describe_all(state: np.ndarray) -> np.ndarray:
-    x = np.empty((len(state), _N_FEATURES))
-    for i in range(len(state)):
-        _describe(state[i], x[i])
-    return x
+def _distinct(sketch: np.ndarray) -> np.ndarray:
+    """Estimate how many different values sketches have seen: linear counting (Whang and others, 1990)."""
+    bins = len(sketch) * _SKETCH
+    zeros = bins - np.bitwise_count(sketch.astype(np.int64)).sum(axis=0, dtype=np.int64)
+    return -bins * np.log(np.maximum(zeros, 0.5) / bins)
+
+
+def _describe(s: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the features of summaries, shape (STATE_SIZE, users), that are no shares or flags."""
+    n = np.maximum(s[_N], 1.0)
+    gaps, mean = np.maximum(n - 1, 1.0), s[_SUM] / n
+    templates, wikis = _distinct(s[_TEMPLATES : _TEMPLATES + 2]), _distinct(s[_WIKIS : _WIKIS + 1])
+    return {
+        "number of edits": np.log(n),
+        "texts: mean evidence": mean,
+        "texts: strongest evidence for a bot": s[_MAX],
+        "texts: strongest evidence for a person": s[_MIN],
+        "texts: spread of the evidence": np.sqrt(np.maximum(s[_SQUARES] / n - mean**2, 0.0)),
+        "texts: recent evidence": s[_RECENT],
+        "texts: evidence added up": mean * np.log1p(n),
+        "different comments: share": np.minimum(templates / n, 1.0),
+        "different comments": np.log(np.maximum(templates, 1.0)),
+        "wikis": np.log(np.maximum(wikis, 1.0)),
+        "change of size as before": s[_D_SAME] / gaps,
+        "comments repeated from page to page: share": s[_SERIES] / gaps,
+        # Powers of the logarithm: the further a number is beyond what people do, the more it must count.
+        "comments repeated from page to page: number": np.log1p(s[_SERIES]) ** 2,
+        "changes of the same size: number": np.log1p(s[_D_SAME]),
+        "longest burst without a pause of 5 s": np.log1p(s[_LONGEST_BURST]) ** 3,
+    }
+
+
+#: The numbers that the model judges, in the words of a verdict card.
+FEATURES = (*_describe(new_states(0).T), *FLAGS, *NAME_FLAGS)
+LOG_EDITS = FEATURES.index("number of edits")  #: its logarithm
+#: Which features come from the user's name.
+OF_THE_NAME = np.isin(FEATURES, list(NAME_FLAGS))
 
 
 def to_features(state: np.ndarray) -> np.ndarray:
@@ -208,7 +144,10 @@ def to_features(state: np.ndarray) -> np.ndarray:
     -------
     ndarray of float, shape (users, len(FEATURES))
     """
-    return _describe_all(np.ascontiguousarray(state, np.float64))
+    s = np.asarray(state).T
+    flags = s[_COUNTS : _COUNTS + _N_FLAGS] / np.maximum(s[_N], 1.0)
+    of_the_name = s[_BITS].astype(np.int64)[:, None] >> np.arange(len(NAME_FLAGS)) & 1
+    return np.column_stack([*_describe(s).values(), flags.T, of_the_name])
 
 
 @njit_cached
@@ -216,7 +155,7 @@ def _fold(
     state: np.ndarray, user: np.ndarray, times: np.ndarray, seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = np.empty(len(user), np.int64)
-    x = np.empty((len(user), _N_FEATURES))  # memory that is not written is not taken
+    reached = np.empty((len(user), STATE_SIZE))  # memory that is not written is not taken
     m = 0
     for i in range(len(user)):
         s = state[user[i]]
@@ -225,10 +164,9 @@ def _fold(
             s[:] = 0.0
         _add(s, time, seen[i])
         if is_scoring_point(s[_N]):
-            rows[m] = i
-            _describe(s, x[m])
+            rows[m], reached[m] = i, s
             m += 1
-    return rows[:m], x[:m]
+    return rows[:m], reached[:m]
 
 
 def update_states(
@@ -259,10 +197,6 @@ def update_states(
         What the model judges at those.
     """
     state = np.array(state, np.float64, order="C")
-    rows, x = _fold(
-        state,
-        np.array(user, np.int64),
-        np.array(times_ms, np.int64),
-        np.array(seen, np.float64, order="C"),
-    )
-    return state, rows, x
+    integers = np.array(user, np.int64), np.array(times_ms, np.int64)
+    rows, reached = _fold(state, *integers, np.array(seen, np.float64, order="C"))
+    return state, rows, to_features(reached)
