@@ -3,13 +3,14 @@
 ``make reproduce`` executes them once per setting on the default day and prints a table: the setting, how many cells
 differ from the stored outputs, the model's version, the hash of the verdicts. The environment variables stand in for
 other machines: OpenBLAS picks its kernels by the processor, numpy and Arrow their vector code, and each adds up in
-another order.
+another order. The same under each Python that is installed, in an environment of its own.
 """
 
 import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "another time zone": {"TZ": "Asia/Kathmandu"},
     "another locale": {"LC_ALL": "C"},
 }
+PYTHONS = tuple(f"Python 3.{minor}" for minor in (11, 12, 13, 14))
 NEEDS = {"OpenBLAS SkylakeX": "avx512f", "OpenBLAS Haswell": "avx2", "OpenBLAS Zen": "avx2"}
 
 
@@ -65,13 +67,13 @@ def texts(cell: nbformat.NotebookNode, folders: dict[str, str]) -> list[str]:
     return found
 
 
-def run(setting: str, sample: Path) -> tuple[list[str], str, str]:
+def run(setting: str, sample: Path) -> tuple[str, str, str]:
     """Execute 03 and 04 under a setting.
 
     Returns
     -------
-    differing : list of str
-        Notebook and cell, such as ``"03:12"``.
+    differing : str
+        Notebooks and cells, such as ``"03:12 04:15"``, or "none".
     version : str
         Of the model.
     verdicts : str
@@ -90,7 +92,22 @@ def run(setting: str, sample: Path) -> tuple[list[str], str, str]:
             stored = oracle.ROOT / "notebooks" / f"{notebook}.ipynb"
             differing += [f"{notebook[:2]}:{n}" for n in differing_cells(executed, stored, folders)]
         facts = json.loads((model / "manifest.json").read_text())
-        return differing, facts["model_version"], oracle.of_verdicts(online)
+        return " ".join(differing) or "none", facts["model_version"], oracle.of_verdicts(online)
+
+
+def in_python(version: str, sample: Path) -> str:
+    """Return the table's row of another Python, with the packages of the lock; empty where it is not installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        uv, python = [sys.executable, "-m", "uv"], Path(folder) / "bin" / "python"
+        made = [*uv, "venv", "-q", "--clear", "--no-python-downloads", "-p", version.split()[1], folder]
+        if subprocess.run(made, stderr=subprocess.DEVNULL, check=False).returncode:
+            return ""
+        lock = oracle.ROOT / "requirements.lock"
+        for what in (["--require-hashes", "-r", lock], ["--no-deps", "-e", oracle.ROOT]):
+            subprocess.run([*uv, "pip", "install", "-q", "-p", python, *what], check=True)
+        test = [python, "-m", "tests.reproduce", "--sample", sample.resolve(), "--only", "as it is"]
+        printed = subprocess.run(test, cwd=oracle.ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout
+        return printed.splitlines()[-1].removeprefix("as it is").strip()
 
 
 def main() -> int:
@@ -99,24 +116,25 @@ def main() -> int:
     parser.add_argument(
         "--sample", type=Path, default=oracle.ROOT / "data" / "02_sample", help="folder of stage 2"
     )
-    parser.add_argument(
-        "--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS), help="these settings"
-    )
+    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), help="these settings, with this Python")
     chosen = parser.parse_args()
     if not any(chosen.sample.glob("edits-*.csv")):
         sys.exit(
             f"There must be a sample in {chosen.sample}. Got none. Run notebooks 01 and 02 first (make run)."
         )
-    results = set()
     print(f"{'setting':24} {'cells that differ':20} {'version':14} verdicts", flush=True)
-    for setting in chosen.only:
-        if not fits(setting):
-            print(f"{setting:24} skipped: this processor has no {NEEDS[setting]}", flush=True)
-            continue
-        differing, version, verdicts = run(setting, chosen.sample)
-        results.add((tuple(differing), version, verdicts))
-        print(f"{setting:24} {' '.join(differing) or 'none':20} {version:14} {verdicts[:16]}", flush=True)
-    return int(len(results) != 1 or bool(next(iter(results))[0]))
+    rows = set()
+    for setting in chosen.only or [*SETTINGS, *PYTHONS]:
+        if setting in PYTHONS:
+            row = in_python(setting, chosen.sample) or "skipped: it is not installed"
+        elif fits(setting):
+            row = "{:20} {:14} {:.16}".format(*run(setting, chosen.sample))
+        else:
+            row = f"skipped: this processor has no {NEEDS[setting]}"
+        print(f"{setting:24} {row}", flush=True)
+        rows.add(row)
+    figures = [row for row in rows if not row.startswith("skipped")]
+    return int(len(figures) != 1 or not figures[0].startswith("none"))
 
 
 if __name__ == "__main__":
