@@ -118,16 +118,8 @@ def test_the_same_verdicts_however_it_is_cut(
     assert world.rows(tmp_path) == world.rows(whole[0])
     assert world.letters(tmp_path) == world.letters(whole[0])
     assert (tmp_path / "blacklist.bloom").read_bytes() == (whole[0] / "blacklist.bloom").read_bytes()
-    for name in [
-        "events",
-        "edits",
-        "invalid",
-        "duplicates",
-        "kept",
-        "flagged",
-        "dropped",
-        "blacklist_members_end",
-    ]:
+    counts = "events edits invalid duplicates kept flagged dropped blacklist_members_end"
+    for name in counts.split():
         assert metrics[name] == whole[1][name]
 
 
