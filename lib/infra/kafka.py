@@ -68,14 +68,11 @@ def read_properties(path: Path | None) -> dict[str, str]:
         raise ParameterError(
             f"KAFKA_PROPERTIES must be a readable file. Got {paths.show(path)} ({error}). Check the path."
         ) from None
+    # Java reads values in either case, kafka-python does not; names of another case nobody would.
     known = {name.lower(): name for name in (*OPTION_NAMES, "sasl.jaas.config")}
-    for name in properties:
-        if (right := known.get(name.lower(), name)) != name:
-            raise ParameterError(
-                f"A property must be written as Kafka does. Got {name} in KAFKA_PROPERTIES. Write {right}."
-            )
+    properties = {known.get(name.lower(), name): value for name, value in properties.items()}
     for name in {"security.protocol", "sasl.mechanism"} & properties.keys():
-        properties[name] = properties[name].upper()  # Java reads them in either case, kafka-python does not
+        properties[name] = properties[name].upper()
     if properties.get("security.protocol", PROTOCOLS[0]) not in PROTOCOLS:
         raise ParameterError(
             f"security.protocol must be one of {', '.join(PROTOCOLS)}. Got {properties['security.protocol']}. "

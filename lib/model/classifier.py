@@ -14,7 +14,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -132,8 +132,7 @@ def select_features(x: np.ndarray, with_name: bool) -> np.ndarray:
     return x if with_name else x[:, ~user_features.OF_THE_NAME]
 
 
-@dataclass(frozen=True)
-class CheckpointRows:
+class CheckpointRows(NamedTuple):
     """Users at their checkpoints, in order of time, then every user after all edits."""
 
     user: np.ndarray  #: shape (rows,), as the next three
@@ -145,9 +144,7 @@ class CheckpointRows:
     def of(self, users: np.ndarray) -> CheckpointRows:
         """Return the rows of some users (a mask)."""
         keep = users[self.user]
-        return CheckpointRows(
-            self.user[keep], self.edits[keep], self.last[keep], self.edit[keep], self.x[keep]
-        )
+        return CheckpointRows(*(column[keep] for column in self))
 
 
 def build_rows(dataset: EditDataset, text_log_odds: np.ndarray) -> CheckpointRows:

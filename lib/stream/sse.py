@@ -68,27 +68,16 @@ class Decoder:
     def __init__(self) -> None:
         self.last_id = b""
         self.retry_ms: int | None = None
-        self._parts: list[bytes] = []  # of the message that is incomplete
-        self._size = 0
+        self._rest = b""  # of the message that is incomplete
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Decode the next bytes; return the messages that they complete."""
-        text = self._with_line_feeds(chunk)
-        blocks: list[bytes] = []
-        self._parts.append(text)
-        self._size += len(text)
-        if b"\n" in text:  # else it is joined later: a long line is not copied with every chunk
-            *blocks, rest = b"".join(self._parts).split(b"\n\n")
-            self._parts, self._size = [rest], len(rest)
-        if self._size > recording.MAX_EVENT_BYTES:
-            rest = b"".join(self._parts)
-            is_line_over = rest.endswith(b"\n")
-            self._parts = [
-                rest[: recording.KEPT_BYTES],
-                b"\n" if is_line_over else b"\n:",
-            ]  # what follows is a comment
-            self._size = recording.KEPT_BYTES
+        *blocks, self._rest = (self._rest + self._with_line_feeds(chunk)).split(b"\n\n")
+        if len(self._rest) > recording.MAX_EVENT_BYTES:
+            is_line_over = self._rest.endswith(b"\n")
+            # What follows on the same line is a comment.
+            self._rest = self._rest[: recording.KEPT_BYTES] + (b"\n" if is_line_over else b"\n:")
         return [message for block in blocks if (message := self._parse(block))]
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:
@@ -96,9 +85,7 @@ class Decoder:
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
-        if b"\r" not in chunk:
-            return chunk
-        self._after_cr = chunk.endswith(b"\r")
+        self._after_cr |= chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _parse(self, block: bytes) -> Message | None:
