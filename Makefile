@@ -29,11 +29,14 @@ setup: .venv/.complete ## Set up what is missing: the packages, a Java, the jars
 .PHONY: no-python
 no-python: ; @rm -f .venv/.packages
 
-run: setup ## Run the four notebooks on a real day and write the reports
-	@$(PY) -m lib.pipeline
+# The variables of make's command line but its own ones are parameters of the notebooks.
+SETTINGS = $(filter-out PY=% PYTHON=% PYTHONS=% MINUTES=%,$(MAKEOVERRIDES))
+
+run: setup ## Run the four notebooks on a real day, write the reports: make run PERCENT=5 FROM=03 PARAMS=my.yaml
+	@$(PY) -m lib.pipeline $(SETTINGS)
 
 live: setup ## Run the same four against the live stream: make live MINUTES=10
-	@$(PY) -m lib.pipeline --live --minutes $(MINUTES)
+	@$(PY) -m lib.pipeline --live --minutes $(MINUTES) $(SETTINGS)
 
 lab: setup ## Open JupyterLab on the whole project
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)

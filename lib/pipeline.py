@@ -1,29 +1,40 @@
-"""The batch run: papermill over the four notebooks, and a report: a self-contained HTML page of each, and an index.
+"""The batch run: papermill over the four notebooks; what is unchanged is skipped, and every run keeps its reports.
 
-``python -m lib.pipeline`` runs them on the default day; ``--live --minutes 10`` on the live stream.
+``python -m lib.pipeline PERCENT=5 FROM=03 PARAMS=my.yaml`` runs them on the default day; ``--live --minutes 10`` on the
+live stream.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
+import json
 import os
+import shlex
+import shutil
+import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-from jinja2 import Environment, FileSystemLoader
-from nbconvert import HTMLExporter
+import yaml
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from pygments.formatters import HtmlFormatter
+from papermill.iorw import read_yaml_file
 from traitlets.config import Config
 
-from lib import artifacts, paths
+from lib import artifacts, params, paths, report
+from lib.params import ParameterError
 from lib.stream.sse import LIVE_URL
 
 FOLDERS = {
@@ -33,35 +44,31 @@ FOLDERS = {
     "04_online": "04_online",
 }
 NAMES = tuple(FOLDERS)
-TEMPLATES = Path(__file__).parent
+STARTS = {name[:2]: name for name in NAMES}
+# What these name is not in a file whose digest would tell that it has changed.
+NEVER_SKIPPED = ("STREAM_URL", "SOCKET", "RELAY", "RESUME")
+INPUTS = ("IN_DIR", "MODEL_DIR", "RECORDING")
+# What does not change what a stage makes: caches and locks, a broker's own files, and what writes the reports.
+IGNORED = (".*", "__pycache__", "kafka", "pipeline.py", "report*")
+LIB = Path(__file__).parent
+MAX_ERROR = 300  # characters on the terminal and in the index
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One line of the index: a stage, what went in and out, and how long it took."""
-
-    name: str
-    title: str
-    summary: str
-    seconds: float
-    failed: bool = False
+Record = dict[str, Any]  # as JSON has it
+Parameters = dict[str, Record]
 
 
 @dataclass(frozen=True)
 class Run:
     """What to run: the folder of the stages' folders, and the parameters that differ from the notebooks' defaults.
 
-    By default the notebooks as they are: the default day, offline.
+    By default the notebooks as they are: the default day, offline. ``first`` is the stage before which nothing is run,
+    and from which on everything is.
     """
 
     about: str = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
     root: Path = paths.DATA
-    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def reports(self) -> Path:
-        """The folder of the reports."""
-        return self.root / "reports"
+    parameters: Parameters = field(default_factory=dict)
+    first: str = ""
 
 
 def live_run(minutes: float) -> Run:
@@ -75,17 +82,85 @@ def live_run(minutes: float) -> Run:
     root = paths.DATA / "live"
     stream, sample, model, online = (str(root / folder) for folder in FOLDERS.values())
     train, judge = max(round(minutes * 40), 1), max(round(minutes * 20), 1)
-    parameters: dict[str, dict[str, Any]] = {
+    parameters: Parameters = {
         "01_stream": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": train, "OUT_DIR": stream},
         "02_sample": {"IN_DIR": stream, "OUT_DIR": sample},
         "03_eda_train": {"IN_DIR": sample, "OUT_DIR": model},
         "04_online": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": judge, "MODEL_DIR": model, "OUT_DIR": online},
     }
-    return Run(f"The live stream: {train} seconds to train on, {judge} seconds to judge.", root, parameters)
+    about = f"The live stream: {train} seconds to train on, {judge} seconds to judge."
+    return Run(about, root, parameters, first=NAMES[0])
 
 
-def run(plan: Run) -> list[Stage]:
-    """Execute the notebooks one after another and write their pages; stop at the first that fails.
+def configure(plan: Run, settings: Sequence[str]) -> Run:
+    """Return a run with what its user has set, checked before anything runs.
+
+    Parameters
+    ----------
+    plan : Run
+        The run without it.
+    settings : sequence of str
+        ``NAME=value`` for a parameter, which goes to every notebook that has it; ``PARAMS=file.yaml`` for a file with
+        a section per notebook, and in it papermill's own format; ``FROM=03`` for the first stage to run.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, a wrong type, or a value that breaks its rule.
+    """
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    first, file = given.pop("FROM", plan.first[:2]), given.pop("PARAMS", "")
+    if first and first not in STARTS:
+        raise ParameterError(f"FROM must be one of {', '.join(STARTS)}. Got {first}.")
+    known = {name: defaults(name) for name in NAMES}
+    sections = _read_sections(file) if file else {}
+    parameters = {name: plan.parameters.get(name, {}) | sections.get(name, {}) for name in NAMES}
+    names = sorted(set().union(*known.values()) - {"IN_DIR", "MODEL_DIR", "OUT_DIR"})
+    for key, text in given.items():
+        if key not in names:
+            raise ParameterError(
+                f"A setting must be one of {', '.join(names)}, FROM or PARAMS. Got {key}={text}. Check the spelling; "
+                "folders are set for one notebook each, in its section of a file: PARAMS=my.yaml."
+            )
+        for name in [name for name in NAMES if key in known[name]]:
+            parameters[name][key] = text if isinstance(known[name][key], str) else _literal(text)
+    for name in NAMES:
+        params.check(name, known[name] | parameters[name])
+    return replace(plan, parameters=parameters, first=STARTS.get(first, ""))
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _read_sections(file: str) -> Parameters:
+    try:
+        content = read_yaml_file(str(paths.resolve(file)))
+        if set(content) <= set(NAMES) and all(isinstance(section, dict) for section in content.values()):
+            return content
+    except (OSError, UnicodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+        content = error
+    raise ParameterError(
+        f"PARAMS must be a YAML file of sections, each called as a notebook ({', '.join(NAMES)}), with NAME: value in "
+        f"it. Got {file}: {textwrap.shorten(str(content), MAX_ERROR)}"
+    )
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return a notebook's parameters and their defaults."""
+    found = papermill.inspect_notebook(str(_source(name)))
+    return {key: ast.literal_eval(parameter["default"]) for key, parameter in found.items()}
+
+
+def _source(name: str) -> Path:
+    return paths.ROOT / "notebooks" / f"{name}.ipynb"
+
+
+def run(plan: Run) -> list[Record]:
+    """Execute the notebooks one after another, stop at the first that fails, and then show their pages.
 
     Parameters
     ----------
@@ -94,104 +169,118 @@ def run(plan: Run) -> list[Stage]:
 
     Returns
     -------
-    list of Stage
-        A stage for every notebook that was started.
+    list of dict
+        For every notebook that was executed, or skipped because nothing has changed, what :func:`report.publish`
+        shows of it.
     """
     # The kernel is that of this Python, whatever kernels the user has.
     os.environ["JUPYTER_PATH"] = os.path.join(sys.prefix, "share", "jupyter")
-    stages: list[Stage] = []
-    for number, name in enumerate(NAMES, 1):
-        print(f"[{number}/{len(NAMES)}] {name} …", flush=True)
-        stages.append(_run_stage(name, plan))
-        write_index(plan.reports, stages, plan.about)
-        print(f"  {stages[-1].summary} ({stages[-1].seconds:.0f} s)", flush=True)
-        if stages[-1].failed:
+    start = datetime.now(UTC)
+    folder = plan.root / "runs" / f"{start:%Y-%m-%dT%H%M%S}.{start.microsecond // 1000:03}Z"
+    folder.mkdir(parents=True)
+    stages: list[Record] = []
+    for name in NAMES:
+        stages += _stage(name, plan, folder)
+        if stages and stages[-1]["failed"]:
             break
+    git = f"git -C {shlex.quote(str(paths.ROOT))} describe --always --dirty 2>/dev/null"
+    content: Record = {"about": plan.about, "started": f"{start:%Y-%m-%d %H:%M} UTC", "stages": stages}
+    content |= {"commit": subprocess.getoutput(git), "versions": artifacts.versions()}
+    # A run that has executed nothing is none of its own.
+    report.publish(
+        folder, content, plan.root / "reports", keep=any(stage["run"] == folder.name for stage in stages)
+    )
     return stages
 
 
-def _run_stage(name: str, plan: Run) -> Stage:
-    source, output = paths.ROOT / "notebooks" / f"{name}.ipynb", plan.reports / f"{name}.ipynb"
-    start, failure = time.monotonic(), ""
+def _stage(name: str, plan: Run, folder: Path) -> list[Record]:
+    """Execute a stage, or take what an earlier run has kept of it: nothing, if no run has and FROM skips it."""
+    values = defaults(name) | plan.parameters.get(name, {})
+    outputs, fingerprint = paths.resolve(values["OUT_DIR"]), _fingerprint(name, values)
+    label = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
+    if plan.first > name or not (plan.first or any(values.get(key) for key in NEVER_SKIPPED)):
+        left = _digest(outputs)
+        for file, record in _records(plan.root, name):
+            if record["outputs"] == left and (plan.first or record["fingerprint"] == fingerprint):
+                shutil.copy2(file, folder)
+                shutil.copy2(file.with_suffix(".ipynb"), folder)
+                reason = "skipped" if plan.first else f"unchanged, skipped; FROM={name[:2]} runs it again"
+                print(f"{label}: {reason}", flush=True)
+                return [record]
+    if plan.first > name:
+        return []
+    record = _execute(name, plan, folder, label) | {"parameters": values, "metrics": {}}
+    if not record["failed"]:
+        for file in (outputs / artifacts.NAME, outputs / "metrics.json"):
+            record["metrics"] |= json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        record |= {"fingerprint": fingerprint, "outputs": _digest(outputs)}
+        artifacts.write_json(folder / f"{name}.json", record)
+    return [record]
+
+
+def _records(root: Path, name: str) -> list[tuple[Path, Record]]:
+    """Return what the runs have kept of a stage, the newest first."""
+    files = sorted(root.glob(f"runs/*/{name}.json"), reverse=True)
+    return [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+
+def _fingerprint(name: str, values: Mapping[str, Any]) -> Record:
+    """Return all that a stage's outputs depend on: parameters, code, versions, and what it reads."""
+    cells = [cell.source for cell in nbformat.read(_source(name), as_version=4).cells]
+    inputs = {key: _digest(paths.resolve(values[key])) for key in INPUTS if values.get(key)}
+    code = {"notebook": hashlib.sha256("\n".join(cells).encode()).hexdigest(), "lib": _digest(LIB)}
+    return {"parameters": values, "inputs": inputs, "versions": artifacts.versions(), **code}
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in [path, *sorted(path.rglob("*"))]:
+        parts = file.relative_to(path).parts
+        if file.is_file() and not any(fnmatch(part, pattern) for part in parts for pattern in IGNORED):
+            digest.update(f"{artifacts.sha256(file)} {'/'.join(parts)}\n".encode())
+    return digest.hexdigest()
+
+
+def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
+    """Execute a stage's notebook into the run's folder, with one line on the terminal: at first a bar, if it is one."""
+    output, is_terminal = folder / f"{name}.ipynb", sys.stderr.isatty()
+    rest = [_records(plan.root, stage)[:1] for stage in NAMES if stage >= name]
+    last = [record["seconds"] for records in rest for _, record in records]
+    left = f" of about {last[0]:.0f} s, {sum(last):.0f} s to the end" if last else ""
+    bar = {"desc": label, "leave": False, "bar_format": f"{{desc}} {{bar:20}} {{elapsed}}{left}"}
+    print("" if is_terminal else label, end="", flush=True)
+    start = time.monotonic()
+    error = _run_notebook(name, output, plan.parameters.get(name, {}), bar if is_terminal else False)
+    seconds = time.monotonic() - start
+    node = nbformat.read(output, as_version=4)
+    text = error or report.summary(node)
+    line = f"{': failed, ' if error else ': '}{text} ({seconds:.0f} s)"
+    print(label + line if is_terminal else line, flush=True)
+    if error:
+        print(f"  the whole error: {paths.show(folder)}/{name}.html#papermill-error-cell", flush=True)
+    about = {"name": name, "title": report.title_of(node), "summary": text, "seconds": seconds}
+    return about | {"run": folder.name, "failed": bool(error)}
+
+
+def _run_notebook(name: str, output: Path, parameters: Record, bar: Record | bool) -> str:
+    """Execute a notebook; return its error as one line, empty when there was none."""
+    source = _source(name)
+    options = {
+        "kernel_name": "python3",
+        "cwd": str(source.parent),
+        "start_timeout": 120,
+        "execution_timeout": 3600,
+    }
     # Kernels talk over files of the user's own instead of unencrypted TCP ports. A socket's path must be short.
     with tempfile.TemporaryDirectory(dir="/tmp") as sockets:
+        options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
         try:
-            papermill.execute_notebook(
-                str(source),
-                str(output),
-                parameters=plan.parameters.get(name, {}),
-                kernel_name="python3",
-                cwd=str(source.parent),
-                progress_bar=sys.stderr.isatty(),
-                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-                start_timeout=120,
-                execution_timeout=3600,
-            )
-        except PapermillExecutionError as error:
-            failure = f"{error.ename}: {error.evalue}"
-    seconds = time.monotonic() - start
-    write_page(output, NAMES)
-    text = failure or summary(nbformat.read(output, as_version=4))
-    title = title_of(nbformat.read(source, as_version=4))
-    return Stage(name, title, text, seconds, failed=bool(failure))
-
-
-def write_page(notebook: Path, names: Sequence[str]) -> Path:
-    """Write an executed notebook as a page beside it, and return its path.
-
-    Parameters
-    ----------
-    notebook : Path
-        The executed notebook, such as ``data/reports/01_stream.ipynb``.
-    names : sequence of str
-        Names of all pages, for the links at the top.
-    """
-    node = nbformat.read(notebook, as_version=4)
-    exporter = HTMLExporter(extra_template_paths=[str(TEMPLATES)], template_file="report_cells.html.j2")
-    body, _ = exporter.from_notebook_node(node)
-    lines = [line for cell in node.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
-    contents = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
-    return _write(notebook.with_suffix(".html"), names, title=title_of(node), body=body, contents=contents)
-
-
-def write_index(folder: Path, stages: Sequence[Stage], about: str) -> Path:
-    """Write ``index.html``, a line per stage, and return its path.
-
-    Parameters
-    ----------
-    folder : Path
-        The reports' folder.
-    stages : sequence of Stage
-        What was run, in order.
-    about : str
-        A sentence on the data; shown as text.
-    """
-    content = {"about": about, "stages": stages, "versions": artifacts.versions()}
-    return _write(folder / "index.html", [stage.name for stage in stages], title="wikisieve", **content)
-
-
-def title_of(node: nbformat.NotebookNode) -> str:
-    """Return a notebook's first heading, without its marks."""
-    first = next((cell.source for cell in node.cells if cell.cell_type == "markdown"), "")
-    return first.splitlines()[0].lstrip("# ") if first else "wikisieve"
-
-
-def _write(path: Path, names: Sequence[str], **content: Any) -> Path:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        names=["index", *names],
-        here=path.stem,
-        highlighting=HtmlFormatter().get_style_defs(".highlight"),
-        **content,
-    )
-    return artifacts.atomic_write(path, page)
-
-
-def summary(node: nbformat.NotebookNode) -> str:
-    """Return what an executed notebook printed last: what went in and what came out."""
-    outputs = [output for cell in node.cells for output in cell.get("outputs", ())]
-    printed = [output.text for output in outputs if output.output_type == "stream"]
-    return " ".join(printed[-1].split()) if printed else ""
+            papermill.execute_notebook(str(source), str(output), parameters, progress_bar=bar, **options)
+        except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
+            kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+            return textwrap.shorten(f"{kind}: {text}", MAX_ERROR, placeholder=" …")
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,25 +289,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all four notebooks ran, 1 when one failed, 130 when interrupted.
+        0 when all four notebooks ran, 1 when one failed or a parameter is wrong, 130 when interrupted.
     """
     parser = argparse.ArgumentParser(
         "python -m lib.pipeline", description="Run the notebooks, write reports."
     )
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a parameter, or FROM=, or PARAMS=")
     parser.add_argument("--live", action="store_true", help="the live stream instead of the default day")
     parser.add_argument("--minutes", type=float, default=10, help="how long to listen to it (default: 10)")
     options = parser.parse_args(arguments)
     if options.minutes <= 0:
         parser.error(f"--minutes must be above 0. Got {options.minutes:g}.")
-    plan = live_run(options.minutes) if options.live else Run()
-    plan.reports.mkdir(parents=True, exist_ok=True)
     try:
+        plan = configure(live_run(options.minutes) if options.live else Run(), options.settings)
         stages = run(plan)
+    except ParameterError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Run it again: every finished stage makes the same content.")
+        print("\nInterrupted. Run it again: it resumes at the stage that was cut off.")
         return 130
-    print(f"Reports: {paths.show(plan.reports / 'index.html')}")
-    return int(any(stage.failed for stage in stages))
+    print(f"Reports: {paths.show(plan.root / 'reports' / 'index.html')}")
+    return int(any(stage["failed"] for stage in stages))
 
 
 if __name__ == "__main__":
