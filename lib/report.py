@@ -113,7 +113,7 @@ def write_comparison(folder: Path, runs: Path) -> int:
     records = [json.loads(file.read_text(encoding="utf-8")) | {"folder": file.parent.name} for file in files]
     given = pd.json_normalize(records).drop(columns=["stages", "started", "folder"])
     given = given.join(_flatten(records, "parameters"))
-    differing = given.loc[:, given.astype(str).nunique() > 1]
+    differing = given.loc[:, given.nunique() > 1]  # what a run did not come to is no difference
     metrics = _flatten(records, "metrics")
     content = {"title": "Runs", "runs": records, "differing": differing, "metrics": metrics}
     _write(folder / "comparison.html", "report_comparison.html.j2", ["index", "comparison"], **content)
