@@ -44,13 +44,14 @@ lab: setup ## Open JupyterLab on the whole project
 test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-servers test-others
 
-# The two halves of it, side by side: the notebooks with stage 4, and the rest.
-SERVERS := tests/online
+# The two halves of it, side by side: the notebooks with most of stage 4, and the rest.
+APART := tests/online/test_kill.py tests/online/test_secure.py
+ONLINE := $(filter-out $(APART),$(wildcard tests/online/test_*.py))
 test-servers:
-	@$(PY) -m pytest --nbval notebooks $(SERVERS)
+	@$(PY) -m pytest --nbval notebooks $(ONLINE)
 
 test-others:
-	@$(PY) -m pytest tests lib $(addprefix --ignore=,$(SERVERS))
+	@$(PY) -m pytest tests lib $(addprefix --ignore=,$(ONLINE))
 
 test-quick: setup ## Run the tests that take less than five seconds each
 	@$(PY) -m pytest -m "not slow and not cluster and not soak"
