@@ -1,12 +1,22 @@
 """What several test files share."""
 
+import matplotlib.pyplot as plt
 import pytest
 
+from lib import plots
 from lib.infra import broker
 from lib.infra.spark import spark_session
 from lib.model.classifier import CrossFit
 from lib.model.dataset import EditDataset
 from tests import synthetic
+
+
+@pytest.fixture
+def pictures():
+    """The style of the reports; pictures are closed at the end."""
+    plots.style()
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -63,14 +63,8 @@ def base_python():
 def make(folder, *arguments, **environment):
     """Run make with this Python."""
     command = ["make", "--no-print-directory", f"PYTHON={base_python()}", *arguments]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"MAKEFLAGS": ""} | environment,
-    )
+    environment = os.environ | {"MAKEFLAGS": ""} | environment
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.slow
@@ -144,10 +138,7 @@ def test_a_python_that_is_named_is_used_and_an_environment_whose_python_is_gone_
 @pytest.mark.parametrize(
     ("log", "sentence"),
     [
-        (
-            "NewConnectionError('…: [Errno -3]')\nERROR: No matching distribution",
-            "Connect to the network and run the same",
-        ),
+        ("NewConnectionError('…: [Errno -3]')\nERROR: No matching distribution", "Connect to the network"),
         ("error: Request failed after 3 retries\n  Caused by: dns error", "Connect to the network"),
         ("ERROR: Could not install packages: [Errno 28] No space left on device", "Free 5 GB"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "Empty pip's cache"),

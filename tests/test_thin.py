@@ -12,14 +12,7 @@ from lib import paths
 LINES = {"lib": 6_000, "tests": 6_000}
 FILES, FILE_LINES, FUNCTION_LINES, EXCEPTIONS = 50, 300, 40, 10
 METHODS, ATTRIBUTES = 20, 20  # of a class
-SILENT = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
+SILENT = {getattr(tokenize, name) for name in ["COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER"]}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -49,12 +49,9 @@ def make_events(seed: int = 1) -> list[bytes]:
     chance = random.Random(seed)
     raws = []
     for row in synthetic.sample(humans=250, bots=15, seed=seed).to_pylist():
+        time, topic = events.iso(row["timestamp"]), "eqiad.mediawiki.recentchange"
         content = {
-            "meta": {
-                "dt": events.iso(row["timestamp"]),
-                "id": row["meta_id"],
-                "topic": "eqiad.mediawiki.recentchange",
-            },
+            "meta": {"dt": time, "id": row["meta_id"], "topic": topic},
             "type": chance.choice(["edit", "edit", "edit", "new", "log"]),
             "length": {"old": 10_000, "new": 10_000 + row["delta"]},
             **{name: row[name] for name in ("wiki", "namespace", "title", "user", "bot", "minor", "comment")},
@@ -119,10 +116,7 @@ def judge(
 ) -> dict:
     """Judge a recording; each of `runs` is a limit of events, and each but the first resumes."""
     for max_events in runs:
-        with (
-            replay.serve(recording) as server,
-            OnlineJob(out, model_dir, resume=resume, **options) as job,
-        ):
+        with replay.serve(recording) as server, OnlineJob(out, model_dir, resume=resume, **options) as job:
             run(job, session, client(job, server.url, source), max_events, max_offsets)
             metrics, resume = job.metrics(), True
     return metrics
@@ -184,17 +178,5 @@ def messages(bootstrap: str, topic: str) -> list:
 
 def verdict_table(*rows):
     """Rows of user, bot, verdict; the place is the time."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "meta_id": f"{n:03d}",
-                "timestamp": n,
-                "wiki": "enwiki",
-                "user": user,
-                "bot": bot,
-                "verdict": verdict,
-            }
-            for n, (user, bot, verdict) in enumerate(rows)
-        ],
-        SCHEMA,
-    )
+    whole = [(f"{n:03d}", n, "enwiki", *row, None) for n, row in enumerate(rows)]
+    return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in whole], SCHEMA)

@@ -21,11 +21,6 @@ def test_a_population_is_ordered_by_time_and_leaves_nameless_edits_out():
     assert people.edits_per_user.sum() == 4
 
 
-def test_half_flagged_is_not_more_than_half():
-    rows = [synthetic.row(i, i, "Ada", bot=i % 2 == 0) for i in range(4)]
-    assert not EditDataset(synthetic.table(rows)).is_bot.any()
-
-
 def test_one_flag_makes_a_bot_to_learn_from_but_not_to_judge_by():
     rows = [synthetic.row(i, i, "Ada", bot=i == 0) for i in range(4)]
     people = EditDataset(synthetic.table(rows))

@@ -2,7 +2,6 @@
 
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,11 +17,7 @@ EMPTY_KINDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def look_and_close():
-    plots.style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("pictures")
 
 
 def look(edits):
@@ -46,12 +41,6 @@ def test_every_sample_can_be_drawn(edits):
         figure.canvas.draw()
     assert len(eda.tail_table(fits)) == 2
     assert eda.count_templates(data)["edits"].sum() == (data["kind"].notna() & (data["comment"] != "")).sum()
-
-
-@pytest.mark.parametrize("exponent", [1.8, 2.5, 3.5])
-def test_the_exponent_of_a_power_law_is_found(exponent):
-    fit = eda.fit_tail(np.random.default_rng(0).zipf(exponent, 3000))
-    assert abs(fit.power_law.alpha - exponent) < 4 * fit.power_law.standard_err
 
 
 @pytest.mark.parametrize("counts", [[], [5], [1] * 100, [1, 2] * 50, list(range(1, 9))])

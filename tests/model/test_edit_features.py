@@ -34,24 +34,11 @@ an_edit = st.tuples(anything, anything, anything, anything, anything, whole, who
 @given(st.lists(an_edit, min_size=1, max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_the_fast_path_gives_the_reference_estimators_decision(rows):
-    wiki, kind, title, user, comment, namespace, delta, minor = map(list, zip(*rows, strict=True))
-    edit = columns(
-        wiki=wiki,
-        type=kind,
-        title=title,
-        user=user,
-        comment=comment,
-        namespace=namespace,
-        delta=delta,
-        minor=minor,
-    )
+    names = ("wiki", "type", "title", "user", "comment", "namespace", "delta", "minor")
+    edit = columns(**dict(zip(names, zip(*rows, strict=True), strict=True)))
     seen = edit_features.compute(edit, WEIGHTS)
-    assert (
-        np.abs(
-            seen[:, edit_features.TEXT_COLUMN] - TEXTS.decision_function(edit_features.text_matrix(edit))
-        ).max()
-        < 1e-6
-    )
+    reference = TEXTS.decision_function(edit_features.text_matrix(edit))
+    assert np.abs(seen[:, edit_features.TEXT_COLUMN] - reference).max() < 1e-6
     assert np.isfinite(np.delete(seen, edit_features.DELTA_COLUMN, axis=1)).all()
 
 
@@ -97,10 +84,7 @@ def test_every_shape_of_column_runs_the_same_machine_code():
         edit.set_column(4, "type", edit.column("title").dictionary_encode()),
         edit.set_column(5, "title", pa.array(["a", "b"]).cast(pa.large_string())),
     ):
-        assert edit_features.compute(shape, WEIGHTS).shape == (
-            shape.num_rows,
-            len(edit_features.EDIT_FEATURES),
-        )
+        assert len(edit_features.compute(shape, WEIGHTS)) == shape.num_rows
     assert len(compiled.signatures) == before
 
 
@@ -134,11 +118,8 @@ def test_a_name_is_read(name, ends_in_bot, kind):
 
 
 def flags(**edit):
-    bits = int(
-        edit_features.compute(columns(**{k: [v] for k, v in ({"user": "Ada"} | edit).items()}), WEIGHTS)[
-            0, edit_features.FLAGS_COLUMN
-        ]
-    )
+    table = columns(**{name: [value] for name, value in ({"user": "Ada"} | edit).items()})
+    bits = int(edit_features.compute(table, WEIGHTS)[0, edit_features.FLAGS_COLUMN])
     return {flag for i, flag in enumerate(edit_features.FLAGS) if bits >> i & 1}
 
 

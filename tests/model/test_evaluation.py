@@ -59,11 +59,8 @@ def test_the_bootstrap_resamples_average_precision_with_ties():
 
 def test_errors_count_every_user_once():
     random = np.random.default_rng(0)
-    bots, flagged, group = (
-        random.uniform(size=300) < 0.2,
-        random.uniform(size=300) < 0.5,
-        random.integers(5, size=300),
-    )
+    bots, flagged = random.uniform(size=300) < 0.2, random.uniform(size=300) < 0.5
+    group = random.integers(5, size=300)
     table = evaluation.errors_by(group.astype(str), bots, flagged)
     assert table["humans"].sum() + table["bots"].sum() == 300
     assert table["humans flagged"].sum() == (flagged & ~bots).sum()

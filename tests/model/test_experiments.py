@@ -21,11 +21,15 @@ def test_the_table_has_the_attempt_its_intervals_and_the_baselines(tmp_path, cap
     assert "nowhere.jsonl: there is no such file" in printed
 
 
-def test_the_attempt_that_is_kept_is_the_model():
+@pytest.fixture(scope="module")
+def nested():
     people = EditDataset(synthetic.sample(200, 10))
-    nested = NestedFit(people, assign_folds(people, FOLDS, 0))
+    return NestedFit(people, assign_folds(people, FOLDS, 0))
+
+
+def test_the_attempt_that_is_kept_is_the_model(nested):
     rows = nested.rows()
-    final = np.zeros(len(people))
+    final = np.zeros(len(nested.dataset))
     final[rows.user[rows.last]] = nested.scores(True, experiments.kept(0, True))[rows.last]
     np.testing.assert_allclose(experiments.judge(experiments.KEPT, nested, with_name=True), final, rtol=1e-9)
 
@@ -48,9 +52,8 @@ def test_the_labels_limit_even_a_perfect_model():
     assert found["perfect_recall"] < 0.15
 
 
-def test_the_simple_regression_uses_the_name_only_with_name():
-    people = EditDataset(synthetic.sample(200, 10))
-    nested = NestedFit(people, assign_folds(people, FOLDS, 0))
+def test_the_simple_regression_uses_the_name_only_with_name(nested):
+    people = nested.dataset
     with_name, without_name = experiments.simple(nested)
     assert (with_name != without_name).any()
     assert without_name[people.is_bot].min() > np.median(without_name[~people.is_bot])

@@ -1,22 +1,15 @@
 """Every picture of the model can be drawn, and the tables count what the evaluation counts."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import plots
 from lib.model import evaluation
 from lib.model import plots as model_plots
 from lib.model.classifier import threshold_curve
 from lib.stats import name_contains_bot
 
-
-@pytest.fixture(autouse=True)
-def style_and_close():
-    plots.style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("pictures")
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -4,6 +4,7 @@ import csv
 import gzip
 
 import pytest
+from synthetic import HOSTILE
 
 from lib import events
 from lib.model import dataset
@@ -56,9 +57,6 @@ def test_files_are_one_sample_in_order_of_time(tmp_path):
     late = {"meta_id": "late", "timestamp": "2015-09-12T09:00:00.000Z"}
     found = read(tmp_path, late, {"meta_id": "first"}).edits["meta_id"]
     assert found.to_pylist() == ["first", "second", "late"]
-
-
-HOSTILE = ["=cmd|' /C calc'!A0", "<script>alert(1)</script>", "a\x00b", "\u2028\r\n", "ÄÖ 🤖", "", ",,,"]
 
 
 @pytest.mark.parametrize(

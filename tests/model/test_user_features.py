@@ -30,6 +30,13 @@ def stream(n=400, users=7, seed=0):
     return codes, times, edit_features.compute(edit, WEIGHTS)
 
 
+def one_user(times):
+    """The state, scored rows and features after edits of one user that are alike."""
+    n = len(times)
+    edits = np.ones((n, len(edit_features.EDIT_FEATURES)))
+    return user_features.update_states(user_features.new_states(1), np.zeros(n, int), times, edits)
+
+
 @given(st.lists(st.integers(0, 400), max_size=12))
 @settings(max_examples=50, deadline=None)
 def test_however_a_stream_is_cut_the_summaries_are_the_same_to_the_last_bit(cuts):
@@ -66,33 +73,18 @@ def test_fold_leaves_its_input_alone_and_stays_small():
 
 
 def test_checkpoints_come_early_then_at_every_doubling():
-    n = 4100
-    _, rows, x = user_features.update_states(
-        user_features.new_states(1),
-        np.zeros(n, int),
-        np.arange(n) * 1000,
-        np.ones((n, len(edit_features.EDIT_FEATURES))),
-    )
+    _, rows, x = one_user(np.arange(4100) * 1000)
     expected = [*user_features.CHECKPOINTS, 2000, 4000]
     assert (rows + 1).tolist() == expected
     np.testing.assert_allclose(np.exp(x[:, 0]), expected)
 
 
 def test_a_long_silence_starts_anew():
-    times = np.array(
-        [0, 1000, 1000 + user_features.SILENCE_DAYS * DAY_MS, 2001 + 2 * user_features.SILENCE_DAYS * DAY_MS]
-    )
-    state, _, _ = user_features.update_states(
-        user_features.new_states(1), np.zeros(4, int), times, np.ones((4, len(edit_features.EDIT_FEATURES)))
-    )
-    assert np.exp(user_features.to_features(state)[0, 0]) == 1
-    state, _, _ = user_features.update_states(
-        user_features.new_states(1),
-        np.zeros(3, int),
-        times[:3],
-        np.ones((3, len(edit_features.EDIT_FEATURES))),
-    )
-    assert round(np.exp(user_features.to_features(state)[0, 0])) == 3
+    silence = user_features.SILENCE_DAYS * DAY_MS
+    times = np.array([0, 1000, 1000 + silence, 2001 + 2 * silence])
+    for n, edits in ((4, 1), (3, 3)):
+        state, _, _ = one_user(times[:n])
+        assert round(np.exp(user_features.to_features(state)[0, 0])) == edits
 
 
 def test_hostile_numbers_and_times_stay_finite():
@@ -104,12 +96,8 @@ def test_hostile_numbers_and_times_stay_finite():
 
 
 def test_nothing_in_nothing_out():
-    state, rows, x = user_features.update_states(
-        user_features.new_states(0),
-        np.empty(0, int),
-        np.empty(0, int),
-        np.empty((0, len(edit_features.EDIT_FEATURES))),
-    )
+    nobody, nothing = np.empty(0, int), np.empty((0, len(edit_features.EDIT_FEATURES)))
+    state, rows, x = user_features.update_states(user_features.new_states(0), nobody, nobody, nothing)
     assert state.shape == (0, user_features.STATE_SIZE)
     assert rows.shape == (0,)
     assert x.shape == (0, len(user_features.FEATURES))

@@ -37,20 +37,11 @@ def two_centres(count):
 
 PLANS = [
     "{}",
-    "cuts: {every: 60}",
-    "{gzip: true, cuts: {every: 90, where: middle}}",
-    "stalls: {at: [50, 200], seconds: 0.7}",
-    (
-        "{refuse: [{connections: [1], status: 429, retry_after: 0.1}, {connections: [3, 4], status: 503}], "
-        "cuts: {every: 100}}"
-    ),
     "{empty: [1, 3], cuts: {every: 140}}",
-    "{canary_seconds: 10, malformed: {every: 9}, duplicates: {every: 7}, cuts: {every: 70, where: middle}}",
-    "{switch: {at: [151]}, gaps: {at: [150], events: 60}}",
     (
         "{canary_seconds: 20, malformed: {every: 17}, duplicates: {every: 13}, switch: {at: [170]}, gzip: true, "
         "cuts: {every: 90, where: middle}, gaps: {at: [169], events: 30}, stalls: {at: [40], seconds: 0.7}, "
-        "refuse: [{connections: [2], status: 429, retry_after: 0.1}]}"
+        "refuse: [{connections: [2], status: 429, retry_after: 0.1}, {connections: [4, 5], status: 503}]}"
     ),
 ]
 

@@ -30,9 +30,11 @@ EVERYTHING = {
 }
 
 
+USUAL = {"recording": None, "since": None, "until": None, "wikis": frozenset()}
+
+
 def source(url, **changed):
-    usual = {"recording": None, "since": None, "until": None, "wikis": frozenset()}
-    return Source(url, **{**usual, **changed})
+    return Source(url, **{**USUAL, **changed})
 
 
 def record(folder, what, fails_after=0, error=ZeroDivisionError, **options):
@@ -210,8 +212,7 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
 
 
 def settings(**changed):
-    usual = {"stream_url": "", "recording": None, "since": None, "until": None, "wikis": frozenset()}
-    return SimpleNamespace(**{**usual, **changed})
+    return SimpleNamespace(**{"stream_url": "", **USUAL, **changed})
 
 
 def test_without_parameters_the_source_is_the_default_day_until_two(tmp_path, monkeypatch):
