@@ -104,8 +104,9 @@ def sha256(path: Path) -> str:
 def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes], mode: int = 0o644) -> Path:
     """Write a file so that a reader, or a crash, sees the old one or the new one and nothing between.
 
-    A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic). Content
-    that comes in parts is never in memory as a whole.
+    A temporary file in the same folder is written, forced to disk and renamed (POSIX ``rename`` is atomic); the
+    folder's list of names is forced to disk, too, so that the rename survives a power cut. Content that comes in parts
+    is never in memory as a whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [content] if isinstance(content, str | bytes) else content
@@ -120,6 +121,11 @@ def atomic_write(path: Path, content: str | bytes | Iterable[str | bytes], mode:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     return path
 
 
@@ -141,15 +147,6 @@ def dead_letter(raw: bytes, reason: str) -> str:
     text = raw.decode(errors="backslashreplace")
     mark = {"not_utf8": True} if text.encode() != raw else {}
     return json.dumps({"raw": text, "reason": reason, **mark}, ensure_ascii=False) + "\n"
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's list of names to the disk, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def lock_folder(

@@ -35,20 +35,22 @@ def clopper_pearson(part: int, whole: int) -> tuple[float, float]:
     >>> low, round(high, 3)
     (0.0, 0.308)
     """
-    return _lower(part, whole, _TAIL), _upper(part, whole, _TAIL)
+    low = float(beta.ppf(_TAIL, part, whole - part + 1)) if part > 0 else 0.0
+    return low, upper_bound(part, whole, _TAIL)
 
 
-def upper_bound(part: int, whole: int) -> float:
+def upper_bound(part: int, whole: int, tail: float = 1 - CONFIDENCE) -> float:
     """Return the one-sided exact upper bound of a share: the true one is below it with 95 % confidence.
 
-    Parameters and reference as in :func:`clopper_pearson`; 1 when nothing was tried.
+    Parameters and reference as in :func:`clopper_pearson`; 1 when nothing was tried. The true share is above the bound
+    with probability `tail`.
 
     Examples
     --------
     >>> upper_bound(0, 300) < 0.01 < upper_bound(0, 298)
     True
     """
-    return _upper(part, whole, 1 - CONFIDENCE)
+    return float(beta.ppf(1 - tail, part + 1, whole - part)) if part < whole else 1.0
 
 
 def bootstrap_users(parts: np.ndarray, wholes: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
@@ -145,14 +147,6 @@ def human_rates(
             f"human_edits_stopped_upper95{ending}": edits_upper_bound(stopped[who], edits[who]),
         }
     return rates
-
-
-def _lower(part: int, whole: int, tail: float) -> float:
-    return float(beta.ppf(tail, part, whole - part + 1)) if part > 0 else 0.0
-
-
-def _upper(part: int, whole: int, tail: float) -> float:
-    return float(beta.ppf(1 - tail, part + 1, whole - part)) if part < whole else 1.0
 
 
 def is_bot(flagged_edits: Any, edits: Any) -> Any:

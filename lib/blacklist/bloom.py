@@ -1,9 +1,9 @@
 """The filter: a Bloom filter of the ledger's members, small enough to send to every executor.
 
-Bits and hashes are pybloom-live's; this module adds what it lacks. A file with a checksum, so that a flipped bit or
-another version is refused instead of losing members in silence. A bound that holds: :meth:`BlacklistFilter.error` is
-the exact chance of a false positive, :meth:`BlacklistFilter.build` takes more bits until
-it is below the bound, and :func:`update_filter` grows the filter from the ledger before it is full.
+Bits, hashes and the file's format are pybloom-live's; this module adds what it lacks, a bound that holds:
+:meth:`BlacklistFilter.error` is the exact chance of a false positive, :meth:`BlacklistFilter.build` takes more bits
+until it is below the bound, and :func:`update_filter` grows the filter from the ledger before it is full. A run builds
+its filter from the ledger; the file is for other programs.
 
 A yes of the filter is not the truth: ask the ledger before it is acted on.
 
@@ -16,23 +16,18 @@ True
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import io
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from pybloom_live import BloomFilter
 
 from lib import artifacts
-from lib.blacklist.ledger import BlacklistError, Ledger
+from lib.blacklist.ledger import Ledger
 
 ERROR_RATE = 0.001  # largest share of false positives among the users off the list
 MIN_CAPACITY = 1024  # below it a filter is smaller than its header is worth
-LIBRARY = "pybloom-live " + importlib.metadata.version("pybloom-live")  # another version may hash otherwise
 
 
 class BlacklistFilter(BloomFilter):
@@ -121,36 +116,15 @@ class BlacklistFilter(BloomFilter):
         return float(np.prod(bits @ chance))
 
     def to_bytes(self) -> bytes:
-        """Return checksum, header and bits; the same members added in any order make the same bytes."""
+        """Return the filter as pybloom-live writes it; the same members added in any order make the same bytes."""
         file = io.BytesIO()
         self.tofile(file)
-        header = json.dumps({"library": LIBRARY, "bound": self.bound}).encode()
-        body = header + b"\n" + file.getvalue()
-        return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BlacklistFilter:
-        """Return the filter that :meth:`to_bytes` wrote.
-
-        Raises
-        ------
-        BlacklistError
-            Truncated, changed, or written by another program or another version of pybloom-live.
-        """
-        checksum, _, body = data.partition(b"\n")
-        if hashlib.sha256(body).hexdigest().encode() != checksum:
-            raise BlacklistError(
-                "A filter must have the checksum written in it. Got another. Rebuild it from the ledger."
-            )
-        header, _, bits = body.partition(b"\n")
-        written = json.loads(header)
-        if written["library"] != LIBRARY:
-            raise BlacklistError(
-                f"A filter must be of {LIBRARY}. Got {written['library']}. Rebuild it from the ledger."
-            )
-        bloom = cls.fromfile(io.BytesIO(bits))
-        bloom.bound = written["bound"]
-        return bloom
+        """Return the filter that :meth:`to_bytes` wrote; its bound is :data:`ERROR_RATE`."""
+        return cls.fromfile(io.BytesIO(data))
 
     def save(self, path: str | Path) -> None:
         """Write the file at once: a reader finds the old one or the new one."""
@@ -158,7 +132,7 @@ class BlacklistFilter(BloomFilter):
 
     @classmethod
     def load(cls, path: str | Path) -> BlacklistFilter:
-        """Return the filter of a file of :meth:`save`; errors as in :meth:`from_bytes`."""
+        """Return the filter of a file of :meth:`save`."""
         return cls.from_bytes(Path(path).read_bytes())
 
 
@@ -186,23 +160,3 @@ def update_filter(bloom: BlacklistFilter, ledger: Ledger, added: Sequence[str]) 
             return bloom
     members = ledger.members()
     return BlacklistFilter.build(members, max(2 * bloom.capacity, 2 * len(members)), bloom.bound)
-
-
-def load_or_rebuild(path: str | Path, ledger: Ledger) -> BlacklistFilter:
-    """Return the filter of a file, or one built from the ledger when the file is missing, damaged or lacks a member.
-
-    Parameters
-    ----------
-    path : str or Path
-    ledger : Ledger
-
-    Returns
-    -------
-    BlacklistFilter
-    """
-    members = ledger.members()
-    with suppress(OSError, BlacklistError):
-        bloom = BlacklistFilter.load(path)
-        if bloom.contains(members).all():
-            return bloom
-    return BlacklistFilter.build(members)

@@ -21,11 +21,7 @@ TASK_TRIES = 4  # a Python worker that dies takes its task with it; a local mast
 LOGS = paths.DATA / "logs"
 
 
-def spark_session(
-    name: str,
-    master: str = "local[*]",
-    **conf: str | int | bool,
-) -> SparkSession:
+def spark_session(name: str, master: str = "local[*]", **conf: str | int | bool) -> SparkSession:
     """Return the running Spark session, or else a new one; ``spark.stop()`` or the end of a ``with`` block ends it.
 
     Parameters

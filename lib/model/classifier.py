@@ -36,7 +36,6 @@ from lib.stats import CONFIDENCE, edits_upper_bound, upper_bound
 
 FOLDS = 5
 REPEATS = 3  # assignments to folds that the threshold is chosen by
-MAX_HUMAN_FPR = MAX_HUMAN_EDIT_FPR = 0.01
 EDITS_PENALTY = 1.0  # c of the margin
 CURVE_END = 0.03  # share of humans flagged at the lowest threshold of a curve
 FORMAT = "wikisieve-model 3"
@@ -379,11 +378,7 @@ def threshold_curve(cross: CrossFit, c: float = EDITS_PENALTY) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose_threshold(
-    curve: pd.DataFrame,
-    max_human_fpr: float = MAX_HUMAN_FPR,
-    max_human_edit_fpr: float = MAX_HUMAN_EDIT_FPR,
-) -> float:
+def choose_threshold(curve: pd.DataFrame, max_human_fpr: float, max_human_edit_fpr: float) -> float:
     """Return the lowest threshold at which both upper bounds are at most half of what is allowed.
 
     The other half is kept for what cross-validation does not see: people who are busier than all of the sample. Where
@@ -393,7 +388,7 @@ def choose_threshold(
     ----------
     curve : DataFrame
         From :func:`threshold_curve`.
-    max_human_fpr, max_human_edit_fpr : float, default 0.01
+    max_human_fpr, max_human_edit_fpr : float
         Largest share of the human users that may be flagged, and of their edits that may be stopped.
 
     Raises

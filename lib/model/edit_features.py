@@ -82,16 +82,13 @@ class Columns(NamedTuple):
 
 def columns(table: pa.Table) -> Columns:
     """Return the columns of a table of edits with the columns of :data:`INPUT_COLUMNS`; any may be null."""
+    user, title, comment, wiki = map(kernels.buffers, map(table.column, ("user", "title", "comment", "wiki")))
     new = pc.fill_null(pc.equal(table["type"], "new"), False).cast(pa.int64())
     minor = pc.fill_null(table["minor"], False).cast(pa.int64())
+    # Writable, always: numba compiles once more for each mix of writable and read-only arrays.
+    namespace = np.require(pc.fill_null(table["namespace"], NO_NAMESPACE), np.int64, "W")
     return Columns(
-        kernels.buffers(table["user"]),
-        kernels.buffers(table["title"]),
-        kernels.buffers(table["comment"]),
-        kernels.buffers(table["wiki"]),
-        # Writable, always: numba compiles once more for each mix of writable and read-only arrays.
-        np.require(pc.fill_null(table["namespace"], NO_NAMESPACE), np.int64, "W"),
-        np.require(pc.add(pc.multiply(new, 2), minor), np.int64, "W"),
+        user, title, comment, wiki, namespace, np.require(pc.add(pc.multiply(new, 2), minor), np.int64, "W")
     )
 
 

@@ -200,10 +200,7 @@ class Forward:
 
 
 def forward_test(
-    cross: CrossFit,
-    max_human_fpr: float = classifier.MAX_HUMAN_FPR,
-    max_human_edit_fpr: float = classifier.MAX_HUMAN_EDIT_FPR,
-    at: float = 0.6,
+    cross: CrossFit, max_human_fpr: float, max_human_edit_fpr: float, at: float = 0.6
 ) -> Forward:
     """Train on the edits before a moment, score those after it, by models that were not trained on the user.
 
@@ -215,7 +212,8 @@ def forward_test(
     ----------
     cross : CrossFit
         Its dataset, its estimators and its seed are used.
-    max_human_fpr, max_human_edit_fpr : float, default 0.01
+    max_human_fpr, max_human_edit_fpr : float
+        As :func:`lib.model.classifier.choose_threshold` takes them.
     at : float, default 0.6
         The moment, as a share of the time between first and last edit.
     """

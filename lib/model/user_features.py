@@ -14,7 +14,7 @@ from lib.model.edit_features import FLAGS, NAME_FLAGS
 from lib.model.kernels import njit_cached, njit_inline
 
 #: Digest of edit_features.py, whose constants are compiled into the loops below (see ``edit_features.KERNELS_SOURCE``).
-EDIT_FEATURES_SOURCE = "de8dea959c1e"
+EDIT_FEATURES_SOURCE = "a5f225a76f7f"
 
 #: A user is judged after so many edits; above the last, at every doubling of it.
 CHECKPOINTS = (1, 2, 3, 5, 8, 13, 20, 35, 50, 100, 200, 500, 1000)

@@ -112,10 +112,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self._verdicts = VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
             self._threads = opened.enter_context(ThreadPoolExecutor(3))
             self._resources = opened.pop_all()
-        file = out_dir / "blacklist.bloom"
-        self.bloom = bloom.load_or_rebuild(
-            file if file.exists() else model_dir / file.name, self.state.ledger
-        )
+        self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
         self.classifier = OnlineClassifier(self.model, self.state)
 
     def close(self) -> None:

@@ -299,7 +299,6 @@ def write_part(folder: Path, batch: int, table: pa.Table) -> None:
     file, path = pa.BufferOutputStream(), part_path(folder, batch)
     pq.write_table(table, file, compression="zstd", use_dictionary=["wiki", "user", "verdict"])
     artifacts.atomic_write(path, file.getvalue().to_pybytes())
-    artifacts.sync_folder(path.parent)
 
 
 def remove_uncommitted(folder: Path, batches: Iterable[int]) -> None:

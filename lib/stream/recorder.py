@@ -140,7 +140,7 @@ class Recorder:
             )
             if self._pending:
                 recording.write_segment(self.folder / recording.segment_name(after.segments), self._pending)
-            self._write_state(after)
+            artifacts.atomic_write(self.folder / STATE, msgspec.json.encode(after))
         except OSError as error:
             raise RecordingError(
                 f"OUT_DIR must have room and be writable. Got: {error.strerror or error}. What was written before is "
@@ -158,10 +158,6 @@ class Recorder:
             os.fsync(file.fileno())
             return file.tell()
 
-    def _write_state(self, state: State) -> None:
-        artifacts.atomic_write(self.folder / STATE, msgspec.json.encode(state))
-        artifacts.sync_folder(self.folder)
-
     def _recover(self) -> State:
         """Return the state of the folder, after removing what does not belong to it."""
         manifest, state = self.folder / artifacts.NAME, None
@@ -176,7 +172,7 @@ class Recorder:
         if state is None or state.source != self.state.source or is_finished:
             state = self.state
         manifest.unlink(missing_ok=True)
-        self._write_state(state)
+        artifacts.atomic_write(self.folder / STATE, msgspec.json.encode(state))
         for path in [*recording.segments(self.folder)[state.segments :], *self.folder.glob(".*.tmp")]:
             path.unlink()
         return state

@@ -123,7 +123,6 @@ def write_segment(path: Path, texts: Iterable[bytes]) -> None:
         JSON texts without line ends.
     """
     artifacts.atomic_write(path, gzip.compress(b"\n".join([*texts, b""]), COMPRESSION_LEVEL, mtime=0))
-    artifacts.sync_folder(path.parent)
 
 
 def sha256(path: Path) -> str:

@@ -1,15 +1,16 @@
-"""The filter: no member is ever missed, the error stays below its bound, and a damaged file is refused."""
+"""The filter: no member is ever missed, and the error stays below its bound."""
 
+import hashlib
 import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pybloom_live import BloomFilter
 
-from lib.blacklist import bloom as bloom_module
-from lib.blacklist.bloom import BlacklistFilter, load_or_rebuild, update_filter
-from lib.blacklist.ledger import BlacklistError, Entry, Ledger
+from lib.blacklist.bloom import BlacklistFilter, update_filter
+from lib.blacklist.ledger import Entry, Ledger
 
 USERS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=30)
 OTHERS = [f"person {i}" for i in range(100_000)]
@@ -27,7 +28,7 @@ def test_no_member_is_missed_and_bytes_come_back(members, capacity, error_rate):
     again = BlacklistFilter.from_bytes(data)
     for one in (bloom, again):
         assert one.contains(members).all()
-        assert one.error() <= error_rate == one.bound
+        assert one.error() <= error_rate
     assert data == again.to_bytes() == BlacklistFilter.build(members[::-1], capacity, error_rate).to_bytes()
     assert (len(again), again.capacity) == (len(bloom), bloom.capacity)
 
@@ -42,27 +43,12 @@ def test_measured_error_is_below_the_bound_when_the_filter_is_full(size):
     assert abs(hits / len(OTHERS) - bloom.error()) <= spread
 
 
-def test_every_flipped_bit_and_every_truncation_is_refused():
-    data = BlacklistFilter.build(bots(20), capacity=20).to_bytes()
-    flipped = [
-        data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :] for i in range(len(data)) for bit in range(8)
-    ]
-    for changed in [*flipped, *(data[:length] for length in range(len(data)))]:
-        with pytest.raises(BlacklistError, match="must have the checksum"):
-            BlacklistFilter.from_bytes(changed)
-
-
-def test_the_file_is_the_same_on_every_machine_and_python(monkeypatch):
-    monkeypatch.setattr(bloom_module, "LIBRARY", "pybloom-live")
-    checksum = BlacklistFilter.build([*bots(100), "Ünï"]).to_bytes().partition(b"\n")[0]
-    assert checksum.startswith(b"3823481634dbfdfb")
-
-
-def test_another_version_of_the_library_is_refused_by_name(monkeypatch):
-    data = BlacklistFilter.build(bots(20)).to_bytes()
-    monkeypatch.setattr(bloom_module, "LIBRARY", "pybloom-live 3.1.0")
-    with pytest.raises(BlacklistError, match=r"must be of pybloom-live 3\.1\.0\. Got pybloom-live \d"):
-        BlacklistFilter.from_bytes(data)
+def test_the_file_is_pybloom_lives_and_the_same_on_every_machine_and_python(tmp_path):
+    BlacklistFilter.build([*bots(100), "Ünï"]).save(tmp_path / "blacklist.bloom")
+    content = (tmp_path / "blacklist.bloom").read_bytes()
+    with open(tmp_path / "blacklist.bloom", "rb") as file:
+        assert "Ünï" in BloomFilter.fromfile(file)
+    assert hashlib.sha256(content).hexdigest().startswith("7fe216d6000ec7b6")
 
 
 def test_filter_grows_with_the_ledger_and_loses_nobody():
@@ -79,21 +65,3 @@ def test_filter_grows_with_the_ledger_and_loses_nobody():
             assert len(ledger) <= len(bloom) <= bloom.capacity
             assert bloom.error() <= bloom.bound
         assert len(capacities) > 4
-
-
-@pytest.mark.parametrize(
-    "content",
-    [None, b"\x80\x04\x95 something else ", BlacklistFilter.build(bots(49)).to_bytes()],
-    ids=["missing", "foreign", "stale"],
-)
-def test_a_file_that_cannot_be_used_is_rebuilt_from_the_ledger(tmp_path, content):
-    path = tmp_path / "blacklist.bloom"
-    if content is not None:
-        path.write_bytes(content)
-    with Ledger.open(":memory:") as ledger:
-        ledger.add(Entry(user, "test", 1) for user in bots(50))
-        rebuilt = load_or_rebuild(path, ledger)
-        assert rebuilt.to_bytes() == BlacklistFilter.build(bots(50)).to_bytes()
-        larger = BlacklistFilter.build(bots(50), capacity=5000)
-        larger.save(path)
-        assert load_or_rebuild(path, ledger).to_bytes() == larger.to_bytes()
