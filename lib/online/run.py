@@ -329,7 +329,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def export(self) -> None:
         """Write what is derived from the state: the filter, the dead letters and the metrics."""
-        self.bloom.save(self.out_dir / "blacklist.bloom")
+        # Of the ledger alone: the filter in use may have grown in steps.
+        bloom.BlacklistFilter.build(self.state.ledger.members()).save(self.out_dir / "blacklist.bloom")
         letters = (artifacts.dead_letter(raw, reason) for raw, reason in self.state.dead_letters())
         artifacts.atomic_write(self.out_dir / artifacts.DEAD_LETTERS, letters)
         artifacts.write_json(self.out_dir / "metrics.json", self.metrics())
