@@ -51,6 +51,8 @@ INPUTS = ("IN_DIR", "MODEL_DIR", "RECORDING")
 # What does not change what a stage makes: caches and locks, a broker's own files, and what writes the reports.
 IGNORED = (".*", "__pycache__", "kafka", "pipeline.py", "report*")
 LIB = Path(__file__).parent
+# A kernel that is interrupted says so at length.
+OPTIONS = {"start_timeout": 120, "execution_timeout": 3600, "extra_arguments": ["--log-level=CRITICAL"]}
 MAX_ERROR = 300  # characters on the terminal and in the index
 
 Record = dict[str, Any]  # as JSON has it
@@ -266,17 +268,12 @@ def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
 def _run_notebook(name: str, output: Path, parameters: Record, bar: Record | bool) -> str:
     """Execute a notebook; return its error as one line, empty when there was none."""
     source = _source(name)
-    options = {
-        "kernel_name": "python3",
-        "cwd": str(source.parent),
-        "start_timeout": 120,
-        "execution_timeout": 3600,
-    }
     # Kernels talk over files of the user's own instead of unencrypted TCP ports. A socket's path must be short.
     with tempfile.TemporaryDirectory(dir="/tmp") as sockets:
-        options["config"] = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        options = {**OPTIONS, "kernel_name": "python3", "cwd": source.parent, "config": config}
         try:
-            papermill.execute_notebook(str(source), str(output), parameters, progress_bar=bar, **options)
+            papermill.execute_notebook(source, output, parameters, progress_bar=bar, **options)
         except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
             kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
             return textwrap.shorten(f"{kind}: {text}", MAX_ERROR, placeholder=" …")
@@ -307,7 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Run it again: it resumes at the stage that was cut off.")
+        print(
+            "\nInterrupted. Run it again: finished stages are skipped (live: with FROM= and the stage's number)."
+        )
         return 130
     print(f"Reports: {paths.show(plan.root / 'reports' / 'index.html')}")
     return int(any(stage["failed"] for stage in stages))

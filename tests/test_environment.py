@@ -1,6 +1,8 @@
 """pyproject.toml, the lock and environment.yml agree."""
 
 import functools
+import json
+import os
 import re
 import tomllib
 
@@ -49,6 +51,16 @@ def test_conda_takes_a_python_a_java_and_the_packages_of_the_lock():
     assert python.removeprefix("python=") in PYTHONS
     assert int(openjdk.removeprefix("openjdk=")) >= java.MIN_VERSION
     assert pip == {"pip": ["--require-hashes", "-r requirements.lock"]}
+
+
+def test_binder_and_devcontainer_use_the_same_environment():
+    binder = paths.ROOT / ".binder"
+    for name in ("environment.yml", "requirements.lock"):
+        assert (binder / name).resolve() == paths.ROOT / name
+    assert os.access(binder / "postBuild", os.X_OK)
+    container = json.loads((paths.ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert re.search(r"python:([\d.]+)", container["image"])[1] in PYTHONS
+    assert container["postCreateCommand"] == "make setup"
 
 
 def test_pyspark_is_pinned_to_the_connectors_version():

@@ -43,3 +43,8 @@ def test_every_parameter_that_it_sets_is_one_of_the_notebook(notebook, options):
     for name, value in re.findall(r"-p (\w+) (\S+)", options):
         rule = params.RULES[notebook][name]
         rule.read(value if rule.kind is str else rule.kind(value))
+
+
+def test_every_setting_of_make_run_is_a_parameter():
+    names = set(re.findall(r"\b([A-Z_]+)=", " ".join(re.findall(r"^make run (.*)", TEXT, re.MULTILINE))))
+    assert {"PERCENT", "FROM", "PARAMS"} <= names <= {"FROM", "PARAMS"}.union(*params.RULES.values())
