@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import tomllib
 
@@ -53,14 +52,11 @@ def test_conda_takes_a_python_a_java_and_the_packages_of_the_lock():
     assert pip == {"pip": ["--require-hashes", "-r requirements.lock"]}
 
 
-def test_binder_and_devcontainer_use_the_same_environment():
-    binder = paths.ROOT / ".binder"
+def test_binder_and_devcontainer_have_the_same_environment():
     for name in ("environment.yml", "requirements.lock"):
-        assert (binder / name).resolve() == paths.ROOT / name
-    assert os.access(binder / "postBuild", os.X_OK)
+        assert (paths.ROOT / ".binder" / name).samefile(paths.ROOT / name)
     container = json.loads((paths.ROOT / ".devcontainer/devcontainer.json").read_text())
-    assert re.search(r"python:([\d.]+)", container["image"])[1] in PYTHONS
-    assert container["postCreateCommand"] == "make setup"
+    assert container["image"].endswith(":3.12-bookworm") and container["postCreateCommand"] == "make setup"
 
 
 def test_pyspark_is_pinned_to_the_connectors_version():
