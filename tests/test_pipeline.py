@@ -60,7 +60,8 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, ru
     broken.mkdir(parents=True)
     far.mkdir()
     (broken / "kernel.json").write_text('{"argv": ["/gone"], "display_name": "x", "language": "python"}')
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     monkeypatch.setattr(tempfile, "tempdir", str(far))
     project("print(f'{PERCENT} events in →\\n{PERCENT} out')")
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
@@ -104,6 +105,7 @@ def test_a_run_that_was_cut_off_shows_the_old_reports_and_is_resumed(project, ru
         ("PERCENTAGE=5", "must be one of PERCENT, FROM or PARAMS. Got PERCENTAGE=5. Check the spelling"),
         ("OUT_DIR=x", "Got OUT_DIR=x. Check the spelling; folders are set for one notebook each"),
         ("PERCENT=x", "PERCENT must be of type int: an integer from 1 to 100. Got 'x'"),
+        ("PERCENT=101", "PERCENT must be an integer from 1 to 100. Got 101."),
         ("FROM=5", "FROM must be one of 01, 02"),
         ("PARAMS=gone.yaml", "PARAMS must be a YAML file of sections, each called as a notebook"),
     ],
