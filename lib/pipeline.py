@@ -188,10 +188,8 @@ def run(plan: Run) -> list[Record]:
     git = f"git -C {shlex.quote(str(paths.ROOT))} describe --always --dirty 2>/dev/null"
     content: Record = {"about": plan.about, "started": f"{start:%Y-%m-%d %H:%M} UTC", "stages": stages}
     content |= {"commit": subprocess.getoutput(git), "versions": artifacts.versions()}
-    # A run that has executed nothing is none of its own.
-    report.publish(
-        folder, content, plan.root / "reports", keep=any(stage["run"] == folder.name for stage in stages)
-    )
+    is_new = any(stage["run"] == folder.name for stage in stages)
+    report.publish(folder, content, plan.root / "reports", keep=is_new)
     return stages
 
 
@@ -249,8 +247,8 @@ def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
     output, is_terminal = folder / f"{name}.ipynb", sys.stderr.isatty()
     rest = [_records(plan.root, stage)[:1] for stage in NAMES if stage >= name]
     last = [record["seconds"] for records in rest for _, record in records]
-    left = f" of about {last[0]:.0f} s, {sum(last):.0f} s to the end" if last else ""
-    bar = {"desc": label, "leave": False, "bar_format": f"{{desc}} {{bar:20}} {{elapsed}}{left}"}
+    left = f"of about {last[0]:.0f} s, {sum(last):.0f} s to the end" if rest[0] else "and about {remaining}"
+    bar = {"desc": label, "leave": False, "bar_format": f"{{desc}} {{bar:20}} {{elapsed}} {left}"}
     print("" if is_terminal else label, end="", flush=True)
     start = time.monotonic()
     error = _run_notebook(name, output, plan.parameters.get(name, {}), bar if is_terminal else False)

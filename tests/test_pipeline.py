@@ -70,6 +70,7 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, ru
     assert (tmp_path / "notebooks/01_stream.ipynb").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_is_unchanged_is_skipped_and_runs_are_compared(project, run, tmp_path):
     reports = tmp_path / "data/reports"
     assert run()[0] == 0 and run()[1].count("unchanged, skipped") == 2
@@ -88,8 +89,11 @@ def test_what_is_unchanged_is_skipped_and_runs_are_compared(project, run, tmp_pa
     assert 'href="01_stream.html#cell-id=counts"><b>7</b> events' in (reports / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_shows_the_old_reports_and_is_resumed(project, run, tmp_path, monkeypatch):
-    run()
+    bar = r"\[2/2\] 02_sample [ █▏▎▍▌▋▊▉]{20} \d\d:\d\d "
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert re.search(bar + "and about ", run()[1])
     old = {file: file.read_bytes() for file in (tmp_path / "data/reports").iterdir()}
     with monkeypatch.context() as context:
         cut_off = MagicMock(wraps=execute_notebook, side_effect=[DEFAULT, KeyboardInterrupt])
@@ -97,6 +101,7 @@ def test_a_run_that_was_cut_off_shows_the_old_reports_and_is_resumed(project, ru
         assert run("PERCENT=5")[0] == 130
     assert {file: file.read_bytes() for file in (tmp_path / "data/reports").iterdir()} == old
     assert "01_stream: unchanged" in (text := run("PERCENT=5")[1]) and "02_sample: 5 " in text
+    assert re.search(bar + r"of about \d+ s, \d+ s to the end", text)
 
 
 @pytest.mark.parametrize(
