@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from lib import events
 from lib.model import classifier, user_features
@@ -40,13 +41,17 @@ def load_verdicts(out_dir: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns of the verdicts; in place of ``bot`` stands ``is_bot`` (a missing flag is none), and ``stopped``
-        (dropped or flagged) is added.
+        The columns of the verdicts without ``meta_id``; in place of ``bot`` stands ``is_bot`` (a missing flag is
+        none), and ``stopped`` (dropped or flagged) is added.
     """
-    data = state.read_verdicts(out_dir).to_pandas()
+    key = state.read_verdicts(out_dir, ["timestamp", "meta_id"])
+    order = pc.sort_indices(key, [(name, "ascending") for name in key.column_names])
+    del key  # the ids take more memory than all else
+    columns = (state.read_verdicts(out_dir, [name]) for name in state.SCHEMA.names[1:])
+    data = pd.concat([column.take(order).to_pandas() for column in columns], axis=1)
     data["is_bot"] = data.pop("bot").eq(True)
     data["stopped"] = data["verdict"] != "kept"
-    return data.sort_values(["timestamp", "meta_id"], ignore_index=True)
+    return data
 
 
 def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
@@ -62,14 +67,18 @@ def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Index ``user``; ``edits, bot_edits, flagged, stopped, bot_edits_stopped`` and whether the user ``is_bot``.
     """
-    counts = {
-        "edits": 1,
+    counted = {
+        "edits": data["user"].notna(),
         "bot_edits": data["is_bot"],
         "flagged": data["verdict"] == "flagged",
         "stopped": data["stopped"],
         "bot_edits_stopped": data["is_bot"] & data["stopped"],
     }
-    users = pd.DataFrame(counts, data.index).astype("int64").groupby(data["user"]).sum()
+    code, names = pd.factorize(data["user"], sort=True)
+    counts = {
+        name: np.bincount(code[where & (code >= 0)], minlength=len(names)) for name, where in counted.items()
+    }
+    users = pd.DataFrame(counts, pd.Index(names, name="user"))
     return users.assign(is_bot=is_bot(users["bot_edits"], users["edits"]))
 
 
@@ -152,10 +161,10 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
     late = data.tail(int(len(data) * LAST_QUARTER))
     shares: dict[str, Any] = {}
     for suffix, edits in ("", data), ("_last_quarter", late):
-        bots, counts = edits[edits["is_bot"]], count_by_user(edits)
+        bots, counts = int(edits["is_bot"].sum()), count_by_user(edits)
         shares |= {
-            f"bot_edits{suffix}": len(bots),
-            f"bot_edits_stopped{suffix}": _share(bots["stopped"].sum(), len(bots)),
+            f"bot_edits{suffix}": bots,
+            f"bot_edits_stopped{suffix}": _share((edits["is_bot"] & edits["stopped"]).sum(), bots),
             f"bot_edits_stopped{suffix}_interval": list(
                 bootstrap_ci(counts["bot_edits_stopped"].to_numpy(), counts["bot_edits"].to_numpy())
             ),

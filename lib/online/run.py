@@ -319,7 +319,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         users = metrics.shadow_report(self.state, self.model.threshold)
         released = users.loc[users["release"], "user"].tolist()
         if released:
-            last = pc.max(state.read_verdicts(self.out_dir)["timestamp"].cast(pa.int64())).as_py()
+            last = pc.max(
+                state.read_verdicts(self.out_dir, ["timestamp"])["timestamp"].cast(pa.int64())
+            ).as_py()
             self.state.ledger.remove(released, reason=SECOND_LOOK, at=last)
             self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
             self.export()
