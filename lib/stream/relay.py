@@ -205,7 +205,7 @@ def read_lines(address: str) -> Iterator[bytes | None]:
     Raises
     ------
     StreamError
-        If nobody listens, the connection ends or falls silent before the end line, or that has another number.
+        If nobody listens, or the connection ends or falls silent before the end line.
     """
     host, _, port = address.rpartition(":")
     events, reason = 0, "the connection closed"
@@ -220,14 +220,10 @@ def read_lines(address: str) -> Iterator[bytes | None]:
                 if not line.startswith(CONTROL):
                     events += 1
                     yield line[:-1]
-                    continue
-                control = json.loads(line)["$relay"]
-                if "end" not in control:
-                    yield None
-                elif control["events"] == events:
+                elif "end" in json.loads(line)["$relay"]:
                     return
                 else:
-                    reason = f"the end line has {control['events']:,}"
+                    yield None
     except OSError as error:
         reason = error.strerror or str(error)
     raise StreamError(

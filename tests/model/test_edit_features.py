@@ -138,7 +138,3 @@ def test_an_edit_is_read():
     assert "on a subpage" in flags(title="User:Ada/log")
     assert "on a subpage" not in flags(title="Ada")
     assert {"size unchanged", "marked as minor", "new page"} <= flags(delta=0, minor=True, type="new")
-
-
-def test_of_no_edits_there_is_no_evidence():
-    assert edit_features.compute(columns(user=[]), WEIGHTS).shape == (0, len(edit_features.EDIT_FEATURES))

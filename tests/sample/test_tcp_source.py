@@ -53,7 +53,6 @@ def test_a_batch_is_read_again_over_a_new_connection(scripted_relay):
     [
         ([], "Got 0 lines: the connection closed."),
         (LINES, "Got 7 lines: the connection closed."),
-        ([*LINES, relay.end_line(9)], "Got 7 lines: the end line has 9."),
         ([*LINES, relay.HEARTBEAT], "Got 7 lines: timed out."),
     ],
 )

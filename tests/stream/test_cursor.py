@@ -42,14 +42,6 @@ def test_what_a_reconnect_asks_for(start, ids, expected):
     assert json.loads(at.last_event_id()) == expected
 
 
-def test_without_ids_the_time_of_the_last_event_counts():
-    at = Cursor(start=T - 60_000, time=T)
-    assert at.last_event_id() == ""
-    assert at.since() == T - cursor.REWIND_MS
-    assert Cursor(start=T - 100, time=T).since() == T - 100
-    assert Cursor().since() is None
-
-
 def test_a_message_is_placed_by_what_changed():
     before = id_of(stamp(A, T), stamp(B, T - 9))
     assert place_of(before, id_of(stamp(B, T - 2), stamp(A, T)), A) == (B, T - 2)
