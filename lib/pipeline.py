@@ -201,9 +201,10 @@ def _stage(name: str, plan: Run, folder: Path) -> list[Record]:
     if plan.first > name or not (plan.first or any(values.get(key) for key in NEVER_SKIPPED)):
         left = _digest(outputs)
         for file, record in _records(plan.root, name):
-            if record["outputs"] == left and (plan.first or record["fingerprint"] == fingerprint):
+            notebook, same = file.with_suffix(".ipynb"), plan.first or record["fingerprint"] == fingerprint
+            if same and record["outputs"] == left and notebook.exists():
                 shutil.copy2(file, folder)
-                shutil.copy2(file.with_suffix(".ipynb"), folder)
+                shutil.copy2(notebook, folder)
                 reason = "skipped" if plan.first else f"unchanged, skipped; FROM={name[:2]} runs it again"
                 print(f"{label}: {reason}", flush=True)
                 return [record]
