@@ -37,13 +37,7 @@ from lib import artifacts, params, paths, report
 from lib.params import ParameterError
 from lib.stream.sse import LIVE_URL
 
-FOLDERS = {
-    "01_stream": "01_stream",
-    "02_sample": "02_sample",
-    "03_eda_train": "03_model",
-    "04_online": "04_online",
-}
-NAMES = tuple(FOLDERS)
+NAMES = tuple(params.RULES)
 STARTS = {name[:2]: name for name in NAMES}
 # What these name is not in a file whose digest would tell that it has changed.
 NEVER_SKIPPED = ("STREAM_URL", "SOCKET", "RELAY", "RESUME")
@@ -82,7 +76,8 @@ def live_run(minutes: float) -> Run:
         How long to listen in all: two thirds for training, one third for stage 4.
     """
     root = paths.DATA / "live"
-    stream, sample, model, online = (str(root / folder) for folder in FOLDERS.values())
+    folders = (root / Path(defaults(name)["OUT_DIR"]).name for name in NAMES)
+    stream, sample, model, online = map(str, folders)
     train, judge = max(round(minutes * 40), 1), max(round(minutes * 20), 1)
     parameters: Parameters = {
         "01_stream": {"STREAM_URL": LIVE_URL, "MAX_SECONDS": train, "OUT_DIR": stream},
