@@ -93,11 +93,12 @@ def parse_only(bootstrap: str, topic: str, session: SparkSession, **options: str
 
 def judge(job: OnlineJob, session: SparkSession, publisher: Any) -> None:
     """Judge what is in the topic and what the publisher adds, as the cells of notebook 04 do."""
-    published = job.publish(publisher)
-    events = session.readStream.format("kafka").options(**job.source_options).load()
-    messages = events.selectExpr(*scoring.MESSAGE)
-    scored = messages.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
-    job.finish(scored.writeStream.foreachBatch(job.commit_batch).start(), published)
+    with job.watch(session):
+        job.publish(publisher)
+        events = session.readStream.format("kafka").options(**job.source_options).load()
+        messages = events.selectExpr(*scoring.MESSAGE)
+        scored = messages.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
+        job.finish(scored.writeStream.foreachBatch(job.commit_batch).start())
 
 
 def judged(bootstrap: str, topic: str, session: SparkSession, folder: Path) -> dict[str, Any]:

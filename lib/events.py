@@ -9,7 +9,8 @@ The shape is that of Wikimedia's schema ``/mediawiki/recentchange/1.0.x``: only 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any
@@ -157,6 +158,13 @@ def decode(raw: bytes | memoryview) -> Event:
         if _is_canary(raw):
             return Event(meta=Meta(dt=_EPOCH, domain=CANARY))
         raise InvalidEvent(str(error) or type(error).__name__) from None
+
+
+def decode_valid(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Event]]:
+    """Yield the text and the event of every line that is one."""
+    for raw in lines:
+        with suppress(InvalidEvent):
+            yield raw, decode(raw)
 
 
 def _is_canary(raw: bytes | memoryview) -> bool:

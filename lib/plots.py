@@ -5,13 +5,19 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import HTML, display
+from IPython import get_ipython
+from IPython.display import HTML, DisplayHandle, display
 
 from lib.stats import clopper_pearson
 
@@ -25,6 +31,9 @@ GREY = "#7F7F7F"
 KINDS = {"human": HUMAN, "bot": BOT}
 _FIRST, _LAST = -8_520_336_000_000, 8_835_955_200_000  # 1700 and 2250: pandas counts nanoseconds in 64 bits
 VERDICTS = {"kept": HUMAN, "flagged": YELLOW, "dropped": BOT}
+PANEL_SECONDS = 0.5
+LINE_SECONDS = 15.0
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def safe_label(text: object) -> str:
@@ -87,7 +96,6 @@ def style() -> None:
         palette=[HUMAN, BOT, GREEN, YELLOW, PURPLE, GREY],
         rc={
             "figure.figsize": (9, 4),
-            "figure.dpi": 100,
             "figure.constrained_layout.use": True,
             "axes.titlelocation": "left",
             "axes.titleweight": "bold",
@@ -95,7 +103,6 @@ def style() -> None:
             "axes.spines.right": False,
             "grid.color": "#E5E5E5",
             "legend.frameon": False,
-            "svg.hashsalt": "wikisieve",
             "text.parse_math": False,  # a dollar in an untrusted text is a dollar
         },
     )
@@ -169,6 +176,70 @@ def _cell(value: object) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None or value is pd.NA or value is pd.NaT else html.escape(truncate(value))
+
+
+class Panel(AbstractContextManager["Panel"]):
+    """Shows how far something is, in one output that is updated in place; a context manager.
+
+    Where nobody reads along (papermill, nbval, nbconvert, a script) a line is printed every 15 seconds instead. A
+    frontend with a person in front sends with each cell that it may ask for input (``allow_stdin`` in Jupyter's
+    messages); the others have nobody to ask.
+
+    Parameters
+    ----------
+    values : callable
+        Returns what is shown, a row each. The first is a count, whose rate is shown, too.
+    """
+
+    def __init__(self, values: Callable[[], Mapping[str, Any]]) -> None:
+        self.values = values
+        request: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)()
+        self._rates: deque[float] = deque(maxlen=40)
+        self._count, self._shown_at = next(iter(values().values())), time.monotonic()
+        self._output: DisplayHandle | None = None
+        if request.get("content", {}).get("allow_stdin"):
+            self._output = display(self._picture(), raw=True, display_id=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._output is not None:
+            self._output.update(self._picture(), raw=True)
+
+    def update(self) -> None:
+        """Show the values, if it is time to."""
+        seconds = time.monotonic() - self._shown_at
+        if seconds < (LINE_SECONDS if self._output is None else PANEL_SECONDS):
+            return
+        count = next(iter(self.values().values()))
+        self._rates.append((count - self._count) / seconds)
+        self._count, self._shown_at = count, time.monotonic()
+        if self._output is not None:
+            self._output.update(self._picture(), raw=True)
+        else:
+            line = ", ".join(f"{name} {value}" for name, value in self._rows().items())
+            print(f"{datetime.now(UTC):%H:%M:%S} UTC: {line}", flush=True)
+
+    def _rows(self) -> dict[str, str]:
+        rate = {"per second": f"{self._rates[-1]:,.0f}"} if self._rates else {}
+        values = {name: f"{n:,}" if isinstance(n, int) else n for name, n in self.values().items()}
+        return {name: truncate(value, 90) for name, value in values.items()} | rate
+
+    def _picture(self) -> dict[str, str]:
+        lines = [f"{name:20}{value}" for name, value in self._rows().items()]
+        lines[-1] += f" {sparkline(self._rates)}"
+        shown = "\n".join(f"<bdi>{html.escape(line)}</bdi>" for line in lines)
+        return {"text/plain": "\n".join(lines), "text/html": f"<pre>{shown}</pre>"}
+
+
+def sparkline(values: Collection[float]) -> str:
+    """Return numbers as a line of bars, the largest as the highest one.
+
+    Examples
+    --------
+    >>> sparkline([0, 1, 2, 8])
+    '▁▂▃█'
+    """
+    top = max(values, default=0) or 1
+    return "".join(_BARS[round(7 * max(value, 0) / top)] for value in values)
 
 
 def pluralize(number: float, noun: str) -> str:

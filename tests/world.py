@@ -44,11 +44,11 @@ def train(folder: Path) -> Path:
     return folder
 
 
-def make_events(seed: int = 1) -> list[bytes]:
+def make_events(seed: int = 1, humans: int = 250) -> list[bytes]:
     """Raw events: edits of people and bots, log entries, duplicates, null users, missing ids, and what is none."""
     chance = random.Random(seed)
     raws = []
-    for row in synthetic.sample(humans=250, bots=15, seed=seed).to_pylist():
+    for row in synthetic.sample(humans=humans, bots=15, seed=seed).to_pylist():
         time, topic = events.iso(row["timestamp"]), "eqiad.mediawiki.recentchange"
         content = {
             "meta": {"dt": time, "id": row["meta_id"], "topic": topic},
@@ -90,14 +90,18 @@ def producer(job: OnlineJob) -> KafkaProducer:
     return KafkaProducer(bootstrap_servers=job.bootstrap, acks="all", max_request_size=size, **options)
 
 
-def run(job: OnlineJob, session, events: EventStreamClient, max_events: int = 0, max_offsets: int = 0) -> str:
+def run(
+    job: OnlineJob, session, events: EventStreamClient, max_events: int = 0, max_offsets: int = 0
+) -> None:
     """Judge what a client yields, as the cells of notebook 04 do; `max_offsets` bounds the batches."""
     out = producer(job)
-    published = job.publish(job.publisher(events, out), max_events)
-    options = job.source_options | ({"maxOffsetsPerTrigger": str(max_offsets)} if max_offsets else {})
-    messages = session.readStream.format("kafka").options(**options).load().selectExpr(*scoring.MESSAGE)
-    scored = messages.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
-    line = job.finish(scored.writeStream.foreachBatch(job.commit_batch).start(), published)
+    publisher, line = job.publisher(events, out), ""
+    with job.watch(session):
+        job.publish(publisher, max_events)
+        options = job.source_options | ({"maxOffsetsPerTrigger": str(max_offsets)} if max_offsets else {})
+        messages = session.readStream.format("kafka").options(**options).load().selectExpr(*scoring.MESSAGE)
+        scored = messages.mapInArrow(scoring.score_batch(job.model, job.bloom), scoring.SCORED)
+        line = job.finish(scored.writeStream.foreachBatch(job.commit_batch).start())
     out.close()
     return line
 

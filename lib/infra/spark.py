@@ -1,5 +1,6 @@
 """A Spark session that needs no set-up by hand: the right Java, this Python, quiet, on loopback, in UTC."""
 
+import logging
 import os
 import re
 import shutil
@@ -7,10 +8,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyspark
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from lib import paths
@@ -21,7 +24,15 @@ TASK_TRIES = 4  # a Python worker that dies takes its task with it; a local mast
 LOGS = paths.DATA / "logs"
 
 
-def spark_session(name: str, master: str = "local[*]", **conf: str | int | bool) -> SparkSession:
+class StartInterrupted(KeyboardInterrupt):
+    """Somebody interrupted Spark's start."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in the place of a traceback."""
+        return [str(self)]
+
+
+def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSession:
     """Return the running Spark session, or else a new one; ``spark.stop()`` or the end of a ``with`` block ends it.
 
     Parameters
@@ -42,25 +53,40 @@ def spark_session(name: str, master: str = "local[*]", **conf: str | int | bool)
     ------
     InfraError
         When Java or a jar is missing, the JVM does not start, or the master does not answer.
+    StartInterrupted
+        After Ctrl-C, or the notebook's stop button.
     """
     if (running := SparkSession.getActiveSession()) is not None:
         return running
-    _check_master(master)
-    _set_environment(master)
-    builder = SparkSession.builder.config(map={**_settings(name, master), **conf})
-    LOGS.mkdir(parents=True, exist_ok=True)
     try:
-        with _output_to(log_file(name)):
-            spark = builder.getOrCreate()
+        # In a thread: an interrupt in the middle of it would leave a JVM with half a context.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_start_context, name, master, conf).result()
+        spark = SparkSession.builder.getOrCreate()
+    except KeyboardInterrupt:
+        raise StartInterrupted("Interrupted while Spark was starting. Run this again to go on.") from None
+    except InfraError:
+        raise
     except Exception as error:  # py4j raises kinds of its own for whatever happens in the JVM
         raise InfraError(
             f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} "
             f"({java.find().description}). More is in {paths.show(log_file(name))}. {java.influences()}"
         ) from error
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # py4j logs every interrupt with its traceback
+    logging.getLogger().addFilter(lambda record: "KeyboardInterrupt" not in record.getMessage())
     spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
     if not is_local(master):
         spark.sparkContext.addPyFile(package_archive())
     return spark
+
+
+def _start_context(name: str, master: str, conf: dict[str, str]) -> None:
+    """Start the JVM; what it prints goes to a file."""
+    _check_master(master)
+    _set_environment(master)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with _output_to(log_file(name)):
+        SparkContext.getOrCreate(SparkConf().setAll(list((_settings(name, master) | conf).items())))
 
 
 def log_file(name: str) -> Path:
@@ -105,20 +131,20 @@ def _check_master(master: str) -> None:
         )
 
 
-def _settings(name: str, master: str) -> dict[str, str | int | bool]:
+def _settings(name: str, master: str) -> dict[str, str]:
     flags = [f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}", "-Duser.timezone=UTC", *java.JVM_FLAGS]
-    settings: dict[str, str | int | bool] = {
+    settings: dict[str, str] = {
         "spark.app.name": name,
         "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),
         "spark.master": re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_TRIES}]", master),
-        "spark.ui.enabled": False,
-        "spark.ui.showConsoleProgress": False,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join(flags),
         "spark.local.dir": tempfile.gettempdir(),  # Spark itself does not read TMPDIR
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.execution.arrow.pyspark.enabled": True,
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Between the JVM and Python: less of the system's time than TCP, and no port.
-        "spark.python.unix.domain.socket.enabled": True,
+        "spark.python.unix.domain.socket.enabled": "true",
         # An epoch here is seconds long: the state of a stopped query must not keep the JVM waiting.
         "spark.sql.streaming.stopTimeout": "60s",
     }

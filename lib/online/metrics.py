@@ -5,7 +5,7 @@ A user is a bot as in :func:`lib.stats.is_bot`; *stopped* is dropped or flagged.
 
 from __future__ import annotations
 
-import contextlib
+from collections import deque
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from lib import events
+from lib import events, plots
 from lib.model import classifier, user_features
 from lib.online import state
 from lib.online.judge import VERDICTS
-from lib.online.state import StateStore
+from lib.online.state import BatchResult, StateStore
 from lib.stats import bootstrap_ci, human_rates, is_bot
 from lib.stream import recording
 from lib.stream.source import Source
@@ -111,13 +111,47 @@ def summarize(out_dir: Path, store: StateStore, threshold: float) -> dict[str, A
         "records_lost_by_partition": lost,
         "events_per_second": _share(totals["read"], totals["seconds"]),
         "seconds": totals["seconds"],
-        "latency_seconds": {"p50": _latency(totals, 0.5), "p99": _latency(totals, 0.99)},
+        "latency_seconds": {"p50": latency(totals, 0.5), "p99": latency(totals, 0.99)},
         **{name: totals[name] for name in ("canaries", "without_user", "shadow_scored")},
         "runs": runs,
         "model": store.get_meta("model"),
         "threshold": threshold,
         "topics": store.get_meta("topics"),
     }
+
+
+class Progress:
+    """What a panel shows of stage 4 while it runs: counts that are added up batch by batch.
+
+    Parameters
+    ----------
+    store : StateStore
+        With the counts of earlier runs.
+    """
+
+    def __init__(self, store: StateStore) -> None:
+        self.store, self.counts, self.wikis = store, store.counters(), set[str | None]()
+        self.newest: deque[str] = deque(maxlen=3)  # users
+        self.panel: plots.Panel  # of the runs that go on
+
+    def add(self, result: BatchResult) -> None:
+        """Add a batch."""
+        self.counts.update(result.counts)
+        self.wikis.update(result.verdicts["wiki"].unique().to_pylist())
+        new = sorted(result.entries, key=lambda entry: entry.since)
+        self.newest.extend("".join(filter(str.isprintable, entry.user))[:24] for entry in new)
+
+    def values(self) -> dict[str, object]:
+        """Return the panel's values; what is behind the stream waits in Kafka."""
+        behind = sum(self.store.get_meta("ends", {}).values()) - sum(self.store.offsets().values())
+        newest = f" users, newest: {', '.join(reversed(self.newest))}" if self.newest else " users"
+        return {
+            **{name: int(self.counts[name]) for name in ("events", "edits", *VERDICTS)},
+            "wikis": len(self.wikis),
+            "blacklist": f"{len(self.store.ledger):,}{newest}",
+            "behind the stream": f"{max(behind, 0):,} events",
+            "latency (p50)": f"{latency(self.counts, 0.5):.2f} s",
+        }
 
 
 def count_latencies(seconds: np.ndarray) -> dict[str, int]:
@@ -127,7 +161,7 @@ def count_latencies(seconds: np.ndarray) -> dict[str, int]:
     return {f"{_LATENCY}{value:g}": n for value, n in zip(values.tolist(), counts.tolist(), strict=True)}
 
 
-def _latency(totals: dict[str, Any], share: float) -> float:
+def latency(totals: dict[str, Any], share: float) -> float:
     """Return a quantile of the latencies: the upper edge of its bin, at most 5 % too much; 0 without any."""
     bins = [
         (float(name.removeprefix(_LATENCY)), n) for name, n in totals.items() if name.startswith(_LATENCY)
@@ -190,16 +224,9 @@ def known_bots(source: Source) -> frozenset[str]:
     if source.recording is None or source.since is None:
         return frozenset()
     balance: dict[str, int] = {}
-    for raw in recording.lines(source.recording):
-        with contextlib.suppress(events.InvalidEvent):
-            event = events.decode(raw)
-            if (
-                event.is_edit
-                and not event.is_canary
-                and event.user is not None
-                and event.time_ms < source.since
-            ):
-                balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
+    for _, event in events.decode_valid(recording.lines(source.recording)):
+        if event.is_edit and not event.is_canary and event.user is not None and event.time_ms < source.since:
+            balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
     return frozenset(user for user, more in balance.items() if more > 0)
 
 

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from kafka import KafkaProducer
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import artifacts, events, paths
+from lib import artifacts, events, paths, plots
 from lib.blacklist import bloom
 from lib.blacklist.ledger import BlacklistError
 from lib.infra import InfraError, broker, kafka, spark
@@ -49,11 +49,13 @@ CONSUMER_OPTIONS = {
     "kafka.isolation.level": "read_committed",
 }
 RUNS = 5  # a recording is judged in so many runs
-LOG_SECONDS = 15.0
+CHECK_SECONDS = 15.0  # between two pings of Kafka
 SECOND_LOOK = "second look: its shadow edits are not a bot's"
 PING_SECONDS = 5.0
 KAFKA_SECONDS = 120  # that a run waits for a Kafka that does not answer
 _DISK_ERRORS = re.compile("No space|full|quota|too large|[Rr]ead-?only")
+
+_open_jobs: dict[Path, OnlineJob] = {}  # of this process, by OUT_DIR
 
 
 class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
@@ -96,8 +98,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         self.model = BotClassifier.load(artifacts.require(model_dir / "model.skops", MADE_BY))
         self.out_dir = out_dir
         self.properties = dict(properties or {})
-        self.interrupted = False
         self._lock = threading.Lock()
+        if earlier := _open_jobs.pop(out_dir, None):  # the notebook's cell is run again
+            earlier.close()
         with contextlib.ExitStack() as opened:
             opened.enter_context(artifacts.lock_folder(out_dir, OnlineError))
             if not (resume and (out_dir / state.NAME).exists()):
@@ -114,9 +117,14 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self._resources = opened.pop_all()
         self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
         self.classifier = OnlineClassifier(self.model, self.state)
+        self._committed: Future[Any] = self._threads.submit(int)  # no batch yet
+        self._published: Future[Any] = self._committed
+        self._progress = metrics.Progress(self.state)
+        _open_jobs[out_dir] = self
 
     def close(self) -> None:
         """Close the state and stop the broker, if it is our own."""
+        _open_jobs.pop(self.out_dir, None)
         with self._lock:
             self._resources.close()
 
@@ -139,14 +147,24 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self.state.set_meta("source", name)
         return {"position": self.state.get_meta("position")} if same else {}
 
+    @contextlib.contextmanager
+    def watch(self, session: SparkSession) -> Iterator[None]:
+        """Show how far the runs of a ``with`` block are; an interrupt ends them, and what has been judged is kept."""
+        with plots.Panel(self._progress.values) as self._progress.panel:
+            try:
+                yield
+            except KeyboardInterrupt:
+                print("Interrupted: the runs end with what has been judged.")
+                self._end_run(session.streams.active)
+
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""
-        publisher = Publisher(client, producer, self.topics["events"], self.state)
-        self._resources.callback(publisher.stop.set)  # before its thread is waited for
-        return publisher
+        self._publisher = Publisher(client, producer, self.topics["events"], self.state)
+        self._resources.callback(self._publisher.stop.set)  # before its thread is waited for
+        return self._publisher
 
-    def publish(self, publisher: Publisher, max_events: int = 0) -> Future[None]:
-        """Start a run: let a thread send events to the topic, and return the future that is done when it has ended.
+    def publish(self, publisher: Publisher, max_events: int = 0) -> None:
+        """Start a run: let a thread send events to the topic, so many or until the stream ends.
 
         Raises
         ------
@@ -159,9 +177,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with self.state.transaction():
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
-        self._committed: Future[Any] = self._threads.submit(int)  # no batch yet
-        self._publisher = publisher
-        return self._threads.submit(publisher.run, max_events)
+        self._committed = self._threads.submit(int)
+        self._published = self._threads.submit(publisher.run, max_events)
 
     @property
     def source_options(self) -> dict[str, str]:
@@ -210,18 +227,15 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         result.counts["seconds"], self._mark = time.monotonic() - self._mark, time.monotonic()
         with self.state.transaction():
             self.state.write_batch(number, self._run, result)
+        self._progress.add(result)
         self.bloom = bloom.update_filter(self.bloom, self.state.ledger, [e.user for e in result.entries])
 
-    def finish(self, query: StreamingQuery, published: Future[None], log: bool = False) -> str:
+    def finish(self, query: StreamingQuery) -> str:
         """Wait until everything that is published is judged, end the run, and return its counts in a line.
 
         Parameters
         ----------
         query : StreamingQuery
-        published : Future
-            Of :meth:`publish`.
-        log : bool
-            Whether to print a line every 15 seconds.
 
         Raises
         ------
@@ -230,31 +244,26 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         """
         try:
             try:
-                self._drain(query, published, log)
-            except (KeyboardInterrupt, Py4JError) as error:
-                if KeyboardInterrupt not in (type(error), type(error.__context__)):
-                    raise  # else Python was interrupted while it talked with the JVM
-                self.interrupted = True
+                self._drain(query)
             finally:
-                line = self._end_run(query, published)
+                self._end_run([query])
         except Exception as error:
             raise self._explain(error) from error
-        return line
+        counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
+        verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
+        return f"{counts['edits']:,} edits, {verdicts}; blacklist {before:,} → {len(self.state.ledger):,}"
 
-    def _end_run(self, query: StreamingQuery, published: Future[None]) -> str:
-        """Stop what runs, write the files of the run, and return its counts in a line."""
+    def _end_run(self, queries: Iterable[StreamingQuery]) -> None:
+        """Stop what runs, and write the files of the run."""
         self._publisher.stop.set()
-        with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
-            query.stop()
-        wait([published])
+        for query in queries:
+            with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
+                query.stop()
+        wait([self._published])
         self._publisher.stop.clear()
         with self._lock:  # a batch that Spark has given up may still be at work
             wait([self._committed])
             self.export()
-        counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
-        verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
-        grown = f"blacklist {before:,} → {len(self.state.ledger):,}"
-        return f"{counts['edits']:,} edits, {verdicts}; {grown}{', interrupted' * self.interrupted}"
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""
@@ -278,9 +287,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             return error
         return OnlineError(f"{rule} {got}. What was judged is kept; continue with RESUME=True.")
 
-    def _drain(self, query: StreamingQuery, published: Future[None], log: bool) -> None:
+    def _drain(self, query: StreamingQuery) -> None:
         drained: Future[None] | None = None
-        logged = answered = time.monotonic()
+        pinged = answered = time.monotonic()
         while drained is None or not drained.done():
             if self._broker is not None:
                 self._broker.ensure_running()
@@ -290,17 +299,16 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 raise query.exception() or OnlineError(
                     "The query must run until the stream ends. Got: it was stopped. Continue with RESUME=True."
                 )
-            if drained is None and published.done():
-                published.result()
+            if drained is None and self._published.done():
+                self._published.result()
                 drained = self._threads.submit(query.processAllAvailable)
-            wait([drained or published], timeout=0.2)
-            if time.monotonic() - logged < LOG_SECONDS:
+            wait([drained or self._published], timeout=0.2)
+            self._progress.panel.update()
+            if time.monotonic() - pinged < CHECK_SECONDS:
                 continue
-            logged = time.monotonic()
-            if log:
-                print(f"{self.state.counters(self._run)['edits']:,} edits are judged")
+            pinged = time.monotonic()
             if self._is_kafka_there():
-                answered = logged
+                answered = pinged
                 continue
             print(f"Kafka at {self.bootstrap} has not answered for {time.monotonic() - answered:.0f} s.")
             if time.monotonic() - answered > KAFKA_SECONDS:
@@ -368,13 +376,11 @@ def split_runs(source: Source, settings: Any) -> list[int]:
     if source.recording is None or settings.resume or settings.max_seconds:
         return [settings.max_events]
     n = 0
-    for raw in recording.lines(source.recording):
-        with contextlib.suppress(events.InvalidEvent):
-            event = events.decode(raw)
-            is_after = source.since is None or event.time_ms >= source.since
-            is_before = source.until is None or event.time_ms < source.until
-            is_asked_for = event.wiki in source.wikis if source.wikis else not event.is_canary
-            n += is_after and is_before and is_asked_for
+    for _, event in events.decode_valid(recording.lines(source.recording)):
+        is_after = source.since is None or event.time_ms >= source.since
+        is_before = source.until is None or event.time_ms < source.until
+        is_asked_for = event.wiki in source.wikis if source.wikis else not event.is_canary
+        n += is_after and is_before and is_asked_for
     n = min(n, settings.max_events or n)
     each = max(1, -(-n // RUNS))
     sizes = [min(each, n - start) for start in range(0, n, each)]

@@ -52,12 +52,8 @@ class EventTopic:
 
     def __init__(self, bootstrap: str, properties: Mapping[str, str], state: StateStore):
         topics = state.get_meta("topics")
-        self.bootstrap, self.properties, self.state, self.name = (
-            bootstrap,
-            properties,
-            state,
-            topics["events"],
-        )
+        self.bootstrap, self.properties, self.state = bootstrap, properties, state
+        self.name: str = topics["events"]
         if state.offsets() and not self._id():
             raise OnlineError(
                 f"RESUME=True continues with the topic {self.name}. Got {bootstrap}, which has none. "
@@ -103,22 +99,16 @@ class EventTopic:
     def texts(self, ids: frozenset[str]) -> dict[str, dict[str, Any]]:
         """Return title, comment and change of size of edits by their ids, as far as the topic still has them."""
         found = {}
-        for raw in self._last_messages():
-            with contextlib.suppress(events.InvalidEvent):
-                event = events.decode(raw)
-                if (key := events.event_key(raw, event)) in ids:
-                    found[key] = {
-                        "title": event.title,
-                        "comment": event.comment,
-                        "delta": events.delta(event),
-                    }
+        for raw, event in events.decode_valid(self._last_messages()):
+            if (key := events.event_key(raw, event)) in ids:
+                found[key] = {"title": event.title, "comment": event.comment, "delta": events.delta(event)}
         return found
 
     def _last_messages(self) -> Iterator[bytes]:
         """Yield the texts in the topic, of each partition the last :data:`MAX_MESSAGES` that were judged."""
         ends = {TopicPartition(self.name, number): end for number, end in self.state.offsets().items()}
-        silent = 0
-        with self._consumer() as consumer:
+        silent, options = 0, kafka.for_python(self.properties)
+        with contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options)) as consumer:
             consumer.assign(list(ends))
             ranges = self._ranges()
             for place, end in ends.items():
@@ -136,10 +126,6 @@ class EventTopic:
 
     def _id(self) -> str:
         return kafka.topic_id(self.bootstrap, self.name, self.properties)
-
-    def _consumer(self) -> contextlib.closing[KafkaConsumer]:
-        options = kafka.for_python(self.properties)
-        return contextlib.closing(KafkaConsumer(bootstrap_servers=self.bootstrap, **options))
 
 
 class Publisher:
@@ -169,12 +155,9 @@ class Publisher:
         self._events: Iterator[StreamEvent | None] = iter(client)
         self._errors: list[BaseException] = []
         self._unsaved = 0  # events since the position was saved
-        self._ends: dict[str, int] = state.get_meta(
-            "ends", {}
-        )  # the offset after the last event of each partition
-        self._duplicates = (
-            state.get_meta("stream_duplicates", 0) - client.counts.duplicates
-        )  # of earlier clients
+        #: The offset after the last event of each partition, and the duplicates of earlier clients.
+        self._ends: dict[str, int] = state.get_meta("ends", {})
+        self._duplicates = state.get_meta("stream_duplicates", 0) - client.counts.duplicates
 
     def run(self, max_events: int = 0) -> None:
         """Send events until the stream ends, or so many valid ones are sent; everything is in the topic then.

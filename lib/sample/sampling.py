@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -32,9 +31,9 @@ if TYPE_CHECKING:  # each Spark worker imports this module to decode; pandas wou
     import pandas as pd
 
 STAGING = ".incoming"
-PROGRESS_SECONDS = 15.0
 MINUTE_MS = 60_000
 
+SHOWN = ("edits", "kept", "wikis")
 EVENT, CANARY, INVALID = "event", "canary", "invalid"
 ROWS = """kind string, raw binary, error string, meta_id string, timestamp bigint, wiki string, namespace bigint,
     type string, title string, user string, bot boolean, minor boolean, delta bigint, comment string"""
@@ -116,7 +115,7 @@ class SampleWriter:
     Attributes
     ----------
     counts : Counter
-        Lines read, by kind; ``edits`` and ``kept`` among the events.
+        Lines read, by kind; ``edits`` and ``kept`` among the events; ``wikis``.
 
     Raises
     ------
@@ -129,6 +128,7 @@ class SampleWriter:
         self.counts: Counter[str] = Counter()
         self._staging = out_dir / STAGING
         self._edits: list[pa.Table] = [_EDITS.empty_table()]
+        self._wikis: set[str | None] = set()
 
     def __enter__(self) -> Self:
         self._lock = artifacts.lock_folder(self.out_dir, StreamError)
@@ -158,6 +158,8 @@ class SampleWriter:
         self._edits.append(pa.table([edits["user"], minutes, *flags], schema=_EDITS))
         self.counts.update(rows["kind"].to_pylist())
         self.counts.update(edits=edits.num_rows, kept=kept.num_rows)
+        self._wikis.update(edits["wiki"].unique().to_pylist())
+        self.counts["wikis"] = len(self._wikis)
 
     @property
     def lines(self) -> int:
@@ -214,7 +216,7 @@ class SampleWriter:
 
 
 def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
-    """Wait until the relay is over and stop the query; print a line every 15 seconds.
+    """Wait until the relay is over, show how far it is (:class:`lib.plots.Panel`), and stop the query.
 
     Parameters
     ----------
@@ -235,12 +237,14 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
     StreamingQueryException
         When the query ended with another error.
     """
-    report_at = time.monotonic() + PROGRESS_SECONDS
+    from lib.plots import Panel  # here: Spark's workers have no use for pictures
+
     try:
-        while not end_offset(query)["end"] and not query.awaitTermination(1):
-            if time.monotonic() >= report_at:
-                print(f"{writer.lines:,} lines read, {writer.counts['kept']:,} edits kept", flush=True)
-                report_at += PROGRESS_SECONDS
+        with Panel(
+            lambda: {"events": writer.lines, **{name: writer.counts[name] for name in SHOWN}}
+        ) as panel:
+            while not end_offset(query)["end"] and not query.awaitTermination(1):
+                panel.update()
     except KeyboardInterrupt:
         if not writer.lines:
             raise

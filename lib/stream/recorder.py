@@ -15,14 +15,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from lib import artifacts, events, paths
+from lib import artifacts, events, paths, plots
 from lib.stream import client as stream
 from lib.stream import recording
 from lib.stream.client import EventStreamClient, StreamEvent
@@ -32,7 +31,6 @@ from lib.stream.source import Source
 STATE = "state.json"
 SEGMENT_EVENTS = 10_000
 LOCK_SECONDS = 10.0  # a notebook's kernel outlives papermill by a second or two when that is killed
-PROGRESS_SECONDS = 15.0
 SEGMENT_SECONDS = 10.0
 
 
@@ -194,17 +192,18 @@ class Recorder:
 
 
 def progress(client: EventStreamClient) -> Iterator[StreamEvent | None]:
-    """Yield what a client yields; print a line every 15 seconds."""
-    printed_at, printed = time.monotonic(), client.counts.events
-    for event in client:
-        yield event
-        now, counts = time.monotonic(), client.counts
-        if now - printed_at >= PROGRESS_SECONDS:
-            rate = (counts.events - printed) / (now - printed_at)
-            waiting = f"; waiting: {client.last_error}" if client.last_error else ""
-            print(
-                f"{datetime.now(UTC):%H:%M:%S} UTC: {counts.events:,} events, {rate:,.0f} per second, "
-                f"{counts.reconnects} reconnects{waiting}",
-                flush=True,
-            )
-            printed_at, printed = now, counts.events
+    """Yield what a client yields, and show how far it is (:class:`lib.plots.Panel`)."""
+    edits, wikis, counts = 0, set[str | None](), client.counts
+
+    def values() -> dict[str, Any]:
+        waiting = {"waiting": client.last_error} if client.last_error else {}
+        count = {"events": counts.events, "edits": edits, "wikis": len(wikis)}
+        return {**count, "reconnects": counts.reconnects, **waiting}
+
+    with plots.Panel(values) as panel:
+        for event in client:
+            yield event
+            if event is not None and event.event is not None:
+                edits += event.event.is_edit
+                wikis.add(event.event.wiki)
+            panel.update()

@@ -15,6 +15,7 @@ with a space before it: the same JSON, and no control line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import socketserver
@@ -46,6 +47,9 @@ def end_line(events: int) -> bytes:
     return json.dumps({"$relay": {"end": True, "events": events}}).encode()
 
 
+_servers: set[BackgroundServer] = set()  # of this process
+
+
 class BackgroundServer(socketserver.ThreadingTCPServer):
     """A TCP server with a thread that accepts clients and one for each of them; a context manager.
 
@@ -64,12 +68,15 @@ class BackgroundServer(socketserver.ThreadingTCPServer):
         Set when the server stops.
     """
 
+    address: str
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
     def __init__(self, host: str, port: int, handler: type[socketserver.BaseRequestHandler]) -> None:
         self.closed = threading.Event()
+        for earlier in [server for server in _servers if server.address == f"{host}:{port}"]:
+            earlier.close()  # the notebook's cell is run again
         try:
             super().__init__((host, port), handler)
         except OSError as error:
@@ -78,12 +85,14 @@ class BackgroundServer(socketserver.ThreadingTCPServer):
                 f"{error.strerror or error}. Choose another port, or 0 for a free one."
             ) from None
         self.address = "{}:{}".format(*self.server_address[:2])
+        _servers.add(self)
         threading.Thread(
             target=self.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
         ).start()
 
     def close(self) -> None:
         """Stop listening."""
+        _servers.discard(self)
         self.closed.set()
         self.shutdown()
         self.server_close()
@@ -187,6 +196,11 @@ class _Client(socketserver.StreamRequestHandler):
             pass  # the client went away, or the recording is damaged: no end line, so the client knows
         finally:
             relay.clients.discard(self.request)
+
+    def finish(self) -> None:
+        """Close the connection; what is left for a client that went away is dropped."""
+        with contextlib.suppress(OSError):
+            super().finish()
 
 
 def read_lines(address: str) -> Iterator[bytes | None]:

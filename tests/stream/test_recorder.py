@@ -11,7 +11,7 @@ import crashing
 import pytest
 from streams import END, OK, START, Script, event, make_events, message, silence, status, truth
 
-from lib import artifacts, params
+from lib import artifacts, params, plots
 from lib.replay import faults
 from lib.replay.server import Server
 from lib.stream import recorder, recording, sample_day
@@ -173,12 +173,12 @@ def test_an_interrupt_ends_a_recording_cleanly(tmp_path, stream):
 @pytest.mark.parametrize(
     ("part", "line"),
     [
-        (silence(OK, message(0)), " UTC: 1 events, "),
-        (status(429, "Retry-After: 3600", body=b"two already"), "; waiting: status 429 two already"),
+        (silence(OK, message(0)), " UTC: events 1, "),
+        (status(429, "Retry-After: 3600", body=b"two already"), ", waiting status 429 two already"),
     ],
 )
 def test_progress_is_printed_now_and_then_and_why_nothing_comes(tmp_path, monkeypatch, capsys, part, line):
-    monkeypatch.setattr(recorder, "PROGRESS_SECONDS", 0.2)
+    monkeypatch.setattr(plots, "LINE_SECONDS", 0.2)
     with Script(part) as server:
         record(tmp_path, source(server.url), max_seconds=1.0)
     assert line in capsys.readouterr().out.splitlines()[-1]
