@@ -1,6 +1,7 @@
 """The notebooks with a person in front: panels that are updated in place, cells that are run again."""
 
 import contextlib
+import time
 
 import pytest
 import world
@@ -47,17 +48,22 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_each_cell_runs_twice_and_so_does_the_whole_notebook(name, folder):
-    parameters = [
-        f"{key} = {(str(folder / value) if isinstance(value, str) else value)!r}"
+def test_the_whole_notebook_runs_twice_and_so_does_each_cell(name, folder):
+    """Each cell twice in a row, but for those that take long."""
+    given = {
+        key: str(folder / value) if isinstance(value, str) else value
         for key, value in PARAMETERS[name].items()
-    ]
+    }
     first, *others = [cell.source for cell in CODE[name]]
-    cells = ["\n".join([first, *parameters]), *others]
+    cells = ["\n".join([first, *(f"{key} = {value!r}" for key, value in given.items())]), *others]
     with kernel() as execute:
-        for cell in [*(cell for cell in cells for _ in range(2)), *cells]:
-            shown = execute(cell)
-            assert not [content for _, content in shown if content.get("name") == "stderr"], cell
+        for cell in cells + cells:
+            for _ in range(2):
+                start = time.monotonic()
+                shown = execute(cell)
+                assert not [content for _, content in shown if content.get("name") == "stderr"], cell
+                if time.monotonic() - start > 1:
+                    break
 
 
 @pytest.mark.parametrize(
