@@ -38,22 +38,3 @@ def test_the_attempt_that_is_kept_is_the_model(nested):
 def test_every_family_is_some_of_the_features(family):
     left = experiments._columns((family,), with_name=True).sum()
     assert 0 < left < len(user_features.FEATURES)
-
-
-def test_the_labels_limit_even_a_perfect_model():
-    rows = [synthetic.row(i, i, f"Robot {i}bot", bot=i % 2 == 0) for i in range(40)]
-    rows += [synthetic.row(100 + i, i, f"Person {i}") for i in range(40)]
-    people = EditDataset(synthetic.table(rows))
-    named = np.array(["bot" in name for name in people.names], float)
-    found = experiments.noise(people, named)
-    assert (found["named"], found["named_on_top"], found["without_them"]) == (20, 20, 1.0)
-    assert 0.45 < found["perfect"] < 0.65
-    assert found["recall_without_them"] == 1.0
-    assert found["perfect_recall"] < 0.15
-
-
-def test_the_simple_regression_uses_the_name_only_with_name(nested):
-    people = nested.dataset
-    with_name, without_name = experiments.simple(nested)
-    assert (with_name != without_name).any()
-    assert without_name[people.is_bot].min() > np.median(without_name[~people.is_bot])

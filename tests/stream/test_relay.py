@@ -93,12 +93,6 @@ def test_a_relay_that_stops_or_whose_recording_is_damaged_sends_no_end_line(tmp_
         list(read_lines(server.address))
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path):
-    write(tmp_path, 1, make_events(1))
-    with Relay(tmp_path) as server, pytest.raises(OSError, match=r"must be free .* Choose another port"):
-        Relay(tmp_path, server.address)
-
-
 def test_a_recording_that_is_not_there_is_an_error_before_anybody_connects(tmp_path):
     with pytest.raises(recording.RecordingError, match="which is neither"):
         Relay(tmp_path / "none")
