@@ -80,8 +80,7 @@ def fit_tail(counts: np.ndarray) -> powerlaw.Fit | None:
     counts = np.asarray(counts, dtype=np.int64)
     if len(counts) < MIN_TAIL or len(np.unique(counts)) < 3:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package warns of starts of the tail that it rejects
+    with warnings.catch_warnings(action="ignore"):  # the package warns of starts of the tail that it rejects
         fit = powerlaw.Fit(counts, discrete=True, verbose=0)
         usable = np.isfinite([fit.power_law.alpha, fit.xmin]).all()
     return fit if usable and (counts >= fit.xmin).sum() >= MIN_TAIL else None
@@ -103,8 +102,7 @@ def tail_table(fits: dict[str, powerlaw.Fit | None]) -> pd.DataFrame:
             "Kolmogorov–Smirnov distance": f"{law.D:.3f}",
         }
         for other in ("lognormal", "exponential"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 ratio, p = fit.distribution_compare("power_law", other, normalized_ratio=True)
             row[f"against {other}"] = f"R = {ratio:.2f}, p = {p:.2f}"
         rows.append(row)

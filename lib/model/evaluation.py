@@ -7,8 +7,7 @@ their edits carry the flag, else *human*. The flag is the only truth there is, a
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -189,8 +188,7 @@ def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:
     return rates | human_rates(edits, dataset.edits_per_user, dataset.is_bot, dataset.names)
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(NamedTuple):
     """A test forward in time, grouped by user."""
 
     earlier: EditDataset

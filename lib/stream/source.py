@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,8 +20,7 @@ class Live(NamedTuple):
         """Do nothing."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A stream or a recording, and which of its events are wanted.
 
     Parameters
