@@ -1,12 +1,16 @@
 """Static rules: the notebooks as committed are clean, alike and portable."""
 
 import ast
+import builtins
+import functools
 import re
 
 import nbformat
 import pytest
+from pyspark.sql import functions as sql
 
 from lib import paths, pipeline
+from lib.blacklist.ledger import Ledger
 
 LIMIT = 1_500_000
 FILES = {name: paths.ROOT / "notebooks" / f"{name}.ipynb" for name in pipeline.NAMES}
@@ -70,3 +74,26 @@ def test_ids_size_and_prose(name):
     assert FILES[name].stat().st_size < LIMIT
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     assert sum(cell.cell_type == "markdown" for cell in cells) >= len(CODE[name]) / 2
+
+
+@each_notebook
+def test_calls_that_the_prose_names_exist(name):
+    prose = "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
+    spans = re.findall(r"`([^`\n]+)`", prose)
+    imports = [span for span in spans if re.match(r"from [\w.]+ import \w+$", span)]
+    imports += [
+        ast.unparse(node)
+        for cell in CODE[name]
+        for node in ast.parse(cell.source).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = dict(vars(builtins))
+    exec("\n".join(imports), names)
+    assigned = set(
+        re.findall(r"^(\w+)(?:: \w+)? = ", "\n".join(cell.source for cell in CODE[name]), re.MULTILINE)
+    )
+    for call in re.findall(r"\b([a-zA-Z_][\w.]*)\(", "\n".join(spans)):
+        head, *rest = call.split(".")
+        if head in assigned or (not rest and (hasattr(sql, head) or hasattr(Ledger, head))):
+            continue  # a cell's own variable; a function of Spark SQL; a method after Ledger.open(…)
+        assert callable(functools.reduce(getattr, rest, names[head])), call
