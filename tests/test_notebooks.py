@@ -3,6 +3,7 @@
 import ast
 import builtins
 import functools
+import pkgutil
 import re
 
 import nbformat
@@ -80,20 +81,15 @@ def test_ids_size_and_prose(name):
 def test_calls_that_the_prose_names_exist(name):
     prose = "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
     spans = re.findall(r"`([^`\n]+)`", prose)
+    cells = [cell.source for cell in CODE[name]]
     imports = [span for span in spans if re.match(r"from [\w.]+ import \w+$", span)]
-    imports += [
-        ast.unparse(node)
-        for cell in CODE[name]
-        for node in ast.parse(cell.source).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    names = dict(vars(builtins))
-    exec("\n".join(imports), names)
-    assigned = set(
-        re.findall(r"^(\w+)(?:: \w+)? = ", "\n".join(cell.source for cell in CODE[name]), re.MULTILINE)
-    )
-    for call in re.findall(r"\b([a-zA-Z_][\w.]*)\(", "\n".join(spans)):
+    names = dict(vars(sql)) | dict(vars(builtins)) | {"disallow": Ledger.disallow}
+    for node in ast.walk(ast.parse("\n".join(imports + cells))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                path = ".".join(filter(None, [getattr(node, "module", ""), alias.name]))
+                names[alias.asname or alias.name] = pkgutil.resolve_name(path)
+    own = set(re.findall(r"^(\w+)(?:: \w+)? = ", "\n".join(cells), re.MULTILINE))
+    for call in re.findall(r"(?<![.\w])([a-zA-Z_][\w.]*)\(", "\n".join(spans)):
         head, *rest = call.split(".")
-        if head in assigned or (not rest and (hasattr(sql, head) or hasattr(Ledger, head))):
-            continue  # a cell's own variable; a function of Spark SQL; a method after Ledger.open(…)
-        assert callable(functools.reduce(getattr, rest, names[head])), call
+        assert head in own or callable(functools.reduce(getattr, rest, names[head])), call
