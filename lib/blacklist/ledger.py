@@ -212,8 +212,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         list of str
             The users who were not listed before, in order: what the filter must add.
         """
-        unless_allowed = "WHERE NOT EXISTS (SELECT 1 FROM allowed WHERE user = ?1)"
-        insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) SELECT ?1, ?2, ?3, ?4, ?5, ?6 {unless_allowed}"
+        row = "SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 NOT IN (SELECT user FROM allowed)"
+        insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) {row}"
         with transaction(self.connection):
             return [entry.user for entry in entries if self.connection.execute(insert, _row(entry)).rowcount]
 

@@ -149,7 +149,7 @@ class StateStore(AbstractContextManager["StateStore"]):
     def counters(self, run: int | None = None) -> Counter[str]:
         """Return the sums of the counts of all batches, or of one run."""
         select = (
-            "SELECT key, sum(value) FROM batches, json_each(counts) WHERE ?1 IS NULL OR run = ?1 GROUP BY key"
+            "SELECT key, sum(value) FROM batches, json_each(counts) WHERE run = coalesce(?, run) GROUP BY key"
         )
         return Counter(dict(self.connection.execute(select, (run,))))
 
