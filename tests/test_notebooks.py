@@ -82,7 +82,7 @@ def test_calls_that_the_prose_names_exist(name):
     prose = "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
     spans = re.findall(r"`([^`\n]+)`", prose)
     cells = [cell.source for cell in CODE[name]]
-    imports = [span for span in spans if re.match(r"from [\w.]+ import \w+$", span)]
+    imports = [span for span in spans if re.match(r"(from [\w.]+ )?import \w+$", span)]
     names = dict(vars(sql)) | dict(vars(builtins)) | {"disallow": Ledger.disallow}
     for node in ast.walk(ast.parse("\n".join(imports + cells))):
         if isinstance(node, ast.Import | ast.ImportFrom):
