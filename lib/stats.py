@@ -4,10 +4,13 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import beta
 
 CONFIDENCE = 0.95  # of every interval and bound
 DRAWS = 2000
+STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
+STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
 _TAIL = (1 - CONFIDENCE) / 2
 
 
@@ -147,6 +150,21 @@ def human_rates(
             f"human_edits_stopped_upper95{ending}": edits_upper_bound(stopped[who], edits[who]),
         }
     return rates
+
+
+def rates_by_activity(edits: Any, stopped: Any) -> pd.DataFrame:
+    """Return how many users are flagged and how many of their edits are stopped, by how many edits they made.
+
+    Parameters
+    ----------
+    edits, stopped : array or Series of int, shape (users,)
+        All edits of each user, and those that are stopped.
+    """
+    users = pd.DataFrame({"users": 1, "edits": np.asarray(edits), "stopped": np.asarray(stopped)})
+    users["flagged"] = users["stopped"] > 0
+    users["edits of a user"] = pd.cut(users["edits"], STRATA, labels=STRATA_NAMES)
+    grouped = users.groupby("edits of a user", observed=False)
+    return grouped[["users", "flagged", "edits", "stopped"]].sum().reset_index()
 
 
 def is_bot(flagged_edits: Any, edits: Any) -> Any:

@@ -22,10 +22,6 @@ from lib.model.classifier import BotClassifier, CrossFit, ThresholdNotAttainable
 from lib.model.dataset import EditDataset
 from lib.stats import CONFIDENCE, bootstrap_ci, clopper_pearson, human_rates, name_contains_bot
 
-STRATA = (0, 1, 4, 19, 99, np.inf)  # ends of the groups of users by their number of edits
-STRATA_NAMES = ("1", "2 to 4", "5 to 19", "20 to 99", "100 and more")
-
-
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,17 +284,6 @@ def recall_by_edits(cross: CrossFit, threshold: float) -> pd.DataFrame:
         interval = clopper_pearson(found, int(bots.sum()))
         table.append((n, int(bots.sum()), found, found / bots.sum(), *interval, humans_by_then))
     return pd.DataFrame(table, columns=["edits", "bots", "found", "recall", "low", "high", "humans flagged"])
-
-
-def rates_by_activity(dataset: EditDataset, stopped: np.ndarray) -> pd.DataFrame:
-    """Return, by the users' number of edits, how many humans are flagged and what share of their edits is stopped."""
-    stops = np.bincount(dataset.user[stopped], minlength=len(dataset))
-    users = pd.DataFrame(
-        {"edits": dataset.edits_per_user, "stopped": stops, "flagged": stops > 0, "humans": 1}
-    )
-    users["edits of a user"] = pd.cut(users["edits"], STRATA, labels=STRATA_NAMES)
-    by_activity = users[dataset.is_human].groupby("edits of a user", observed=False)
-    return by_activity[["humans", "flagged", "edits", "stopped"]].sum().reset_index()
 
 
 def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray, most: int = 4) -> list[str]:

@@ -38,8 +38,9 @@ import numpy as np
 
 from lib.replay import faults
 from lib.replay.faults import TOPICS, Plan, Record
-from lib.stream import recording
+from lib.stream import recording, sample_day
 from lib.stream.relay import BackgroundServer
+from lib.stream.source import Source
 
 BLOCK_BYTES = 1 << 16
 PREFIX = "/v2/stream/"
@@ -351,3 +352,23 @@ def _id_entry(topic: str, state: str) -> str:
 def serve(path: Path, speed: float = 0.0) -> Server:
     """Return a server of a recording, just as it is; see `Server`."""
     return Server(recording.lines(path), speed=speed)
+
+
+class Live(NamedTuple):
+    """A server that is not ours."""
+
+    url: str
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def serve_source(source: Source) -> Live | Server:
+    """Return where to read: the stream, or a server on this machine that replays the recording until it is closed.
+
+    The default day is replayed with hourly canaries, any other recording just as it is.
+    """
+    if source.recording is None:
+        return Live(source.stream_url)
+    is_default = source.recording.resolve() == sample_day.PATH.resolve()
+    return Server(recording.lines(source.recording), Plan(canary_seconds=3600 if is_default else 0))

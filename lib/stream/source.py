@@ -6,18 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lib import events, params, paths
-from lib.replay.faults import Plan
-from lib.replay.server import Server
 from lib.stream import recording, sample_day
-
-
-class Live(NamedTuple):
-    """A server that is not ours."""
-
-    url: str
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Source(NamedTuple):
@@ -90,13 +79,3 @@ class Source(NamedTuple):
             "until": None if self.until is None else events.iso(self.until),
             "wikis": sorted(self.wikis),
         }
-
-    def serve(self) -> Live | Server:
-        """Return where to read: the stream, or a server on this machine that replays the recording until it is closed.
-
-        The default day is replayed with hourly canaries, any other recording just as it is.
-        """
-        if self.recording is None:
-            return Live(self.stream_url)
-        is_default = self.recording.resolve() == sample_day.PATH.resolve()
-        return Server(recording.lines(self.recording), Plan(canary_seconds=3600 if is_default else 0))

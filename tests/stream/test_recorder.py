@@ -13,7 +13,7 @@ from streams import END, OK, START, Script, event, make_events, message, silence
 
 from lib import artifacts, params, plots
 from lib.replay import faults
-from lib.replay.server import Server
+from lib.replay.server import Server, serve_source
 from lib.stream import recorder, recording, sample_day
 from lib.stream.client import KINDS, EventStreamClient
 from lib.stream.recorder import Recorder, progress
@@ -39,7 +39,7 @@ def source(url, **changed):
 
 def record(folder, what, fails_after=0, error=ZeroDivisionError, **options):
     """Record as 01_stream does; return the manifest. After so many events it fails, as a bug would."""
-    with contextlib.closing(what.serve()) as server:
+    with contextlib.closing(serve_source(what)) as server:
         wanted = {"since": what.since, "until": what.until, "wikis": what.wikis}
         client = EventStreamClient(server.url, yield_idle=True, **wanted, **options)
         with Recorder(folder, client, what) as recorder:
