@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import matplotlib.pyplot as plt
+import signal
+
 import pytest
 
 from lib import plots
@@ -9,6 +11,8 @@ from lib.infra.spark import spark_session
 from lib.model.classifier import CrossFit
 from lib.model.dataset import EditDataset
 from tests import synthetic
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 
 @pytest.fixture
