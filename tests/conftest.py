@@ -1,8 +1,8 @@
 """What several test files share."""
 
-import matplotlib.pyplot as plt
 import signal
 
+import matplotlib.pyplot as plt
 import pytest
 
 from lib import plots
