@@ -45,8 +45,7 @@ test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, t
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-servers test-others
 
 # The two halves of it, side by side: the notebooks with most of stage 4, and the rest.
-APART := tests/online/test_kill.py tests/online/test_secure.py
-ONLINE := $(filter-out $(APART),$(wildcard tests/online/test_*.py))
+ONLINE := $(filter-out %/test_kill.py,$(wildcard tests/online/test_*.py))
 test-servers:
 	@$(PY) -m pytest --nbval notebooks $(ONLINE)
 

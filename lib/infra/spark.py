@@ -7,12 +7,14 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyspark
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
@@ -87,6 +89,14 @@ def _start_context(name: str, master: str, conf: dict[str, str]) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     with _output_to(log_file(name)):
         SparkContext.getOrCreate(SparkConf().setAll(list((_settings(name, master) | conf).items())))
+
+
+def after_interrupt(call: Callable[[], Any]) -> Any:
+    """Return what a call of Spark returns; the first one fails where an interrupt has just cost py4j its connection."""
+    try:
+        return call()
+    except Py4JError:
+        return call()
 
 
 def log_file(name: str) -> Path:

@@ -155,7 +155,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 yield
             except KeyboardInterrupt:
                 print("Interrupted: the runs end with what has been judged.")
-                self._end_run(session.streams.active)
+                self._end_run(spark.after_interrupt(lambda: session.streams.active))
 
     def publisher(self, client: EventStreamClient, producer: KafkaProducer) -> Publisher:
         """Return what sends the events of a client to the topic."""

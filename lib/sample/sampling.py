@@ -237,7 +237,8 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
     StreamingQueryException
         When the query ended with another error.
     """
-    from lib.plots import Panel  # here: Spark's workers have no use for pictures
+    from lib.infra.spark import after_interrupt  # here: Spark's workers have no use for them
+    from lib.plots import Panel
 
     try:
         with Panel(
@@ -254,7 +255,7 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
         lost = re.search(r"The relay at .+", str(error))
         raise (StreamError(lost[0]) if lost else error) from None
     finally:
-        query.stop()
+        after_interrupt(query.stop)
     return end_offset(query)["end"]
 
 

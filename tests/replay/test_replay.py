@@ -1,5 +1,6 @@
 import http.client
 import json
+import socket
 import time
 import zlib
 from urllib.parse import quote, urlsplit
@@ -216,7 +217,7 @@ def test_the_command_serves_a_recording(tmp_path):
 def test_what_cannot_be_served_is_one_sentence(tmp_path, name, options, message):
     (tmp_path / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")
     (tmp_path / "day.jsonl").write_bytes(event(0))
-    with Server(make_events(1)) as server:
-        port = server.address.rpartition(":")[2]
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        port = another.getsockname()[1]
         with pytest.raises(SystemExit, match=message):
             main([str(tmp_path / name), *(option.format(port=port) for option in options)])
