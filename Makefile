@@ -44,13 +44,12 @@ lab: setup ## Open JupyterLab on the whole project
 test: setup lint ## Run everything that CI runs: lint, types, doctests, tests, the notebooks
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-servers test-others
 
-# The two halves of it, side by side: the notebooks with most of stage 4, and the rest.
-ONLINE := $(filter-out %/test_kill.py,$(wildcard tests/online/test_*.py))
+# The two halves of it, side by side: the notebooks with stage 4, and the rest.
 test-servers:
-	@$(PY) -m pytest --nbval notebooks $(ONLINE)
+	@$(PY) -m pytest --nbval notebooks tests/online
 
 test-others:
-	@$(PY) -m pytest tests lib $(addprefix --ignore=,$(ONLINE))
+	@$(PY) -m pytest tests lib --ignore=tests/online
 
 test-quick: setup ## Run the tests that take less than five seconds each
 	@$(PY) -m pytest -m "not slow and not cluster and not soak"
