@@ -177,7 +177,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with self.state.transaction():
             self.state.set_meta("runs", [*self.state.get_meta("runs", []), len(self.state.ledger)])
         self._run, self._mark = len(self.state.get_meta("runs")), time.monotonic()
-        self._committed = self._threads.submit(int)
+        self._publisher, self._committed = publisher, self._threads.submit(int)
         self._published = self._threads.submit(publisher.run, max_events)
 
     @property
