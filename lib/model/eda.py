@@ -172,7 +172,7 @@ def plot_places(data: pd.DataFrame) -> Figure:
     space = data["namespace"].map(SPACES).where(data["namespace"].notna(), "unknown")
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2))
     for axes, values, title in zip(panels, (space, data["wiki"]), ("Namespaces", "Wikis"), strict=True):
-        names = values.value_counts().index[:9]
+        names = values.value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:9]
         labels = {name: plots.safe_label(name) for name in names}
         place = pd.Categorical(
             values.map(labels).fillna("others"), [*dict.fromkeys(labels.values()), "others"]

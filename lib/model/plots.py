@@ -77,7 +77,8 @@ def weights_table(model: BotClassifier, top: int = 12) -> pd.DataFrame:
     """Tabulate the features with the largest weights of a user model, per standard deviation; 0 if it is not linear."""
     weights = getattr(model.user_model[-1], "coef_", np.zeros((1, len(FEATURES))))
     table = pd.DataFrame({"feature": FEATURES, "weight": weights[0]})
-    return table.sort_values("weight", key=lambda weight: -weight.abs(), ignore_index=True).head(top).round(3)
+    table = table.sort_values("weight", key=lambda weight: -weight.abs(), kind="stable", ignore_index=True)
+    return table.head(top).round(3)
 
 
 def trade_off(
