@@ -195,36 +195,38 @@ class Panel(AbstractContextManager["Panel"]):
         self.values = values
         request: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)()
         self._rates: deque[float] = deque(maxlen=40)
-        self._count, self._shown_at = next(iter(values().values())), time.monotonic()
+        first = values()
+        self._count, self._shown_at = next(iter(first.values())), time.monotonic()
         self._output: DisplayHandle | None = None
         if request.get("content", {}).get("allow_stdin"):
-            self._output = display(self._picture(), raw=True, display_id=True)
+            self._output = display(self._picture(first), raw=True, display_id=True)
 
     def __exit__(self, *_: object) -> None:
         if self._output is not None:
-            self._output.update(self._picture(), raw=True)
+            self._output.update(self._picture(self.values()), raw=True)
 
     def update(self) -> None:
         """Show the values, if it is time to."""
         seconds = time.monotonic() - self._shown_at
         if seconds < (LINE_SECONDS if self._output is None else PANEL_SECONDS):
             return
-        count = next(iter(self.values().values()))
+        values = self.values()
+        count = next(iter(values.values()))
         self._rates.append((count - self._count) / seconds)
         self._count, self._shown_at = count, time.monotonic()
         if self._output is not None:
-            self._output.update(self._picture(), raw=True)
+            self._output.update(self._picture(values), raw=True)
         else:
-            line = ", ".join(f"{name} {value}" for name, value in self._rows().items())
+            line = ", ".join(f"{name} {value}" for name, value in self._rows(values).items())
             print(f"{datetime.now(UTC):%H:%M:%S} UTC: {line}", flush=True)
 
-    def _rows(self) -> dict[str, str]:
+    def _rows(self, values: Mapping[str, Any]) -> dict[str, str]:
         rate = {"per second": f"{self._rates[-1]:,.0f}"} if self._rates else {}
-        values = {name: f"{n:,}" if isinstance(n, int) else n for name, n in self.values().items()}
-        return {name: truncate(value, 90) for name, value in values.items()} | rate
+        texts = {name: f"{n:,}" if isinstance(n, int) else n for name, n in values.items()}
+        return {name: truncate(text, 90) for name, text in texts.items()} | rate
 
-    def _picture(self) -> dict[str, str]:
-        lines = [f"{name:20}{value}" for name, value in self._rows().items()]
+    def _picture(self, values: Mapping[str, Any]) -> dict[str, str]:
+        lines = [f"{name:20}{value}" for name, value in self._rows(values).items()]
         lines[-1] += f" {sparkline(self._rates)}"
         shown = "\n".join(f"<bdi>{html.escape(line)}</bdi>" for line in lines)
         return {"text/plain": "\n".join(lines), "text/html": f"<pre>{shown}</pre>"}

@@ -258,7 +258,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         self._publisher.stop.set()
         for query in queries:
             with contextlib.suppress(Exception):  # the query, or its JVM, may have ended
-                query.stop()
+                spark.after_interrupt(query.stop)
         wait([self._published])
         self._publisher.stop.clear()
         with self._lock:  # a batch that Spark has given up may still be at work
