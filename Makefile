@@ -77,7 +77,7 @@ bench: setup ## Run the benchmarks and print a table
 oracle: setup ## Compare all that the stages decide with the stored hashes (WRITE=1 stores them after a change that is meant)
 	@$(PY) -m tests.oracle $(if $(WRITE),--write)
 
-reproduce: setup ## Execute notebooks 03 and 04 as other processors, threads, locales and Pythons would, and print a table
+reproduce: run ## Execute notebooks 03 and 04 as other processors, threads, locales and Pythons would, and print a table
 	@$(PY) -m tests.reproduce
 
 experiments: setup ## Try other models and print a table: make experiments CAPTURES="a.jsonl.gz folder-of-csv"
