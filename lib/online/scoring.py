@@ -6,10 +6,9 @@ Works on one Arrow batch at a time and needs no memory of what came before. Ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,13 +52,6 @@ MESSAGE = (
     f"try_element_at(filter(headers, pair -> pair.key = '{ID_HEADER}' AND length(pair.value) > 0), -1).value AS id",
 )
 SHADOW_SHARE = 0.02  # of the edits of blacklisted users: scored although they are dropped
-
-
-class _Message(msgspec.Struct, gc=False):  # the collector would go through all of them, again and again
-    kind: str
-    id: str | None
-    reason: str | None = None  #: of an invalid one
-    event: events.Event | None = None  #: of an edit
 
 
 _SHIFT = np.uint64(32)
@@ -151,25 +143,25 @@ def score(
     shadow_share : float, default 0.02
         Share of the edits of listed users that get features all the same.
     """
-    values = pc.fill_null(messages.column("value"), b"")
-    raws = values.to_pylist()
-    read = [_read(*message) for message in zip(raws, messages.column("id").to_pylist(), strict=True)]
-    kind = pa.array([message.kind for message in read], pa.string())
-    is_edit = pc.equal(kind, "edit").to_numpy(zero_copy_only=False)
-    edits = _edits([(read[row].event, raws[row]) for row in np.flatnonzero(is_edit)])
+    raws = [raw or b"" for raw in messages.column("value").to_pylist()]
+    found, reasons = _decode(raws)
+    kinds = [_kind(event) for event in found]
+    is_edit = np.array([kind == "edit" for kind in kinds], bool)
+    edits = _edits([(found[row], raws[row]) for row in np.flatnonzero(is_edit).tolist()])
     edits["filter_hit"] = pa.array(bloom.contains(edits["user"].to_pylist()))
     edits["sampled"] = pa.array(hash_sample(hash64(edits["meta_id"]), shadow_share))
     edits["features"] = _features(edits, weights)
-    ids = pa.array([message.id for message in read], pa.string())
+    named = zip(messages.column("id").to_pylist(), found, strict=True)
+    ids = pa.array([_id(name, event) for name, event in named], pa.string())
     columns = {
         "partition": messages.column("partition"),
         "offset": messages.column("offset"),
         "kafka_ms": messages.column("timestamp").cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()),
-        "kind": kind,
+        "kind": kinds,
         "id": pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False)),
         **{name: _spread(column, is_edit) for name, column in edits.items()},
-        "raw": pc.if_else(pc.equal(kind, "invalid"), values, None),
-        "reason": pa.array([message.reason for message in read], pa.string()),
+        "raw": [raw if reason else None for raw, reason in zip(raws, reasons, strict=True)],
+        "reason": reasons,
     }
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
@@ -187,17 +179,33 @@ def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
     return _spread(pa.array([row.tobytes() for row in found], pa.binary()), needed)
 
 
-def _read(raw: bytes, named: bytes | None) -> _Message:
-    """Return what a message is, by its text and the id in its headers."""
-    name = named.decode(errors="replace") if named else None
-    try:
-        event = events.decode(raw)
-    except events.InvalidEvent as error:
-        return _Message("invalid", name, str(error))
-    name = name or event.meta.id or None
+def _decode(raws: Iterable[bytes]) -> tuple[list[events.Event | None], list[str | None]]:
+    """Return each text's event, or None and the reason why it is none."""
+    found: list[events.Event | None] = []
+    reasons: list[str | None] = []
+    for raw in raws:
+        try:
+            event, reason = events.decode(raw), None
+        except events.InvalidEvent as error:
+            event, reason = None, str(error)
+        found.append(event)
+        reasons.append(reason)
+    return found, reasons
+
+
+def _kind(event: events.Event | None) -> str:
+    if event is None:
+        return "invalid"
     if event.is_canary:
-        return _Message("canary", name)
-    return _Message("edit" if event.is_edit else "event", name, None, event)
+        return "canary"
+    return "edit" if event.is_edit else "event"
+
+
+def _id(name: bytes | None, event: events.Event | None) -> str | None:
+    """Return the id in a message's headers, or else its event's."""
+    if name:
+        return name.decode(errors="replace")
+    return event.meta.id or None if event else None
 
 
 def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:
