@@ -6,7 +6,7 @@ Works on one Arrow batch at a time and needs no memory of what came before. Ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,15 +144,16 @@ def score(
         Share of the edits of listed users that get features all the same.
     """
     raws = [raw or b"" for raw in messages.column("value").to_pylist()]
-    found, reasons = _decode(raws)
-    kinds = [_kind(event) for event in found]
+    decoded = [_decode(raw) for raw in raws]
+    kinds = [_kind(event) for event, _ in decoded]
     is_edit = np.array([kind == "edit" for kind in kinds], bool)
-    edits = _edits([(found[row], raws[row]) for row in np.flatnonzero(is_edit).tolist()])
+    edits = _edits([(decoded[row][0], raws[row]) for row in np.flatnonzero(is_edit).tolist()])
     edits["filter_hit"] = pa.array(bloom.contains(edits["user"].to_pylist()))
     edits["sampled"] = pa.array(hash_sample(hash64(edits["meta_id"]), shadow_share))
     edits["features"] = _features(edits, weights)
-    named = zip(messages.column("id").to_pylist(), found, strict=True)
-    ids = pa.array([_id(name, event) for name, event in named], pa.string())
+    names = zip(messages.column("id").to_pylist(), decoded, strict=True)
+    given = [name.decode(errors="replace") if name else event and event.meta.id for name, (event, _) in names]
+    ids = pa.array([name or None for name in given], pa.string())
     columns = {
         "partition": messages.column("partition"),
         "offset": messages.column("offset"),
@@ -160,8 +161,8 @@ def score(
         "kind": kinds,
         "id": pa.array(hash64(ids).view(np.int64), mask=ids.is_null().to_numpy(zero_copy_only=False)),
         **{name: _spread(column, is_edit) for name, column in edits.items()},
-        "raw": [raw if reason else None for raw, reason in zip(raws, reasons, strict=True)],
-        "reason": reasons,
+        "raw": [raw if reason else None for raw, (_, reason) in zip(raws, decoded, strict=True)],
+        "reason": [reason for _, reason in decoded],
     }
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
@@ -179,18 +180,12 @@ def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
     return _spread(pa.array([row.tobytes() for row in found], pa.binary()), needed)
 
 
-def _decode(raws: Iterable[bytes]) -> tuple[list[events.Event | None], list[str | None]]:
-    """Return each text's event, or None and the reason why it is none."""
-    found: list[events.Event | None] = []
-    reasons: list[str | None] = []
-    for raw in raws:
-        try:
-            event, reason = events.decode(raw), None
-        except events.InvalidEvent as error:
-            event, reason = None, str(error)
-        found.append(event)
-        reasons.append(reason)
-    return found, reasons
+def _decode(raw: bytes) -> tuple[events.Event | None, str | None]:
+    """Return the event of a text, or why it is none."""
+    try:
+        return events.decode(raw), None
+    except events.InvalidEvent as error:
+        return None, str(error)
 
 
 def _kind(event: events.Event | None) -> str:
@@ -199,13 +194,6 @@ def _kind(event: events.Event | None) -> str:
     if event.is_canary:
         return "canary"
     return "edit" if event.is_edit else "event"
-
-
-def _id(name: bytes | None, event: events.Event | None) -> str | None:
-    """Return the id in a message's headers, or else its event's."""
-    if name:
-        return name.decode(errors="replace")
-    return event.meta.id or None if event else None
 
 
 def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections import Counter
+from threading import Timer
 
 import pytest
 import world
@@ -106,3 +107,14 @@ def test_a_user_s_events_are_in_one_partition_and_in_order(publish, raws):
     place = {raw: number for number, raw in reversed(list(enumerate(raws)))}
     for sent in order_of.values():
         assert [place[value] for value in sent] == sorted(place[value] for value in sent)
+
+
+def test_a_topic_that_a_broker_does_not_know_yet_has_an_id_and_partitions(kafka):
+    """Kafka says that a topic is made as soon as its controller has it; the brokers hear of it afterwards."""
+    news = Timer(1, clients.make_topics, (kafka.bootstrap, ["late", "later"], 2, {}))
+    news.start()
+    assert (
+        clients.topic_id(kafka.bootstrap, "late", {}) == clients.topic_id(kafka.bootstrap, "late", {}) != ""
+    )
+    assert clients.offset_ranges(kafka.bootstrap, "later", {}) == {0: (0, 0), 1: (0, 0)}
+    news.join()
