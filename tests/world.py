@@ -156,7 +156,7 @@ def judge_at_once(out: Path, model_dir: Path, raws: list[bytes]) -> None:
 
 def rows(out: Path) -> list[tuple]:
     """All verdicts, as a sorted list: two runs are alike when these are."""
-    table = state.read_verdicts(out)
+    table = state.verdicts(out).to_table()
     return sorted(map(tuple, zip(*(column.to_pylist() for column in table.columns), strict=True)), key=repr)
 
 

@@ -207,10 +207,10 @@ def show(card: Card) -> None:
 
 def _edits_before(out_dir: Path, users: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return each user's last edits up to the verdict, in order: id, time, wiki, verdict and score."""
-    table = state.read_verdicts(out_dir, ["meta_id", "timestamp", "wiki", "user", "verdict", "score"])
+    columns = ["meta_id", "timestamp", "wiki", "user", "verdict", "score"]
+    judged = pc.field("user").isin(pa.array(users, pa.string())) & (pc.field("verdict") != "dropped")
     rows: dict[str, list[dict[str, Any]]] = {user: [] for user in users}
-    for row in table.filter(pc.is_in(table["user"], pa.array(users, pa.string()))).to_pylist():
-        if row["verdict"] != "dropped":
-            row["timestamp"] = events.iso(int(row["timestamp"].timestamp() * 1000))
-            rows[row.pop("user")].append(row)
+    for row in state.verdicts(out_dir).to_table(columns, judged).to_pylist():
+        row["timestamp"] = events.iso(int(row["timestamp"].timestamp() * 1000))
+        rows[row.pop("user")].append(row)
     return {user: listed[-MAX_EDITS:] for user, listed in rows.items()}

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow import acero
 
 from lib import events, plots
 from lib.model import classifier, user_features
@@ -41,17 +44,55 @@ def load_verdicts(out_dir: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns of the verdicts without ``meta_id``; in place of ``bot`` stands ``is_bot`` (a missing flag is
-        none), and ``stopped`` (dropped or flagged) is added.
+        ``timestamp, wiki, verdict, score`` and the columns of :func:`tally`; ``edits`` is 1.
     """
-    key = state.read_verdicts(out_dir, ["timestamp", "meta_id"])
-    order = pc.sort_indices(key, [(name, "ascending") for name in key.column_names])
-    del key  # the ids take more memory than all else
-    columns = (state.read_verdicts(out_dir, [name]) for name in state.SCHEMA.names[1:])
-    data = pd.concat([column.take(order).to_pandas() for column in columns], axis=1)
-    data["is_bot"] = data.pop("bot").eq(True)
-    data["stopped"] = data["verdict"] != "kept"
-    return data
+    verdicts = state.verdicts(out_dir)
+    key = ["timestamp", "meta_id"]  # which takes more memory than all else
+    order = pc.sort_indices(verdicts.to_table(key), [(name, "ascending") for name in key])
+    shown = {name: pc.field(name) for name in ("timestamp", "wiki", "verdict", "score")} | _counted(verdicts)
+    columns = (verdicts.to_table({name: column}) for name, column in shown.items())
+    return pd.concat([column.take(order).to_pandas() for column in columns], axis=1).assign(edits=1)
+
+
+def tally(out_dir: Path) -> pd.DataFrame:
+    """Return what is counted of the verdicts, without holding them: a row stands for all edits that are alike in it.
+
+    Parameters
+    ----------
+    out_dir : Path
+        OUT_DIR of stage 4.
+
+    Returns
+    -------
+    DataFrame
+        ``user``, ``is_bot`` (a missing flag is none), ``flagged``, ``stopped`` (dropped or flagged), ``late`` (in the
+        last quarter), and how many ``edits`` a row stands for.
+    """
+    verdicts = state.verdicts(out_dir)
+    columns = _counted(verdicts)
+    rows = acero.RecordBatchReaderSourceNodeOptions(verdicts.scanner(columns).to_reader())
+    count = acero.AggregateNodeOptions([([], "hash_count_all", None, "edits")], list(columns))
+    plan = acero.Declaration("aggregate", count, [acero.Declaration("record_batch_reader_source", rows)])
+    table = plan.to_table(use_threads=False)  # each thread would have a table of its own
+    return table.to_pandas(types_mapper={pa.string(): pd.ArrowDtype(pa.string())}.get)
+
+
+def _counted(verdicts: ds.Dataset) -> dict[str, pc.Expression]:
+    """Return the columns that are counted."""
+    user, verdict, bot = (pc.field(name) for name in ("user", "verdict", "bot"))
+    columns = {"user": user, "is_bot": pc.coalesce(bot, pc.scalar(False)), "flagged": verdict == "flagged"}
+    return columns | {"stopped": verdict != "kept", "late": _is_late(verdicts)}
+
+
+def _is_late(verdicts: ds.Dataset) -> pc.Expression:
+    """Return what is true in the last quarter: from its first edit on."""
+    time, name = pc.field("timestamp").cast(pa.int64()), pc.field("meta_id")
+    times = verdicts.to_table({"time": time})["time"].to_numpy()
+    if not (n := int(len(times) * LAST_QUARTER)):
+        return pc.scalar(False)
+    first = int(np.partition(times, -n)[-n])
+    names = sorted(verdicts.to_table(["meta_id"], time == first)["meta_id"].to_pylist())
+    return (time > first) | ((time == first) & (name >= names[(times > first).sum() - n]))
 
 
 def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
@@ -60,25 +101,15 @@ def count_by_user(data: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     data : DataFrame
-        From :func:`load_verdicts`.
+        From :func:`load_verdicts` or :func:`tally`.
 
     Returns
     -------
     DataFrame
-        Index ``user``; ``edits, bot_edits, flagged, stopped, bot_edits_stopped`` and whether the user ``is_bot``.
+        Index ``user``; ``edits, bot_edits, flagged, stopped`` and whether the user ``is_bot``.
     """
-    counted = {
-        "edits": data["user"].notna(),
-        "bot_edits": data["is_bot"],
-        "flagged": data["verdict"] == "flagged",
-        "stopped": data["stopped"],
-        "bot_edits_stopped": data["is_bot"] & data["stopped"],
-    }
-    code, names = pd.factorize(data["user"], sort=True)
-    counts = {
-        name: np.bincount(code[where & (code >= 0)], minlength=len(names)) for name, where in counted.items()
-    }
-    users = pd.DataFrame(counts, pd.Index(names, name="user"))
+    counted = data[["is_bot", "flagged", "stopped"]].mul(data["edits"], axis=0).assign(edits=data["edits"])
+    users = counted.groupby(data["user"]).sum().rename(columns={"is_bot": "bot_edits"})
     return users.assign(is_bot=is_bot(users["bot_edits"], users["edits"]))
 
 
@@ -103,7 +134,7 @@ def summarize(out_dir: Path, store: StateStore, threshold: float) -> dict[str, A
     return {
         **{name: totals[name] for name in named},
         "duplicates": totals["duplicates"] + store.get_meta("stream_duplicates", 0),
-        **compute(load_verdicts(out_dir)),
+        **compute(tally(out_dir)),
         "blacklist_members_start": store.get_meta("members_start"),
         "blacklist_members_end": len(store.ledger),
         "hash_collisions": totals["collisions"],
@@ -132,7 +163,7 @@ class Progress:
     def __init__(self, store: StateStore) -> None:
         self.store, self.counts, self.wikis = store, store.counters(), set[str | None]()
         self.newest: deque[str] = deque(maxlen=3)  # users
-        self.panel: plots.Panel  # of the runs that go on
+        self.panel: plots.Panel | None = None  # once somebody watches
 
     def add(self, result: BatchResult) -> None:
         """Add a batch."""
@@ -163,13 +194,10 @@ def count_latencies(seconds: np.ndarray) -> dict[str, int]:
 
 def latency(totals: dict[str, Any], share: float) -> float:
     """Return a quantile of the latencies: the upper edge of its bin, at most 5 % too much; 0 without any."""
-    bins = [
-        (float(name.removeprefix(_LATENCY)), n) for name, n in totals.items() if name.startswith(_LATENCY)
-    ]
+    bins = {float(name.removeprefix(_LATENCY)): n for name, n in totals.items() if name.startswith(_LATENCY)}
     if not bins:
         return 0.0
-    edges, counts = np.array(bins).T
-    return float(np.quantile(edges, share, weights=counts, method="inverted_cdf"))
+    return float(np.quantile(list(bins), share, weights=list(bins.values()), method="inverted_cdf"))
 
 
 def compute(data: pd.DataFrame) -> dict[str, Any]:
@@ -178,7 +206,7 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
     Parameters
     ----------
     data : DataFrame
-        From :func:`load_verdicts`.
+        From :func:`load_verdicts` or :func:`tally`.
 
     Returns
     -------
@@ -192,16 +220,14 @@ def compute(data: pd.DataFrame) -> dict[str, Any]:
     stops, sizes = users[["stopped", "edits"]].to_numpy().T
     human = ~users["is_bot"].to_numpy()
     rates = human_rates(stops, sizes, ~human, users.index)
-    late = data.tail(int(len(data) * LAST_QUARTER))
     shares: dict[str, Any] = {}
-    for suffix, edits in ("", data), ("_last_quarter", late):
-        bots, counts = int(edits["is_bot"].sum()), count_by_user(edits)
+    bots = data[data["is_bot"]]
+    for suffix, rows in ("", bots), ("_last_quarter", bots[bots["late"]]):
+        n, part, whole = rows["edits"].sum(), *count_by_user(rows)[["stopped", "edits"]].to_numpy().T
         shares |= {
-            f"bot_edits{suffix}": bots,
-            f"bot_edits_stopped{suffix}": _share((edits["is_bot"] & edits["stopped"]).sum(), bots),
-            f"bot_edits_stopped{suffix}_interval": list(
-                bootstrap_ci(counts["bot_edits_stopped"].to_numpy(), counts["bot_edits"].to_numpy())
-            ),
+            f"bot_edits{suffix}": int(n),
+            f"bot_edits_stopped{suffix}": _share(rows["edits"][rows["stopped"]].sum(), n),
+            f"bot_edits_stopped{suffix}_interval": list(bootstrap_ci(part, whole)),
         }
     return {
         **shares,

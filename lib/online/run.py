@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from kafka import KafkaProducer
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import DataFrame, SparkSession
@@ -243,11 +242,13 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             When the stream, the broker or Spark fails. What was judged is kept.
         """
         try:
-            try:
-                self._drain(query)
-            finally:
-                self._end_run([query])
+            self._wait(self._published, query)
+            self._wait(self._threads.submit(query.processAllAvailable), query)
+            self._committed.result()
+            self._end_run([query])
         except Exception as error:
+            with contextlib.suppress(Exception):  # which has the same reason
+                self._end_run([query])
             raise self._explain(error) from error
         counts, before = self.state.counters(self._run), self.state.get_meta("runs")[-1]
         verdicts = ", ".join(f"{counts[name]:,} {name}" for name in ("dropped", "flagged", "kept"))
@@ -287,10 +288,10 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             return error
         return OnlineError(f"{rule} {got}. What was judged is kept; continue with RESUME=True.")
 
-    def _drain(self, query: StreamingQuery) -> None:
-        drained: Future[None] | None = None
+    def _wait(self, future: Future[Any], query: StreamingQuery) -> None:
+        """Wait for what needs Kafka and the query; raise what fails in the meantime."""
         pinged = answered = time.monotonic()
-        while drained is None or not drained.done():
+        while not future.done():
             if self._broker is not None:
                 self._broker.ensure_running()
             if self._committed.done():
@@ -299,11 +300,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
                 raise query.exception() or OnlineError(
                     "The query must run until the stream ends. Got: it was stopped. Continue with RESUME=True."
                 )
-            if drained is None and self._published.done():
-                self._published.result()
-                drained = self._threads.submit(query.processAllAvailable)
-            wait([drained or self._published], timeout=0.2)
-            self._progress.panel.update()
+            wait([future], timeout=0.2)
+            if self._progress.panel is not None:
+                self._progress.panel.update()
             if time.monotonic() - pinged < CHECK_SECONDS:
                 continue
             pinged = time.monotonic()
@@ -313,8 +312,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             print(f"Kafka at {self.bootstrap} has not answered for {time.monotonic() - answered:.0f} s.")
             if time.monotonic() - answered > KAFKA_SECONDS:
                 raise TimeoutError(f"no answer for {KAFKA_SECONDS} s")
-        drained.result()
-        self._committed.result()
+        future.result()
 
     def second_look(self) -> pd.DataFrame:
         """Take users off the list whose shadow edits do not look like a bot's; the ledger keeps them as history.
@@ -325,12 +323,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             All users with shadow edits, from :func:`lib.online.metrics.shadow_report`.
         """
         users = metrics.shadow_report(self.state, self.model.threshold)
-        released = users.loc[users["release"], "user"].tolist()
-        if released:
-            last = pc.max(
-                state.read_verdicts(self.out_dir, ["timestamp"])["timestamp"].cast(pa.int64())
-            ).as_py()
-            self.state.ledger.remove(released, reason=SECOND_LOOK, at=last)
+        if released := users.loc[users["release"], "user"].tolist():
+            times = state.verdicts(self.out_dir).to_table(["timestamp"])["timestamp"].cast(pa.int64())
+            self.state.ledger.remove(released, reason=SECOND_LOOK, at=int(times.to_numpy().max()))
             self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
             self.export()
         return users

@@ -325,6 +325,6 @@ def part_files(folder: Path) -> list[Path]:
     return sorted((folder / VERDICTS).glob("part-*.parquet"))
 
 
-def read_verdicts(folder: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return all verdicts of OUT_DIR, or some of their columns, in the order in which they were decided."""
-    return ds.dataset(part_files(folder), SCHEMA, "parquet").to_table(columns)
+def verdicts(folder: Path) -> ds.Dataset:
+    """Return all verdicts of OUT_DIR, in the order in which they were decided; nothing is read yet."""
+    return ds.dataset(part_files(folder), SCHEMA, "parquet")

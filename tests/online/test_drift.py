@@ -32,7 +32,7 @@ def stream(dataset, model, folder, shift=0.0):
     with StateStore(folder) as store, store.transaction():
         store.write_states(UserStates(dataset.names.tolist(), state, none))
     data = dataset.table.select(["user", "bot", "timestamp"]).to_pandas()
-    return data.assign(is_bot=data["bot"], verdict="kept", stopped=False)
+    return data.assign(is_bot=data["bot"], verdict="kept", flagged=False, stopped=False, edits=1)
 
 
 @pytest.mark.parametrize(("shift", "changed"), [(0.0, set()), (5.0, {"texts: mean evidence"})])

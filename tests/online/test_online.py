@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import synthetic
@@ -181,9 +182,11 @@ def test_an_interrupt_ends_a_run_well(here, spark, model_dir, recording, tmp_pat
     with (
         replay.serve(recording, speed=1000) as server,
         OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"]) as job,
+        mock.patch.object(job, "export", wraps=job.export) as export,
     ):
         threading.Thread(target=interrupt_after_the_first_edits).start()
         world.run(job, spark, world.client(job, server.url, since=synthetic.START))
+        export.assert_called_once()
         assert not spark.streams.active
         cards.write(tmp_path, job.state.ledger, job.events.texts)
     judged = len(world.rows(tmp_path))

@@ -15,15 +15,11 @@ FIRST, LAST = -62_135_596_800_000, 253_402_300_799_999  # of the years 1 to 9999
 
 def verdicts(times):
     n = np.arange(len(times))
-    return pd.DataFrame(
-        {
-            "timestamp": pd.Series(np.sort(np.array(times, "datetime64[ms]"))).dt.tz_localize("UTC"),
-            "user": [f"User {i % 3}" for i in n],
-            "verdict": np.where(n % 2, "kept", "flagged"),
-            "stopped": n % 2 == 0,
-            "is_bot": n % 3 == 0,
-        }
-    )
+    users, flagged = [f"User {i % 3}" for i in n], n % 2 == 0
+    data = pd.DataFrame({"user": users, "flagged": flagged, "stopped": flagged, "is_bot": n % 3 == 0})
+    when = pd.Series(np.sort(np.array(times, "datetime64[ms]"))).dt.tz_localize("UTC")
+    verdict = np.where(flagged, "flagged", "kept")
+    return data.assign(timestamp=when, verdict=verdict, late=4 * n >= 3 * len(n), edits=1)
 
 
 @pytest.mark.parametrize("times", [[], [LAST], [FIRST, *(HOUR + 60_000 * n for n in range(50)), LAST]])
