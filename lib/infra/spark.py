@@ -26,8 +26,8 @@ TASK_TRIES = 4  # a Python worker that dies takes its task with it; a local mast
 LOGS = paths.DATA / "logs"
 
 
-class StartInterrupted(KeyboardInterrupt):
-    """Somebody interrupted Spark's start."""
+class Interrupted(KeyboardInterrupt):
+    """Somebody interrupted before there was anything to go on with."""
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in the place of a traceback."""
@@ -55,7 +55,7 @@ def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSess
     ------
     InfraError
         When Java or a jar is missing, the JVM does not start, or the master does not answer.
-    StartInterrupted
+    Interrupted
         After Ctrl-C, or the notebook's stop button.
     """
     if (running := SparkSession.getActiveSession()) is not None:
@@ -66,7 +66,7 @@ def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSess
             thread.submit(_start_context, name, master, conf).result()
         spark = SparkSession.builder.getOrCreate()
     except KeyboardInterrupt:
-        raise StartInterrupted("Interrupted while Spark was starting. Run this again to go on.") from None
+        raise Interrupted("Interrupted while Spark was starting. Run this again to go on.") from None
     except InfraError:
         raise
     except Exception as error:  # py4j raises kinds of its own for whatever happens in the JVM

@@ -232,12 +232,14 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
 
     Raises
     ------
+    Interrupted
+        When that came before the first event.
     StreamError
         When the relay was lost before its end.
     StreamingQueryException
         When the query ended with another error.
     """
-    from lib.infra.spark import after_interrupt  # here: Spark's workers have no use for them
+    from lib.infra.spark import Interrupted, after_interrupt  # here: Spark's workers have no use for them
     from lib.plots import Panel
 
     try:
@@ -248,7 +250,7 @@ def await_end(query: StreamingQuery, writer: SampleWriter) -> bool:
                 panel.update()
     except KeyboardInterrupt:
         if not writer.lines:
-            raise
+            raise Interrupted("Interrupted before the first event: an older sample stays.") from None
         print(f"Interrupted after {writer.lines:,} lines: the sample is of these.")
         return False
     except StreamingQueryException as error:
