@@ -146,7 +146,7 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     >>> "<script>" in html_table(pd.DataFrame({"title": ["<script>alert(1)</script>"]}))
     False
     """
-    plain = isinstance(frame.index, pd.RangeIndex)
+    plain = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)  # numbers of rows
     shown = frame if plain else frame.rename_axis(str(frame.index.name or "")).reset_index()
     sides = ["left" if _is_text(shown.iloc[:, i]) else "right" for i in range(shown.shape[1])]
     head = _row("th", shown.columns, sides)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import Formatter, FuncFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import Formatter, FuncFormatter, PercentFormatter
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve
 
@@ -138,6 +138,7 @@ def calibration(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
         below.hist(values, np.linspace(0, 1, 21).tolist(), color=color, histtype="step", lw=1.5)
     axes.set_ylim(-0.02, 1.02)
     below.set(xlabel="score", ylabel="users", yscale="log", xlim=(0, 1))
+    below.yaxis.set_major_formatter("{x:,.0f}")
     _finish(axes, "What a score means", "", "share of bots (95 % interval)")
     return figure
 
@@ -153,9 +154,7 @@ def recall_by_edits(table: pd.DataFrame) -> Figure:
     ticks = [f"{edits:,}\n({bots})" for edits, bots in zip(table["edits"], table["bots"], strict=True)]
     axes.set_xticks(table["edits"].tolist(), ticks)
     axes.minorticks_off()
-    _finish(
-        axes, "How soon a bot is found", "edits of a user (in brackets: bots with as many)", "share of users"
-    )
+    _finish(axes, "How soon a bot is found", "a user's edits (brackets: bots with as many)", "share of users")
     return figure
 
 
@@ -199,7 +198,7 @@ def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:
         _errorbar(axes, rows["members"], rows["wrong"], rows["trials"], fmt="o-", color=color, label=name)
     axes.axhline(error_rate, color="black", ls=":", label=f"requested: {100 * error_rate:g} %")
     axes.set(xscale="log", ylim=(0, None))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     title = "Requested and measured error of Bloom filters (95 % intervals)"
     _finish(
         axes, title, "members (the filter is full)", "false positives: users not on the list", _FINE_PERCENT

@@ -110,7 +110,8 @@ def share_figure(shares: pd.DataFrame, title: str, ylabel: str) -> Figure:
     left.set_yticks(rows, [plots.safe_label(name) for name in shares.index])
     left.invert_yaxis()
     left.set(title=title, xlabel="events", ylabel=ylabel)
-    right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.02, 1.02))
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    right.set(title="Share of bots", xlabel="share of the events, with 95 % interval", xlim=(-0.06, 1.03))
     right.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     if len(shares):
         left.legend(loc="lower right")
