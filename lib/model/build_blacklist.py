@@ -43,7 +43,7 @@ def select_users(dataset: EditDataset, cross: CrossFit, model: BotClassifier) ->
     model : BotClassifier
         Its threshold decides; it explains the decision.
     """
-    rows, scores = cross.rows, cross.row_scores()
+    rows, scores = cross.rows, cross.row_scores[True]
     reached = np.flatnonzero(model.is_flagged(rows.x, scores) & ~rows.last)
     # Rows at checkpoints are in order of time, so the first of a user is the earliest.
     users, first = np.unique(rows.user[reached], return_index=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,7 +193,7 @@ def assign_folds(dataset: EditDataset, folds: int, seed: int | tuple[int, ...]) 
 
 
 class NestedFit:
-    """Both levels, trained with any folds held out; what was trained once is kept.
+    """Both levels, trained with any folds held out.
 
     ``rows(left_out)`` has the users of the other folds, each fold `j` of them with log-odds by a text model trained
     without `left_out` and `j`.
@@ -201,15 +202,16 @@ class NestedFit:
     def __init__(self, dataset: EditDataset, fold: np.ndarray, text_model: Any = TEXT_MODEL) -> None:
         self.dataset, self.fold, self.text_model = dataset, fold, text_model
         self.folds = range(int(fold.max()) + 1)
-        self.log_odds = functools.cache(self._log_odds)
-        self.rows = functools.cache(self._rows)
+        self._log_odds: dict[frozenset[int], np.ndarray] = {}
 
-    def _log_odds(self, left_out: frozenset[int]) -> np.ndarray:
-        """Return the log-odds of all edits by a text model trained on the users of the other folds."""
-        fitted = fit_text_model(self.dataset, ~np.isin(self.fold, list(left_out)), self.text_model)
-        return fitted.decision_function(self.dataset.text_matrix)
+    def log_odds(self, left_out: frozenset[int]) -> np.ndarray:
+        """Return the log-odds of all edits by a text model that was trained, once, on the users of the other folds."""
+        if left_out not in self._log_odds:
+            fitted = fit_text_model(self.dataset, ~np.isin(self.fold, list(left_out)), self.text_model)
+            self._log_odds[left_out] = fitted.decision_function(self.dataset.text_matrix)
+        return self._log_odds[left_out]
 
-    def _rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
+    def rows(self, left_out: frozenset[int] = frozenset()) -> CheckpointRows:
         """Return the rows of the users outside `left_out`."""
         fold_of_edit = self.fold[self.dataset.user]
         text_log_odds = np.zeros(len(fold_of_edit))
@@ -217,16 +219,16 @@ class NestedFit:
             text_log_odds[fold_of_edit == k] = self.log_odds(left_out | {k})[fold_of_edit == k]
         return build_rows(self.dataset, text_log_odds).of(~np.isin(self.fold, list(left_out)))
 
-    def scores(self, with_name: bool, user_model: Any) -> np.ndarray:
-        """Return the scores of all rows, each by models trained without the user's fold."""
+    def scores(self, user_models: Mapping[bool, Any]) -> tuple[CheckpointRows, dict[bool, np.ndarray]]:
+        """Return all rows, and their scores with the name and without it: by models trained without the user's fold."""
         rows = self.rows()
-        out = np.zeros(len(rows.user))
+        out = {with_name: np.zeros(len(rows.user)) for with_name in user_models}
         for k in self.folds:
-            test = self.fold[rows.user] == k
-            if test.any():
-                fitted = fit_user_model(self.dataset, self.rows(frozenset({k})), user_model, with_name)
-                out[test] = probabilities(fitted, select_features(rows.x[test], with_name))
-        return out
+            known, test = self.rows(frozenset({k})), self.fold[rows.user] == k
+            for with_name, user_model in user_models.items():
+                fitted = fit_user_model(self.dataset, known, user_model, with_name)
+                out[with_name][test] = probabilities(fitted, select_features(rows.x[test], with_name))
+        return rows, out
 
 
 class CrossFit:
@@ -242,6 +244,15 @@ class CrossFit:
     repeats : int, default 3
         Assignments to folds. The first is the one that is reported; a threshold is chosen by all.
     seed : int, default 0
+
+    Attributes
+    ----------
+    fold : ndarray of int, shape (users,)
+        Fold of each user in the first repeat.
+    rows : CheckpointRows
+        Of all users, in the first repeat.
+    row_scores : dict of bool to ndarray
+        Their scores, by whether the name is seen.
 
     Raises
     ------
@@ -266,20 +277,16 @@ class CrossFit:
         self.fits: list[tuple[CheckpointRows, np.ndarray]] = []
         for number in range(repeats):
             nested = NestedFit(dataset, assign_folds(dataset, folds, (seed, number)), text_model)
-            self.fits.append((nested.rows(), nested.scores(True, user_model)))
+            rows, scores = nested.scores(self.user_models if number == 0 else {True: user_model})
+            self.fits.append((rows, scores[True]))
             if number == 0:
-                self.fold, (self.rows, scores) = nested.fold, self.fits[0]
-                self._scores = {True: scores, False: nested.scores(False, user_model_without_name)}
+                self.fold, self.rows, self.row_scores = nested.fold, rows, scores
         self._margins = functools.cache(self._compute_margins)
-
-    def row_scores(self, with_name: bool = True) -> np.ndarray:
-        """Return the score of every row."""
-        return self._scores[with_name]
 
     def scores(self, with_name: bool = True) -> np.ndarray:
         """Return the score of every user after all edits."""
         out = np.empty(len(self.dataset))
-        out[self.rows.user[self.rows.last]] = self._scores[with_name][self.rows.last]
+        out[self.rows.user[self.rows.last]] = self.row_scores[with_name][self.rows.last]
         return out
 
     def _compute_margins(self, c: float, repeats: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,8 +83,8 @@ def test_the_12th_decimal_of_what_was_model_changes_nothing(cross, model, monkey
 
     monkeypatch.setattr(LogisticRegression, "fit", fit_elsewhere)
     after = CrossFit(cross.dataset)
-    np.testing.assert_array_equal(after.row_scores(True), cross.row_scores(True))
-    np.testing.assert_array_equal(after.row_scores(False), cross.row_scores(False))
+    np.testing.assert_array_equal(after.row_scores[True], cross.row_scores[True])
+    np.testing.assert_array_equal(after.row_scores[False], cross.row_scores[False])
     assert synthetic.train(after).version == model.version
 
 

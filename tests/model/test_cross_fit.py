@@ -28,11 +28,11 @@ def test_the_flags_of_a_fold_cannot_change_its_own_scores(people):
         "bot",
         pa.array(np.where(mine, ~people.flagged, people.flagged)),
     )
-    before, after = (
-        classifier.NestedFit(p, fold).scores(True, classifier.USER_MODEL)
+    (rows, before), (_, after) = (
+        classifier.NestedFit(p, fold).scores({True: classifier.USER_MODEL})
         for p in (people, EditDataset(turned))
     )
-    test = fold[classifier.NestedFit(people, fold).rows().user] == 2
+    before, after, test = before[True], after[True], fold[rows.user] == 2
     np.testing.assert_array_equal(before[test], after[test])
     assert (before[~test] != after[~test]).any()
 

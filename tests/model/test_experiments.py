@@ -28,9 +28,9 @@ def nested():
 
 
 def test_the_attempt_that_is_kept_is_the_model(nested):
-    rows = nested.rows()
+    rows, scores = nested.scores({True: experiments.kept(0, True)})
     final = np.zeros(len(nested.dataset))
-    final[rows.user[rows.last]] = nested.scores(True, experiments.kept(0, True))[rows.last]
+    final[rows.user[rows.last]] = scores[True][rows.last]
     np.testing.assert_allclose(experiments.judge(experiments.KEPT, nested, with_name=True), final, rtol=1e-9)
 
 

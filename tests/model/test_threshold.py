@@ -67,7 +67,7 @@ def test_edits_of_a_flagged_user_count_from_the_flag_on(cross, people):
     after, rows = cross.flagged_after(threshold, repeats=1), cross.rows
     for user in range(0, len(people), 7):
         mine = (rows.user == user) & ~rows.last
-        margins = margin(cross.row_scores()[mine], rows.x[mine, 0])
+        margins = margin(cross.row_scores[True][mine], rows.x[mine, 0])
         reached = rows.edits[mine][margins >= threshold]
         assert after[user] == (reached[0] if len(reached) else people.edits_per_user[user] + 1)
 
