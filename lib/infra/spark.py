@@ -142,7 +142,9 @@ def _check_master(master: str) -> None:
 
 
 def _settings(name: str, master: str) -> dict[str, str]:
-    flags = [f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}", "-Duser.timezone=UTC", *java.JVM_FLAGS]
+    log4j = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
+    # Spark names a folder in the home, which a user without a name has not; nothing is written there.
+    flags = [log4j, "-Duser.timezone=UTC", "-Duser.home=/tmp", *java.JVM_FLAGS]
     settings: dict[str, str] = {
         "spark.app.name": name,
         "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),
