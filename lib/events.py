@@ -244,4 +244,4 @@ def table(events: Sequence[Event]) -> pa.Table:
         "delta": [delta(event) for event in events],
     }
     plain = {name: list(map(attrgetter(name), events)) for name in COLUMNS if name not in computed}
-    return pa.table(computed | plain).select(COLUMNS).cast(ARROW_SCHEMA)
+    return pa.table(computed | plain, schema=ARROW_SCHEMA)
