@@ -13,6 +13,7 @@ import psutil
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
+from lib import artifacts
 from lib.infra import InfraError, broker, kafka
 from lib.stream import recording
 
@@ -77,13 +78,11 @@ def test_a_killed_run_takes_its_broker_along_and_the_next_one_has_its_topics_at_
 
 def test_a_folder_belongs_to_one_broker(tmp_path, monkeypatch):
     monkeypatch.setattr(broker, "LOCK_SECONDS", 0.1)
-    other = subprocess.Popen(["flock", tmp_path / "broker.log", "sleep", "60"])
-    while not (tmp_path / "broker.log").exists():
-        time.sleep(0.01)
-    with pytest.raises(InfraError, match="used by one run at a time"):
+    with (
+        artifacts.lock_folder(tmp_path, InfraError, 0, "broker.log"),
+        pytest.raises(InfraError, match="used by one run at a time"),
+    ):
         broker.Broker(tmp_path).start()
-    other.kill()
-    other.wait()
 
 
 def start(tmp_path, script):
