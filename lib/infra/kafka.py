@@ -149,16 +149,19 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     """
     errors: list[KafkaError] = []
     admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    refusals: list[str] = []
+    # A connection that is closed may be all that the first try says; the next one has the reason.
+    while (left := end - time.monotonic()) > 0 and all("closed by peer" in text for text in refusals):
         try:
             return bool(admin.list_topics(timeout=left).brokers)
         except KafkaException:  # at once where a connection breaks: the next one may hold
             admin.poll(0.1)
-        if refusals := [error.str() for error in errors if re.search("SSL|SASL", error.str())]:
-            raise KafkaAuthError(
-                f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
-                f"Got: {refusals[0]}. Correct user, password, certificates or protocol there."
-            )
+        refusals = [text for text in map(KafkaError.str, errors) if re.search("SSL|SASL", text)]
+    if refusals:
+        raise KafkaAuthError(
+            f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
+            f"Got: {refusals[-1]}. Correct user, password, certificates or protocol there."
+        )
     return False
 
 

@@ -142,16 +142,15 @@ def _check_master(master: str) -> None:
 
 
 def _settings(name: str, master: str) -> dict[str, str]:
-    log4j = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
     # Spark names a folder in the home, which a user without a name has not; nothing is written there.
-    flags = [log4j, "-Duser.timezone=UTC", "-Duser.home=/tmp", *java.JVM_FLAGS]
+    flags = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()} -Duser.timezone=UTC -Duser.home=/tmp"
     settings: dict[str, str] = {
         "spark.app.name": name,
         "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),
         "spark.master": re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_TRIES}]", master),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": " ".join(flags),
+        "spark.driver.extraJavaOptions": " ".join([flags, *java.JVM_FLAGS]),
         "spark.local.dir": tempfile.gettempdir(),  # Spark itself does not read TMPDIR
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",

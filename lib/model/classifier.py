@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,7 +218,7 @@ class NestedFit:
             text_log_odds[fold_of_edit == k] = self.log_odds(left_out | {k})[fold_of_edit == k]
         return build_rows(self.dataset, text_log_odds).of(~np.isin(self.fold, list(left_out)))
 
-    def scores(self, user_models: Mapping[bool, Any]) -> tuple[CheckpointRows, dict[bool, np.ndarray]]:
+    def scores(self, user_models: dict[bool, Any]) -> tuple[CheckpointRows, dict[bool, np.ndarray]]:
         """Return all rows, and their scores with the name and without it: by models trained without the user's fold."""
         rows = self.rows()
         out = {with_name: np.zeros(len(rows.user)) for with_name in user_models}

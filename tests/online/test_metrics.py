@@ -29,6 +29,16 @@ def test_shares_are_of_edits_with_the_flag_and_of_users_without(tmp_path, recwar
     assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 
+def test_of_nothing_there_is_nothing(tmp_path):
+    data = metrics.load_verdicts(tmp_path)
+    assert (
+        len(data)
+        == metrics.compute(data)["human_users"]
+        == metrics.compute(metrics.tally(tmp_path))["human_users"]
+        == 0
+    )
+
+
 ROW = st.fixed_dictionaries(
     {
         "user": st.none() | st.sampled_from("ABC"),

@@ -103,7 +103,7 @@ def test_a_client_that_is_not_trusted_or_does_not_trust_is_one_sentence(locked, 
     unsigned = locked.properties(tmp_path, "PLAIN", authority=str(authority))
     cases = [
         (locked.secure, kafka.read_properties(unsigned), "certificate (could not be verified|verify failed)"),
-        (locked.bootstrap, properties, "to a PLAINTEXT broker listener|SSL connection closed by peer"),
+        (locked.bootstrap, properties, "connecting to a PLAINTEXT broker listener"),
     ]
     for store in (None, other):  # no certificate, or one that another authority signed
         given = kafka.read_properties(locked.with_certificate(tmp_path, store))
