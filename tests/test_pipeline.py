@@ -33,7 +33,8 @@ def project(tmp_path, monkeypatch):
 
     def make(code="print(PERCENT)", name="01_stream"):
         parameters = new_code_cell(PARAMETERS[name], metadata={"tags": ["parameters"]})
-        cells = [new_markdown_cell("# Tiny"), parameters, new_code_cell(WRITE + code)]
+        cells = [new_markdown_cell("# Tiny"), parameters]
+        cells.append(new_code_cell(WRITE + code, metadata={"tags": ["index"]}))
         (tmp_path / "notebooks").mkdir(exist_ok=True)
         notebook = new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
         nbformat.write(notebook, tmp_path / f"notebooks/{name}.ipynb")

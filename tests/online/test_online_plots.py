@@ -22,7 +22,8 @@ def verdicts(times):
     return data.assign(timestamp=when, verdict=verdict, late=4 * n >= 3 * len(n), edits=1)
 
 
-@pytest.mark.parametrize("times", [[], [LAST], [FIRST, *(HOUR + 60_000 * n for n in range(50)), LAST]])
+@pytest.mark.filterwarnings("error:AutoDateLocator")
+@pytest.mark.parametrize("times", [[], [HOUR], [LAST], [FIRST, *(HOUR + 60_000 * n for n in range(50)), LAST]])
 def test_times_far_from_the_others_are_counted_and_do_not_squeeze_the_picture(times):
     data = verdicts(times)
     systems = {"wikisieve": data["stopped"], "none": data["user"] == "nobody"}
