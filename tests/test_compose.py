@@ -64,7 +64,7 @@ def test_one_broker_without_a_profile_answers_where_an_error_says_it_does():
     address, _, inside = single["ports"][0].rpartition(":")
     assert f"HOST://{address}" in single["KAFKA_ADVERTISED_LISTENERS"]
     assert f"HOST://:{inside}" in single["KAFKA_LISTENERS"]
-    assert address == broker.DEFAULT_BOOTSTRAP
+    assert address == "127.0.0.1:9092"  # as README and notebook 04 say
 
 
 def test_the_cluster_replicates_three_times_and_needs_two():

@@ -14,7 +14,6 @@ from lib import artifacts, paths
 from lib.infra import InfraError, jars, java, kafka
 
 LOOPBACK = "127.0.0.1"
-DEFAULT_BOOTSTRAP = f"{LOOPBACK}:9092"  # of docker-compose.yml
 CLUSTER_ID = "d2lraXNpZXZlLWxvY2FsMQ"  # any 16 bytes in base64url: "wikisieve-local1"
 FORMAT = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties")
 SETTINGS = Path(__file__).with_name("kafka-server.properties")

@@ -45,7 +45,6 @@ OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
     "password": ("sasl_plain_password", "sasl.password"),
     HOST_NAME_CHECK: ("ssl_check_hostname", HOST_NAME_CHECK),
 }
-NO_HOST_NAME_CHECK = (False, "none")  # where Java has an empty text
 
 
 class KafkaAuthError(ConnectionError):
@@ -271,7 +270,7 @@ def _translate(properties: Mapping[str, str], column: int) -> dict[str, Any]:
     if "ssl.keystore.location" in options:
         options["ssl.key.location"] = options["ssl.keystore.location"]  # the file holds the chain and the key
     if options.pop(HOST_NAME_CHECK, "https") == "":
-        options[HOST_NAME_CHECK] = NO_HOST_NAME_CHECK[column]
+        options[HOST_NAME_CHECK] = (False, "none")[column]  # where Java has an empty text
     return {names[column]: options[name] for name, names in OPTION_NAMES.items() if name in options}
 
 

@@ -53,6 +53,7 @@ SECOND_LOOK = "second look: its shadow edits are not a bot's"
 PING_SECONDS = 5.0
 KAFKA_SECONDS = 120  # that a run waits for a Kafka that does not answer
 _DISK_ERRORS = re.compile("No space|full|quota|too large|[Rr]ead-?only")
+_RAISED = re.compile(r"^[\w.]*(?:Error|Exception): \S.*", re.MULTILINE)  # the end of a traceback
 
 _open_jobs: dict[Path, OnlineJob] = {}  # of this process, by OUT_DIR
 
@@ -268,7 +269,9 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def _explain(self, error: BaseException) -> OnlineError:
         """Return an error in one sentence with the way out."""
-        got = (str(error).strip() or type(error).__name__).splitlines()[0][:200].removesuffix(".")
+        # Spark's text of what fails in Python has every traceback, and then the whole query.
+        text = str(error).partition("=== Streaming Query")[0].strip() or type(error).__name__
+        got = (_RAISED.findall(text)[-1:] or text.splitlines())[0][:200].removesuffix(".")
         rule = "The run must end with its stream. Got:"
         if isinstance(error, InfraError | BlacklistError):
             return OnlineError(str(error))
