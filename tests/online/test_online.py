@@ -133,7 +133,7 @@ FULL = "OUT_DIR must have room .*RESUME=True"
         (state, "write_part", OSError(errno.ENOSPC, "No space left"), FULL),
         (StateStore, "write_batch", sqlite3.OperationalError("database or disk is full"), FULL),
         (VerdictTopic, "send", RuntimeError("as the test wants it"), "Got: as the test wants it"),
-        (OnlineJob, "commit_batch", KeyError("in Spark's thread"), "Got: KeyError: \"in Spark's thread\". W"),
+        (OnlineJob, "commit_batch", KeyError("in Spark's thread"), 'Got: KeyError: "in Spark\'s thread". W'),
     ],
 )
 def test_a_failure_in_a_batch_is_one_sentence_and_resume_continues(
