@@ -162,6 +162,7 @@ def _histogram(axes: Axes, data: pd.DataFrame, **columns: Any) -> None:
     known = data[data["kind"].notna() & data[column].notna()]
     if len(known):  # seaborn has no picture of nothing
         sns.histplot(known, hue="kind", palette=plots.KINDS, ax=axes, **options | columns)
+        sns.move_legend(axes, "best" if "x" in columns else "center right")  # the longest bars lie at the top
     shares = axes.yaxis if "x" in columns else axes.xaxis
     shares.set_major_formatter(_PERCENT)
     shares.set_label_text("share of the edits of their kind")
@@ -174,9 +175,8 @@ def plot_places(data: pd.DataFrame) -> Figure:
     for axes, values, title in zip(panels, (space, data["wiki"]), ("Namespaces", "Wikis"), strict=True):
         names = values.value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:9]
         labels = {name: plots.safe_label(name) for name in names}
-        place = pd.Categorical(
-            values.map(labels).fillna("others"), [*dict.fromkeys(labels.values()), "others"]
-        )
+        order = [*dict.fromkeys(labels.values()), "others"]
+        place = pd.Categorical(values.map(labels).fillna("others"), order)
         _histogram(axes, data.assign(place=place), y="place", multiple="dodge", shrink=0.8, alpha=1)
         axes.set(ylabel="", title=title)
         axes.grid(axis="y", visible=False)

@@ -181,7 +181,7 @@ class Progress:
             "wikis": len(self.wikis),
             "blacklist": f"{len(self.store.ledger):,}{newest}",
             "behind the stream": f"{max(behind, 0):,} events",
-            "latency (p50)": f"{latency(self.counts, 0.5):.2f} s",
+            "latency (p50)": f"{p50:.2f} s" if (p50 := latency(self.counts, 0.5)) else "–",
         }
 
 
