@@ -129,7 +129,7 @@ def _inliers(data: pd.DataFrame) -> pd.Series:
 
 
 def _time_axis(axes: Axes, data: pd.DataFrame) -> None:
-    locator = mdates.AutoDateLocator(minticks=3, maxticks=8)
+    locator = mdates.AutoDateLocator(minticks=3, maxticks=8)  # with 5 at least, four hours get none
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
     hidden = int((~_inliers(data)).sum())
