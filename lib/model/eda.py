@@ -104,7 +104,7 @@ def tail_table(fits: dict[str, powerlaw.Fit | None]) -> pd.DataFrame:
         for other in ("lognormal", "exponential"):
             with warnings.catch_warnings(action="ignore"):
                 ratio, p = fit.distribution_compare("power_law", other, normalized_ratio=True)
-            row[f"against {other}"] = f"R = {ratio:.2f}, p = {p:.2f}"
+            row[f"against {other}"] = f"R = {ratio:.2f}, p {'< 0.01' if p < 0.005 else f'= {p:.2f}'}"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
