@@ -80,12 +80,12 @@ class Broker:
         with artifacts.lock_folder(self.folder, InfraError, LOCK_SECONDS, self.log.name) as log:
             log.truncate(0)
             self._write_settings()
+            options: dict[str, Any] = {"cwd": self.folder, "env": os.environ | java.LOCALE}
             if not (self.folder / "data" / "meta.properties").exists():
                 # If this fails, the broker's start does, too, and the log names the first reason.
-                subprocess.run(self._java(*FORMAT), cwd=self.folder, stdout=log, stderr=log, check=False)
+                subprocess.run(self._java(*FORMAT), stdout=log, stderr=log, check=False, **options)
             # The broker inherits the file, and with it the lock.
-            command = self._java("kafka.Kafka", "server.properties")
-            self.process = start_child(command, log, cwd=self.folder, env=os.environ | java.LOCALE)
+            self.process = start_child(self._java("kafka.Kafka", "server.properties"), log, **options)
 
     def wait_until_ready(self) -> None:
         """Wait until the broker answers; stop it if it does not in time.
@@ -138,7 +138,7 @@ class Broker:
     def _java(self, main: str, *arguments: str) -> list[str]:
         classpath = os.pathsep.join(map(str, jars.fetch("broker")))
         logging = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
-        flags = [f"-Xmx{HEAP}", *java.JVM_FLAGS, logging, "-cp", classpath]
+        flags = [f"-Xmx{HEAP}", *java.JVM_FLAGS, "-Duser.language=en", logging, "-cp", classpath]
         return [str(java.find().home / "bin" / "java"), *flags, main, *arguments]
 
 

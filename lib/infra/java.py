@@ -23,8 +23,8 @@ LOG4J = Path(__file__).with_name("log4j2.properties")
 # cost more than they bring. Only what is ten times as hot as Java itself asks for is compiled again: without that, a
 # message of a long run costs a JVM several times as much; with Java's own thresholds, a short run takes longer.
 JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:Tier4InvocationThreshold=50000", "-XX:Tier4CompileThreshold=150000")
-# A JVM's language and file names are those of its locale: in Turkish "I" is not the capital of "i", and with C a file
-# name can have no accents.
+# A JVM's language and file names are those of its locale: in Turkish "I" is not the capital of "i" (so the language is
+# also set for itself), and with C a file name can have no accents.
 LOCALE = {"LC_ALL": "C.UTF-8"}
 # What changes every JVM, or Spark's, whatever we ask for.
 VARIABLES = (

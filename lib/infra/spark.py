@@ -143,7 +143,7 @@ def _check_master(master: str) -> None:
 
 def _settings(name: str, master: str) -> dict[str, str]:
     # Spark names a folder in the home, which a user without a name has not; nothing is written there.
-    flags = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()} -Duser.timezone=UTC -Duser.home=/tmp"
+    flags = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()} -Duser.timezone=UTC -Duser.home=/tmp -Duser.language=en"
     settings: dict[str, str] = {
         "spark.app.name": name,
         "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),

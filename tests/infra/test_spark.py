@@ -61,6 +61,7 @@ def test_spark_and_kafka_with_a_misleading_environment_and_the_java_of_pypi(tmp_
         "SPARK_REMOTE": "sc://nowhere",
         "HADOOP_CONF_DIR": str(tmp_path),
         "TZ": "Asia/Tokyo",
+        "JAVA_TOOL_OPTIONS": "-Duser.language=tr",
         "TMPDIR": str(tmp_path / "a b"),
     }
     program = [sys.executable, "-c", WHOLE_LIFE, tmp_path / "é" / "text é.txt"]
