@@ -4,11 +4,14 @@ A stage has its folder to itself while it writes (:func:`lock_folder`), and its 
 (:func:`atomic_write`).
 """
 
+import atexit
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -22,6 +25,8 @@ from lib.params import ParameterError
 
 NAME = "manifest.json"
 DEAD_LETTERS = "dead_letters.jsonl"
+SCRATCH = ".wikisieve-"  # of a folder of temporary files, before its number
+MAX_TEMPORARY_BYTES = 40  # of TMPDIR: the name of a socket below it has at most 107
 PACKAGES = ("numpy", "pandas", "pyarrow", "pyspark", "scikit-learn", "pybloom-live", "kafka-python")
 
 
@@ -180,3 +185,25 @@ def lock_folder(
                     "work. Wait for it, or choose another OUT_DIR."
                 ) from None
         time.sleep(0.1)
+
+
+def scratch() -> Path:
+    """Return a new folder for temporary files and sockets, in TMPDIR or, where that is too long, in /tmp.
+
+    It is removed when the process ends. The folders of processes that were killed are removed here: they are those
+    that nobody has locked, on whatever host or in whatever container their owner was.
+    """
+    root = Path(tempfile.gettempdir())
+    root = root if len(os.fsencode(root)) <= MAX_TEMPORARY_BYTES else Path("/tmp")
+    for old in root.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            about = old.lstat()
+            if (
+                about.st_uid == os.getuid() and time.time() - about.st_mtime > 60
+            ):  # else its owner may be about to
+                lock_folder(old, OSError).close()
+                shutil.rmtree(old)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))
+    atexit.register(lock_folder(folder, OSError).close)  # it is open until then
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

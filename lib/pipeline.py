@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -262,15 +261,16 @@ def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
 def _run_notebook(name: str, output: Path, parameters: Record, bar: Record | bool) -> str:
     """Execute a notebook; return its error as one line, empty when there was none."""
     source = _source(name)
-    # Kernels talk over files of the user's own instead of unencrypted TCP ports. A socket's path must be short.
-    with tempfile.TemporaryDirectory(dir="/tmp") as sockets:
-        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
-        options = {**OPTIONS, "kernel_name": "python3", "cwd": source.parent, "config": config}
-        try:
-            papermill.execute_notebook(source, output, parameters, progress_bar=bar, **options)
-        except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
-            kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-            return textwrap.shorten(f"{kind}: {text}", MAX_ERROR, placeholder=" …")
+    # Kernels talk over files of the user's own instead of unencrypted TCP ports.
+    config = Config(KernelManager={"transport": "ipc", "ip": f"{artifacts.scratch()}/kernel"})
+    options = {**OPTIONS, "kernel_name": "python3", "cwd": source.parent, "config": config}
+    try:
+        papermill.execute_notebook(source, output, parameters, progress_bar=bar, **options)
+    except (PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
+        kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+        if kind in ("ImportError", "ModuleNotFoundError") and "PYTHONPATH" in os.environ:
+            text = f"{text}. Packages of PYTHONPATH={os.environ['PYTHONPATH']!r} come before ours: unset it."
+        return textwrap.shorten(f"{kind}: {text}", MAX_ERROR, placeholder=" …")
     return ""
 
 
@@ -282,9 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 when all four notebooks ran, 1 when one failed or a parameter is wrong, 130 when interrupted.
     """
-    parser = argparse.ArgumentParser(
-        "python -m lib.pipeline", description="Run the notebooks, write reports."
-    )
+    parser = argparse.ArgumentParser("python -m lib.pipeline", description="Run notebooks, write reports.")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a parameter, or FROM=, or PARAMS=")
     parser.add_argument("--live", action="store_true", help="the live stream instead of the default day")
     parser.add_argument("--minutes", type=float, default=10, help="how long to listen to it (default: 10)")
@@ -298,9 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. Run it again: finished stages are skipped (live: with FROM= and the stage's number)."
-        )
+        print("\nInterrupted. Run it again: finished stages are skipped (live: with FROM= and its number).")
         return 130
     print(f"Reports: {paths.show(plan.root / 'reports' / 'index.html')}")
     return int(any(stage["failed"] for stage in stages))

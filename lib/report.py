@@ -44,9 +44,8 @@ def publish(folder: Path, run: Mapping[str, Any], reports: Path, keep: bool = Tr
         write_page(folder / f"{name}.ipynb", names)
     write_index(folder, run)
     artifacts.write_json(folder / RECORD, run)
-    artifacts.write_json(
-        folder / "metrics.json", {stage["name"]: stage["metrics"] for stage in run["stages"]}
-    )
+    metrics = {stage["name"]: stage["metrics"] for stage in run["stages"]}
+    artifacts.write_json(folder / "metrics.json", metrics)
     new = reports.with_name(f".{reports.name}")
     shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed here
     (shutil.copytree if keep else shutil.move)(folder, new)
@@ -141,8 +140,7 @@ def summary(node: nbformat.NotebookNode) -> str:
 
 def _write(path: Path, template: str, names: Sequence[str], **content: Any) -> Path:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    highlighting = [
-        HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark")
-    ]
+    styles = ("default", "github-dark")
+    highlighting = [HtmlFormatter(style=style).get_style_defs(".highlight") for style in styles]
     content |= {"names": names, "here": path.stem, "numbers": NUMBERS, "highlighting": highlighting}
     return artifacts.atomic_write(path, environment.get_template(template).render(**content))

@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import uuid
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,24 @@ def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path):
         process.wait()
         process.stdout.close()
         assert len(json.loads(target.read_text())) == 50_002
+
+
+def test_scratch_of_a_process_that_was_killed_is_removed_and_that_of_a_living_one_stays(monkeypatch):
+    program = (
+        "from lib import artifacts; import time; print(artifacts.scratch(), flush=True); time.sleep(600)"
+    )
+    with tempfile.TemporaryDirectory(" b", dir="/tmp") as root:  # a short name
+        monkeypatch.setattr(tempfile, "tempdir", root)
+        options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": root}}
+        killed, living = (subprocess.Popen([sys.executable, "-c", program], **options) for _ in range(2))
+        folders = [Path(process.stdout.readline().strip()) for process in (killed, living)]
+        killed.kill()
+        killed.communicate()
+        for folder in folders:
+            (folder / "spark-0").mkdir()
+            os.utime(folder, (0, 0))
+        young = artifacts.scratch()
+        assert set(Path(root).iterdir()) == {folders[1], young}
+        assert len(os.fsencode(young / f".{uuid.uuid4()}.sock")) <= 107, "the longest name of a socket"
+        living.kill()
+        living.communicate()

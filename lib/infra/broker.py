@@ -138,8 +138,8 @@ class Broker:
     def _java(self, main: str, *arguments: str) -> list[str]:
         classpath = os.pathsep.join(map(str, jars.fetch("broker")))
         logging = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()}"
-        flags = [f"-Xmx{HEAP}", *java.JVM_FLAGS, "-Duser.language=en", logging, "-cp", classpath]
-        return [str(java.find().home / "bin" / "java"), *flags, main, *arguments]
+        flags = [f"-Xmx{HEAP}", *java.JVM_FLAGS, "-Duser.language=en", "-Djava.io.tmpdir=.", logging]
+        return [str(java.find().home / "bin" / "java"), *flags, "-cp", classpath, main, *arguments]
 
 
 def start_child(command: Sequence[str], log: IO[bytes], **options: Any) -> "subprocess.Popen[bytes]":

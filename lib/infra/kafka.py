@@ -251,9 +251,8 @@ def is_compacted(bootstrap: str, name: str, properties: Mapping[str, str]) -> bo
 
 def _admin(bootstrap: str, properties: Mapping[str, str], **options: Any) -> AdminClient:
     # Without a log level librdkafka writes every failed connection to the terminal.
-    return AdminClient(
-        {"bootstrap.servers": bootstrap, "log_level": 0, **for_librdkafka(properties), **options}
-    )
+    options |= {"bootstrap.servers": bootstrap, "log_level": 0}
+    return AdminClient({**for_librdkafka(properties), **options})
 
 
 def _translate(properties: Mapping[str, str], column: int) -> dict[str, Any]:

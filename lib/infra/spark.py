@@ -3,10 +3,10 @@
 import logging
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from lib import paths
+from lib import artifacts, paths
 from lib.infra import InfraError, jars, java
 
 LOOPBACK = "127.0.0.1"
@@ -60,6 +60,8 @@ def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSess
     """
     if (running := SparkSession.getActiveSession()) is not None:
         return running
+    # Without a handler the first warning of py4j's sets one up, which writes all loggers' warnings into the cell.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         # In a thread: an interrupt in the middle of it would leave a JVM with half a context.
         with ThreadPoolExecutor(1) as thread:
@@ -74,8 +76,6 @@ def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSess
             f"Spark must start with the master {master!r}. Got: {java.error_line(log_file(name))} "
             f"({java.find().description}). More is in {paths.show(log_file(name))}. {java.influences()}"
         ) from error
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # py4j logs every interrupt with its traceback
-    logging.getLogger().addFilter(lambda record: "KeyboardInterrupt" not in record.getMessage())
     spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
     if not is_local(master):
         spark.sparkContext.addPyFile(package_archive())
@@ -84,6 +84,10 @@ def spark_session(name: str, master: str = "local[*]", **conf: str) -> SparkSess
 
 def _start_context(name: str, master: str, conf: dict[str, str]) -> None:
     """Start the JVM; what it prints goes to a file."""
+    version = jars.read_lock("connector")[0]["version"]
+    if pyspark.__version__ != version:  # as where PYTHONPATH has another one
+        found = f"{pyspark.__version__} of {Path(pyspark.__file__).parent}"
+        raise InfraError(f"pyspark must be {version}. Got {found}. {java.influences()}")
     _check_master(master)
     _set_environment(master)
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -144,14 +148,14 @@ def _check_master(master: str) -> None:
 def _settings(name: str, master: str) -> dict[str, str]:
     # Spark names a folder in the home, which a user without a name has not; nothing is written there.
     flags = f"-Dlog4j2.configurationFile={java.LOG4J.as_uri()} -Duser.timezone=UTC -Duser.home=/tmp -Duser.language=en"
+    folder = shlex.quote(f"-Djava.io.tmpdir={artifacts.scratch()}")
     settings: dict[str, str] = {
         "spark.app.name": name,
         "spark.jars": ",".join(path.as_uri() for path in jars.fetch("connector")),
         "spark.master": re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_TRIES}]", master),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": " ".join([flags, *java.JVM_FLAGS]),
-        "spark.local.dir": tempfile.gettempdir(),  # Spark itself does not read TMPDIR
+        "spark.driver.extraJavaOptions": " ".join([flags, folder, *java.JVM_FLAGS]),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Between the JVM and Python: less of the system's time than TCP, and no port.

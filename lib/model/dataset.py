@@ -93,10 +93,8 @@ def read_csv(folder: Path, made_by: str = "notebooks/02_sample.ipynb") -> Sample
 
 
 def _csv_files(folder: Path) -> list[Path]:
-    files = sorted(
-        path for ending in ("*.csv", "*.csv.gz") for path in folder.rglob(ending) if path.is_file()
-    )
-    return [path for path in files if not path.name.startswith((".", "_"))]
+    found = sorted([*folder.rglob("*.csv"), *folder.rglob("*.csv.gz")])
+    return [path for path in found if path.is_file() and not path.name.startswith((".", "_"))]
 
 
 def _read_file(path: Path, warnings: list[str]) -> pa.Table:
@@ -155,9 +153,8 @@ def _milliseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pc.all(pc.match_substring_regex(column, r"^-?\d+$")).as_py():
         utc = pc.binary_join_element_wise(column, "Z", "")
         zoned = pc.if_else(pc.match_substring_regex(column, _ZONE), column, utc)
-        return (
-            zoned.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
-        )
+        times = zoned.cast(pa.timestamp("us", "UTC"))
+        return times.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
     times = column.cast(pa.int64())
     newest = pc.max(times).as_py()
     if newest is not None and not _NEWEST_MS[0] <= newest <= _NEWEST_MS[1]:
@@ -235,9 +232,8 @@ class EditDataset:
     @cached_property
     def features_without_text(self) -> np.ndarray:
         """Edit features without the text model: its column is zero."""
-        return edit_features.compute(
-            self.table, edit_features.Weights(np.zeros(kernels.BUCKETS, np.float32), 0.0)
-        )
+        weights = edit_features.Weights(np.zeros(kernels.BUCKETS, np.float32), 0.0)
+        return edit_features.compute(self.table, weights)
 
     @cached_property
     def edit_index(self) -> np.ndarray:

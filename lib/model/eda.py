@@ -201,7 +201,6 @@ def count_templates(data: pd.DataFrame) -> pd.DataFrame:
     known = known.assign(template=template(known["comment"]), by_bot=known["kind"] == "bot")
     by_template = known.groupby("template")
     counts = by_template.agg(edits=("by_bot", "size"), users=("user", "nunique"), bots=("by_bot", "mean"))
-    counts = counts.reset_index().sort_values(
-        ["edits", "template"], ascending=[False, True], ignore_index=True
-    )
+    order, ascending = ["edits", "template"], [False, True]
+    counts = counts.reset_index().sort_values(order, ascending=ascending, ignore_index=True)
     return counts.rename(columns={"template": "comment's template", "bots": "by bots"})

@@ -170,10 +170,8 @@ def stopped_edits(model: BotClassifier, dataset: EditDataset) -> np.ndarray:
 
 def stop_rates(dataset: EditDataset, stopped: np.ndarray) -> dict[str, Any]:
     """Count what was stopped (a mask of edits): bot edits, with an interval over users, and humans, with a bound."""
-    edits, caught = (
-        np.bincount(dataset.user[mask], minlength=len(dataset))
-        for mask in (stopped, stopped & dataset.flagged)
-    )
+    masks, n = (stopped, stopped & dataset.flagged), len(dataset)
+    edits, caught = (np.bincount(dataset.user[mask], minlength=n) for mask in masks)
     rates = {
         "edits": len(stopped),
         "bot_edits": int(dataset.flagged.sum()),

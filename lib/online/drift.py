@@ -64,10 +64,8 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
     evidence = model.edit_features(dataset.table)
     flagged_at = evaluation.flagged_at(model, dataset, evidence)
     judged = np.arange(edits) <= flagged_at[dataset.user]
-    states = user_features.new_states(n)
-    states, *_ = user_features.update_states(
-        states, dataset.user[judged], dataset.times[judged], evidence[judged]
-    )
+    seen = (dataset.user[judged], dataset.times[judged], evidence[judged])
+    states, *_ = user_features.update_states(user_features.new_states(n), *seen)
     features = user_features.to_features(states)[:, _COLUMNS]
     levels = np.linspace(0, 1, QUANTILES + 1)
     quantiles = np.quantile(features, levels, axis=0, method="inverted_cdf")

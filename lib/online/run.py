@@ -352,9 +352,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
     def _check_state(self) -> None:
         """Refuse another version's state; remove what is not committed, and users' states of another model."""
         if self.state.get_meta("format") != state.FORMAT:
-            raise OnlineError(
-                "RESUME=True needs an OUT_DIR of this version. Got another's. Set RESUME=False."
-            )
+            raise OnlineError("RESUME=True needs an OUT_DIR of this version. Got another. Set RESUME=False.")
         state.remove_uncommitted(self.out_dir, self.state.batches())
         with self.state.transaction():
             if self.state.get_meta("model") != self.model.version:

@@ -200,9 +200,8 @@ def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:
     """Return the columns of edits and their texts: each edit with an id, and no text longer than any wiki takes."""
     table = events.table([event for event, _ in edits])
     columns = {name: table[name].combine_chunks() for name in table.column_names}
-    columns["meta_id"] = pa.array(
-        [event.meta.id or events.event_key(raw, None) for event, raw in edits], pa.string()
-    )
+    ids = [event.meta.id or events.event_key(raw, None) for event, raw in edits]
+    columns["meta_id"] = pa.array(ids, pa.string())
     for name in ("title", "comment"):
         columns[name] = pc.utf8_slice_codeunits(columns[name], 0, MAX_TEXT_CHARACTERS)
     return columns

@@ -80,9 +80,7 @@ class EventTopic:
             begin = {int(number): offset for number, offset in meta("ends", {}).items()}
         missing = {number: first - read.get(number, 0) for number, first in begin.items()}
         lost = {number: n for number, n in missing.items() if n > 0}
-        reasons = [
-            f"{n:,} records of partition {number} deleted before they were read" for number, n in lost.items()
-        ]
+        reasons = [f"{n:,} records of partition {p} deleted before they were read" for p, n in lost.items()]
         reasons += ["that it was deleted and made again"] * is_another
         reasons += ["offsets that went back"] * went_back
         reasons += ["cleanup.policy=compact, which keeps the last event of each user"] * is_compacted

@@ -86,9 +86,7 @@ class BackgroundServer(socketserver.ThreadingTCPServer):
             ) from None
         self.address = "{}:{}".format(*self.server_address[:2])
         _servers.add(self)
-        threading.Thread(
-            target=self.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
-        ).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), name=self.address, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening."""

@@ -139,9 +139,7 @@ class Connection:
         self._closed = threading.Event()
         self._response: requests.Response | None = None
         timeout = (CONNECT_TIMEOUT_SECONDS, read_timeout)
-        threading.Thread(
-            target=self._run, args=(url, headers, timeout), name="eventstreams", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(url, headers, timeout), name="stream", daemon=True).start()
 
     def close(self) -> None:
         """Close the connection."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lib import paths
 from lib.infra import jars, spark
 
 WHOLE_LIFE = """
-import os, sys
+import logging, os, sys
 from pathlib import Path
 from pyspark import TaskContext
 from lib.infra import broker, java, kafka, spark
@@ -34,6 +35,8 @@ with spark.spark_session("test: whole life", "local[2]", **{"spark.driver.memory
     print(session.readStream.format("kafka").options(**topic).load().columns)
     print(session.read.text("file:" + sys.argv[1]).count())
     print(spark.spark_session("again") is session, os.listdir())
+    logging.error("As py4j has it, after an interrupt or a connection that was lost.")
+    logging.getLogger("kafka").warning("As kafka-python has it, which is seen after that.")
 with spark.spark_session("test: the next in the same process", "local[1]") as session:
     print(session.version)
 with broker.Broker(Path(sys.argv[1]).parent / "kafka") as embedded:
@@ -42,8 +45,10 @@ with broker.Broker(Path(sys.argv[1]).parent / "kafka") as embedded:
 
 
 @pytest.mark.slow
-def test_spark_and_kafka_with_a_misleading_environment_and_the_java_of_pypi(tmp_path):
-    for name in ("bin", "here", "a b", "é"):
+def test_spark_and_kafka_with_a_misleading_environment_and_the_java_of_pypi(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # a folder with a short name
+    temporary = tempfile.mkdtemp(" b'c")
+    for name in ("bin", "here", "é"):
         (tmp_path / name).mkdir()
     for name in ("sh", "bash", "env", "dirname", "basename", "ps", "grep", "sleep", "kill", "cat", "uname"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
@@ -62,7 +67,7 @@ def test_spark_and_kafka_with_a_misleading_environment_and_the_java_of_pypi(tmp_
         "HADOOP_CONF_DIR": str(tmp_path),
         "TZ": "Asia/Tokyo",
         "JAVA_TOOL_OPTIONS": "-Duser.language=tr",
-        "TMPDIR": str(tmp_path / "a b"),
+        "TMPDIR": temporary,
     }
     program = [sys.executable, "-c", WHOLE_LIFE, tmp_path / "é" / "text é.txt"]
     done = subprocess.run(
@@ -79,7 +84,8 @@ def test_spark_and_kafka_with_a_misleading_environment_and_the_java_of_pypi(tmp_
         "4.2.0",
         "True",
     ], done.stderr
-    assert done.stderr == "", "neither the JVM nor Spark prints anything"
+    assert done.stderr == "", "neither the JVM nor Spark prints anything, nor Python's loggers"
+    assert os.listdir(temporary) == []
     assert "WARN" in spark.log_file("test: whole life").read_text()
 
 
