@@ -99,8 +99,11 @@ def _csv_files(folder: Path) -> list[Path]:
 
 def _read_file(path: Path, warnings: list[str]) -> pa.Table:
     """Read every cell as text (an empty unquoted one is null), then convert column by column."""
+    options = pa_csv.ReadOptions(
+        block_size=64 << 20, use_threads=False
+    )  # one thread knows a bad row's number
     try:
-        text = pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=64 << 20), **csv_files.ARROW)
+        text = pa_csv.read_csv(path, options, **csv_files.ARROW)
     except (pa.ArrowInvalid, OSError) as error:
         raise ModelError(
             f"{path.name} must be CSV in UTF-8 with a header. Got: {error}. Write or fetch the file again."

@@ -168,6 +168,9 @@ def test_a_compressed_file_that_was_cut_off_is_named(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(plain.read_bytes())[:-500])
     with pytest.raises(ModelError, match="cut.csv.gz must be CSV .* Write or fetch the file again"):
         dataset.read_csv(tmp_path)
+    plain.write_bytes(plain.read_bytes() + b"a,b\n")
+    with pytest.raises(ModelError, match=r"edits.* must be CSV .* Row #5002: Expected 11 columns, got 2"):
+        dataset.read_csv(plain)
 
 
 def test_parts_in_a_folder_named_like_a_file_are_read_as_spark_writes_them(tmp_path):
