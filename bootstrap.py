@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 VERSION = sys.version.split()[0]
@@ -90,15 +91,22 @@ def main() -> None:
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
     install([*uv, "--require-hashes", "-r", "requirements.lock"], environment)
     install([*uv, "--no-deps", "-e", "."], environment)
-    # An editable install puts the project last: a `lib` folder where a notebook is run would come first.
-    (packages,) = VENV.glob("lib/python*/site-packages")
-    (packages / "00-wikisieve.pth").write_text(f"import sys; sys.path.insert(-1, {str(ROOT)!r})\n", "utf-8")
+    install([str(PYTHON), "-c", "import bootstrap; bootstrap.put_first()"], environment)
     COMPLETE.touch()
     compiling = subprocess.Popen([str(PYTHON), "-c", COMPILE], env=environment)
     for module in ("lib.infra.java", "lib.infra.jars"):
         if subprocess.run([str(PYTHON), "-m", module], check=False).returncode:
             sys.exit(f"Set-up stopped at {module}. Correct that and run the same again.")
     compiling.wait()
+
+
+def put_first() -> None:
+    """Let the environment of this Python look here for `lib` before it looks where a notebook is run.
+
+    An editable install alone puts the project last: a folder `lib` there would be imported.
+    """
+    file = Path(sysconfig.get_path("purelib")) / "00-wikisieve.pth"
+    file.write_text(f"import sys; sys.path.insert(-1, {str(ROOT)!r})\n", "utf-8")
 
 
 def install(command: list[str], environment: dict[str, str]) -> None:
