@@ -198,9 +198,8 @@ def scratch() -> Path:
     for old in root.glob(f"{SCRATCH}*"):
         with contextlib.suppress(OSError):
             about = old.lstat()
-            if (
-                about.st_uid == os.getuid() and time.time() - about.st_mtime > 60
-            ):  # else its owner may be about to
+            is_ours, is_new = about.st_uid == os.getuid(), time.time() - about.st_mtime < 60
+            if is_ours and not is_new:  # the owner of a new one may be about to lock it
                 lock_folder(old, OSError).close()
                 shutil.rmtree(old)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))

@@ -15,6 +15,7 @@ How to read the files without changing a character:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,6 @@ ARROW: dict[str, Any] = {
 }
 
 #: Options of Spark's CSV reader. An empty field is null because it is read as ``nullValue``, which no text may equal.
-#: A path is no pattern: Hadoop's patterns would leave no way to name a folder with both a colon and a bracket.
 SPARK: dict[str, Any] = {
     "header": True,
     "multiLine": True,
@@ -49,7 +49,6 @@ SPARK: dict[str, Any] = {
     "emptyValue": "",
     "nullValue": "\ufdd0null\ufdd0",
     "mode": "FAILFAST",
-    "__globPaths__": False,
 }
 
 #: Columns for Spark's reader. To find them itself, it would take a file's name for a pattern.
@@ -57,14 +56,14 @@ SCHEMA = ", ".join(f"{column} string" for column in events.COLUMNS)
 
 
 def spark_path(path: Path) -> str:
-    """Return a local file's path as Spark's readers take it: on no other file system, and nothing in it escaped.
+    """Return a local file's path as Spark's readers take it: no other file system, and nothing in it a pattern.
 
     Examples
     --------
-    >>> spark_path(Path("/data/try[1] #2/edits-00000.csv"))
-    'file:/data/try[1] #2/edits-00000.csv'
+    >>> spark_path(Path("/data/try[1]/edits-00000.csv"))
+    'file:/data/try\\\\[1\\\\]/edits-00000.csv'
     """
-    return f"file:{path}"
+    return "file:" + re.sub(r"([\\\[\]{}*?])", r"\\\1", str(path))
 
 
 def write_rows(table: pa.Table, file: IO[bytes]) -> None:
