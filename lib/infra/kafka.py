@@ -27,12 +27,13 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from lib import paths
 from lib.params import ParameterError
 
-MAX_REPLICAS = 3
 MAX_MESSAGE_BYTES = 8 << 20  # in our topics
 ADMIN_SECONDS = 30
 ANSWER_SECONDS = 5.0  # of one broker; in so many it also knows of a topic that the controller has made
 ELECTION_SECONDS = 60.0  # until a partition of a broker that died has another leader
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+# Whether librdkafka sees more than the end of a connection depends on the moment.
+CLOSED = " (as for a client without its SSL certificate, or connecting to a PLAINTEXT broker listener)"
 HOST_NAME_CHECK = "ssl.endpoint.identification.algorithm"
 OPTION_NAMES = {  # Java's: kafka-python's, librdkafka's
     "security.protocol": ("security_protocol", "security.protocol"),
@@ -149,17 +150,17 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     errors: list[KafkaError] = []
     admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
     refusals: list[str] = []
-    # A connection that is closed may be all that the first try says; the next one has the reason.
-    while (left := end - time.monotonic()) > 0 and all("closed by peer" in text for text in refusals):
+    while (left := end - time.monotonic()) > 0 and not refusals:
         try:
             return bool(admin.list_topics(timeout=left).brokers)
         except KafkaException:  # at once where a connection breaks: the next one may hold
             admin.poll(0.1)
         refusals = [text for text in map(KafkaError.str, errors) if re.search("SSL|SASL", text)]
     if refusals:
+        reason = refusals[-1] + CLOSED * ("closed by peer" in refusals[-1])
         raise KafkaAuthError(
             f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
-            f"Got: {refusals[-1]}. Correct user, password, certificates or protocol there."
+            f"Got: {reason}. Correct user, password, certificates or protocol there."
         )
     return False
 
@@ -186,7 +187,7 @@ def make_topics(bootstrap: str, names: Sequence[str], partitions: int, propertie
     admin = _admin(bootstrap, properties)
     try:
         cluster = admin.list_topics(timeout=ADMIN_SECONDS)
-        replicas = min(MAX_REPLICAS, len(cluster.brokers))
+        replicas = min(3, len(cluster.brokers))
         config = {
             "min.insync.replicas": str(max(1, replicas - 1)),
             "retention.ms": "-1",
