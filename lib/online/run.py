@@ -38,13 +38,14 @@ from lib.stream.client import EventStreamClient
 from lib.stream.source import Source
 
 MADE_BY = "notebooks/03_eda_train.ipynb"
-PARTITIONS = 2
 MAX_OFFSETS_PER_TRIGGER = 250_000
 #: Spark's consumer asks the broker twice after every poll where the topic ends: with the default of 500 records that
-#: costs more than the records. What another program wrote in a transaction and aborted was never there.
+#: costs more than the records. The answer waits behind the next fetch, which a broker holds until something comes, by
+#: default half a second. What another program wrote in a transaction and aborted was never there.
 CONSUMER_OPTIONS = {
     "kafka.max.poll.records": "2000",
     "kafka.max.partition.fetch.bytes": str(4 << 20),
+    "kafka.fetch.max.wait.ms": "10",
     "kafka.isolation.level": "read_committed",
 }
 RUNS = 5  # a recording is judged in so many runs
@@ -92,7 +93,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         bootstrap: str = "",
         properties: Mapping[str, str] | None = None,
         resume: bool = False,
-        partitions: int = PARTITIONS,
+        partitions: int = 2,
     ):
         artifacts.require(model_dir / state.NAME, MADE_BY)
         self.model = BotClassifier.load(artifacts.require(model_dir / "model.skops", MADE_BY))
