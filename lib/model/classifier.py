@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.validation import has_fit_parameter
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from lib import artifacts, paths
 from lib.model import edit_features, user_features
@@ -37,6 +37,7 @@ from lib.stats import CONFIDENCE, edits_upper_bound, upper_bound
 FOLDS = 5
 REPEATS = 3  # assignments to folds that the threshold is chosen by
 EDITS_PENALTY = 1.0  # c of the margin
+_libraries = functools.cache(ThreadpoolController)  # to find them takes as long as a small model's training
 CURVE_END = 0.03  # share of humans flagged at the lowest threshold of a curve
 FORMAT = "wikisieve-model 3"
 #: Types in a model's file beyond those that skops trusts by itself. Hard-coded: a file cannot ask for more.
@@ -93,7 +94,8 @@ def _fit(model: Any, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndar
     """Train a copy of an estimator, with weights if it takes any."""
     last, prefix = (model[-1], f"{model.steps[-1][0]}__") if isinstance(model, Pipeline) else (model, "")
     weights = {f"{prefix}sample_weight": weight} if has_fit_parameter(last, "sample_weight") else {}
-    with threadpool_limits(1):  # so small a problem is slower on more threads, much slower on a busy machine
+    # So small a problem is slower on more threads, much slower on a busy machine.
+    with _libraries().limit(limits=1):
         return round_fitted(clone(model).fit(x, y, **weights))
 
 

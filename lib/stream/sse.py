@@ -34,7 +34,6 @@ HINTS = {
     400: "Check SINCE, or choose another OUT_DIR: one without a saved position.",
     403: f"Set {CONTACT} to your contact; wait if you were blocked.",
 }
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Message(NamedTuple):
@@ -173,7 +172,7 @@ def _send(
     Only the request is sseclient's. Its iteration reads below HTTP's chunks and gzip, yields events that a break cut
     off, splits lines at U+2028 and reconnects by itself, so the body is read and decoded here (`lib.stream.sse`).
     """
-    session.trust_env = urlsplit(url).hostname not in LOOPBACK  # no proxy to this machine
+    session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "::1", "localhost")  # no proxy here
     session.hooks["response"] = [_set_utf8]
     try:
         return SSEClient(url, session=session, headers=dict(headers), timeout=timeout).resp
