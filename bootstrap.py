@@ -31,7 +31,6 @@ COMPLETE = VENV / ".packages"
 SETUP = ROOT / ".setup"
 LOG = SETUP / "setup.log"
 TEMPORARY = SETUP / "tmp"  # /tmp may be small: Spark's package alone is unpacked to 1 GB
-MIN_FREE_GB = 5  # the environment takes 1.7, and packages are unpacked beside it
 REDIRECTIONS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
 # The installer's own names for what pip is configured with.
 PIP_OPTIONS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
@@ -45,9 +44,7 @@ for module in pkgutil.walk_packages(lib.__path__, "lib."):
 
 # What installers write when something outside them is wrong, and what to do about it.
 SYMPTOMS = {
-    ("No space left on device", "Errno 28", "os error 28"): (
-        f"The disk is full. Free {MIN_FREE_GB} GB and run the same again."
-    ),
+    ("No space left on device", "Errno 28", "os error 28"): "The disk is full. Free 5 GB and run the same again.",
     ("HASHES", "hash mismatch", "Hash mismatch"): (
         "A package is not the one that requirements.lock names by its hash. Empty pip's cache (pip cache purge) and "
         "run the same again; if it stays, do not install it."
@@ -67,11 +64,6 @@ SYMPTOMS = {
 def main() -> None:
     """Make the environment, then let the project fetch its Java and its jars."""
     os.chdir(ROOT)
-    free = shutil.disk_usage(ROOT).free / 2**30
-    if free < MIN_FREE_GB and not COMPLETE.exists():
-        sys.exit(
-            f"Set-up needs {MIN_FREE_GB} GB of free disk. Got {free:.1f} GB. Make room and run the same again."
-        )
     environment = {name: value for name, value in os.environ.items() if name not in REDIRECTIONS}
     environment |= {"TMPDIR": str(TEMPORARY), "UV_SYSTEM_CERTS": "1"}
     if not COMPLETE.exists():
@@ -89,7 +81,8 @@ def main() -> None:
         if option in PIP_OPTIONS:
             environment.setdefault(PIP_OPTIONS[option], value)
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON)]
-    install([*uv, "--require-hashes", "-r", "requirements.lock"], environment)
+    # The lock is complete; asked for dependencies, uv fetches Spark's 450 MB twice from an index that forbids caching.
+    install([*uv, "--no-deps", "--require-hashes", "-r", "requirements.lock"], environment)
     install([*uv, "--no-deps", "-e", "."], environment)
     install([str(PYTHON), "-c", "import bootstrap; bootstrap.put_first()"], environment)
     COMPLETE.touch()
