@@ -7,6 +7,7 @@ A stage has its folder to itself while it writes (:func:`lock_folder`), and its 
 import atexit
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -187,8 +188,9 @@ def lock_folder(
         time.sleep(0.1)
 
 
+@functools.cache
 def scratch() -> Path:
-    """Return a new folder for temporary files and sockets, in TMPDIR or, where that is too long, in /tmp.
+    """Return this process's folder for temporary files and sockets, in TMPDIR or, where that is too long, in /tmp.
 
     It is removed when the process ends. The folders of processes that were killed are removed here: they are those
     that nobody has locked, on whatever host or in whatever container their owner was.
@@ -197,9 +199,7 @@ def scratch() -> Path:
     root = root if len(os.fsencode(root)) <= MAX_TEMPORARY_BYTES else Path("/tmp")
     for old in root.glob(f"{SCRATCH}*"):
         with contextlib.suppress(OSError):
-            about = old.lstat()
-            is_ours, is_new = about.st_uid == os.getuid(), time.time() - about.st_mtime < 60
-            if is_ours and not is_new:  # the owner of a new one may be about to lock it
+            if time.time() - old.lstat().st_mtime > 60:  # the owner of a new one may be about to lock it
                 lock_folder(old, OSError).close()
                 shutil.rmtree(old)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))

@@ -169,8 +169,9 @@ def run(plan: Run) -> list[Record]:
         For every notebook that was executed, or skipped because nothing has changed, what :func:`report.publish`
         shows of it.
     """
-    # The kernel is that of this Python, whatever kernels the user has.
-    os.environ["JUPYTER_PATH"] = os.path.join(sys.prefix, "share", "jupyter")
+    # The kernel is that of this Python, whatever kernels the user has. One with Spark is killed at its end (ipykernel
+    # waits for its children, and never sees that the JVM is gone), so its temporary files are ours to remove.
+    os.environ |= {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter", "TMPDIR": str(artifacts.scratch())}
     start = datetime.now(UTC)
     folder = plan.root / "runs" / f"{start:%Y-%m-%dT%H%M%S}.{start.microsecond // 1000:03}Z"
     folder.mkdir(parents=True)

@@ -65,7 +65,7 @@ def test_scratch_of_a_process_that_was_killed_is_removed_and_that_of_a_living_on
         for folder in folders:
             (folder / "spark-0").mkdir()
             os.utime(folder, (0, 0))
-        young = artifacts.scratch()
+        young = artifacts.scratch.__wrapped__()
         assert set(Path(root).iterdir()) == {folders[1], young}
         assert len(os.fsencode(young / f".{uuid.uuid4()}.sock")) <= 107, "the longest name of a socket"
         living.kill()

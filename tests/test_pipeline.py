@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill import execute_notebook
 
-from lib import params, paths, pipeline, plots, report
+from lib import artifacts, params, paths, pipeline, plots, report
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -43,6 +43,7 @@ def project(tmp_path, monkeypatch):
     kept = {name: {key: rules[key] for key in rules if key in text} for name, text in PARAMETERS.items()}
     monkeypatch.setattr(params, "RULES", kept)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())  # a run changes it
     monkeypatch.setattr(pipeline, "NAMES", tuple(PARAMETERS))
     monkeypatch.setattr(pipeline, "Run", partial(pipeline.Run, "about", tmp_path / "data"))
     for name in PARAMETERS:
@@ -64,7 +65,11 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, ru
     for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     monkeypatch.setattr(tempfile, "tempdir", str(far))
-    project("print(f'{PERCENT} events in →\\n{PERCENT} out')")
+    monkeypatch.setattr(artifacts, "scratch", artifacts.scratch.__wrapped__)
+    project(
+        "import tempfile; assert '/.wikisieve-' in tempfile.gettempdir()\n"
+        "print(f'{PERCENT} events in →\\n{PERCENT} out')"
+    )
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
     lines = r"\[1/2\] 01_stream: 20 events in → 20 out \(\d+ s\)\n\[2/2\] 02_sample: 20 "
     assert re.match(lines, run()[1])

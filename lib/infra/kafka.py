@@ -149,18 +149,18 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     """
     errors: list[KafkaError] = []
     admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
-    refusals: list[str] = []
-    while (left := end - time.monotonic()) > 0 and not refusals:
+    refusal = ""
+    while (left := end - time.monotonic()) > 0 and not refusal:
         try:
             return bool(admin.list_topics(timeout=left).brokers)
         except KafkaException:  # at once where a connection breaks: the next one may hold
             admin.poll(0.1)
-        refusals = [text for text in map(KafkaError.str, errors) if re.search("SSL|SASL", text)]
-    if refusals:
-        reason = refusals[-1] + CLOSED * ("closed by peer" in refusals[-1])
+        refusal = "".join([text for text in map(KafkaError.str, errors) if re.search("SSL|SASL", text)][-1:])
+    if refusal:
+        refusal += CLOSED * ("closed by peer" in refusal and "PLAINTEXT" not in refusal)
         raise KafkaAuthError(
             f"KAFKA_PROPERTIES must describe a client that Kafka at {bootstrap} trusts, and that trusts it. "
-            f"Got: {reason}. Correct user, password, certificates or protocol there."
+            f"Got: {refusal}. Correct user, password, certificates or protocol there."
         )
     return False
 
