@@ -12,12 +12,14 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
+import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.display import HTML, DisplayHandle, display
+from matplotlib.axes import Axes
 
 from lib.stats import clopper_pearson
 
@@ -45,6 +47,15 @@ def safe_label(text: object) -> str:
     'a$b?c ??'
     """
     return re.sub(r"[^ -~]", "?", str(text))[:32]
+
+
+def time_axis(axes: Axes, label: str = "event time (UTC)") -> None:
+    """Label a horizontal axis of times with hours or days, and with the date of the first."""
+    locator = mdates.AutoDateLocator(minticks=3, maxticks=8)  # with 5 at least, four hours get none
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
+    date = f", from {mdates.num2date(axes.dataLim.x0):%Y-%m-%d} on" if np.isfinite(axes.dataLim.x0) else ""
+    axes.set_xlabel(label + date)
 
 
 def time_inliers(times: pd.Series) -> pd.Series:
@@ -251,9 +262,16 @@ def pluralize(number: float, noun: str) -> str:
     --------
     >>> pluralize(1, "edit"), pluralize(1.5, "edit"), pluralize(1_234_567, "edit")
     ('1 edit', '1.5 edits', '1,234,567 edits')
+    >>> pluralize(float("nan"), "edit")  # the median of nothing
+    'no edits'
     """
-    digits = f"{int(number):,}" if number == int(number) else f"{number:,.1f}"
+    digits = f"{number:,.1f}".removesuffix(".0").replace("nan", "no")
     return f"{digits} {noun}" if number == 1 else f"{digits} {noun}s"
+
+
+def format_bounded(rates: Mapping[str, Any], name: str, ending: str = "") -> str:
+    """Return a share of :func:`lib.stats.human_rates` with its upper bound (95 %)."""
+    return f"{100 * rates[name + ending]:.2f} % (at most {100 * rates[f'{name}_upper95{ending}']:.2f})"
 
 
 def format_share(part: int, whole: int, interval: tuple[float, float] | None = None) -> str:

@@ -115,9 +115,7 @@ def captures(folder: Path) -> dict[str, str]:
 
 def main() -> int:
     """Compare, or store with ``--write``; return 1 where something differs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.oracle", description="Compare what the stages decide."
-    )
+    parser = argparse.ArgumentParser("python -m tests.oracle", description="Compare what the stages decide.")
     parser.add_argument("--write", action="store_true", help="store what comes out")
     parser.add_argument("--only", choices=["day", "captures"], help="a part of it")
     chosen = parser.parse_args()

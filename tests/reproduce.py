@@ -119,9 +119,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), help="these settings, with this Python")
     chosen = parser.parse_args()
     if not any(chosen.sample.glob("edits-*.csv")):
-        sys.exit(
-            f"There must be a sample in {chosen.sample}. Got none. Run notebooks 01 and 02 first (make run)."
-        )
+        sys.exit(f"There must be a sample in {chosen.sample}. Got none. Run notebooks 01 and 02 (make run).")
     print(f"{'setting':24} {'cells that differ':20} {'version':14} verdicts", flush=True)
     rows = set()
     for setting in chosen.only or [*SETTINGS, *PYTHONS]:

@@ -52,9 +52,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path):
 
 
 def test_scratch_of_a_process_that_was_killed_is_removed_and_that_of_a_living_one_stays(monkeypatch):
-    program = (
-        "from lib import artifacts; import time; print(artifacts.scratch(), flush=True); time.sleep(600)"
-    )
+    program = "from lib import artifacts; import time; print(artifacts.scratch(), flush=True); time.sleep(99)"
     with tempfile.TemporaryDirectory(" b", dir="/tmp") as root:  # a short name
         monkeypatch.setattr(tempfile, "tempdir", root)
         options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": root}}

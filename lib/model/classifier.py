@@ -334,9 +334,9 @@ def check_size(dataset: EditDataset, folds: int = FOLDS) -> None:
 def margin(scores: np.ndarray, log_edits: np.ndarray, c: float = EDITS_PENALTY) -> np.ndarray:
     """Return how bot-like users are for the number of their edits: ``logit(score) - c * log(edits)``, rounded.
 
-    Every further edit is another chance to reach a fixed threshold, so that the busiest people of a wiki would reach it
-    sooner or later. With ``c = 1`` the odds that are asked for grow as the number of edits does: the correction of
-    Bonferroni for as many looks at one user.
+    Every further look at a user is another chance to reach a fixed threshold, so that the busiest people would reach it
+    sooner or later. With ``c = 1`` the odds that are asked for grow as the number of edits does: more strictly
+    than Bonferroni's correction for the looks would, which are 13 in 1,000 edits.
 
     Examples
     --------

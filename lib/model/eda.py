@@ -16,7 +16,6 @@ import powerlaw
 import pyarrow as pa
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
@@ -136,8 +135,8 @@ def plot_over_time(data: pd.DataFrame) -> Figure:
     options = {"stat": "count", "element": "step", "fill": False, "lw": 1.5, "alpha": 1}
     _histogram(axes, known, x="time", bins=BINS, **options)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set(xlabel="time (UTC)", ylabel="edits", title="Edits over the day", ylim=(0, None))
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    axes.set(ylabel=f"edits in 1/{BINS} of the time", title="Edits over time", ylim=(0, None))
+    plots.time_axis(axes)
     return figure
 
 
@@ -196,11 +195,11 @@ def template(comments: pd.Series) -> pd.Series:
 
 
 def count_templates(data: pd.DataFrame) -> pd.DataFrame:
-    """Count the templates of comments: columns `comment's template`, `edits`, `users`, `by bots` (share)."""
+    """Count the templates of comments: columns `comment's template`, `edits`, `users`, `share by bots`."""
     known = data[data["kind"].notna() & (data["comment"] != "")]
     known = known.assign(template=template(known["comment"]), by_bot=known["kind"] == "bot")
     by_template = known.groupby("template")
     counts = by_template.agg(edits=("by_bot", "size"), users=("user", "nunique"), bots=("by_bot", "mean"))
     order, ascending = ["edits", "template"], [False, True]
     counts = counts.reset_index().sort_values(order, ascending=ascending, ignore_index=True)
-    return counts.rename(columns={"template": "comment's template", "bots": "by bots"})
+    return counts.rename(columns={"template": "comment's template", "bots": "share by bots"})

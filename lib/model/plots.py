@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, FuncFormatter, PercentFormatter
 from sklearn.calibration import calibration_curve
@@ -50,7 +49,7 @@ def comparison_table(cross: CrossFit, scores: Mapping[str, np.ndarray]) -> pd.Da
         rows[name] = {
             "average precision": f"{metrics['average_precision']:.3f} ({low:.3f} to {high:.3f})",
             "recall at 0.5 % humans flagged": f"{metrics['recall_at_half_percent_fpr']:.3f}",
-            "F1 of edits": f"{evaluation.edit_f1(cross.dataset, values):.3f}",
+            "F1 of edits (bot: a score of 0.5)": f"{evaluation.edit_f1(cross.dataset, values):.3f}",
         }
     return pd.DataFrame(rows).T.rename_axis("scores by")
 
@@ -61,7 +60,7 @@ def precision_recall(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Fi
     for (name, values), color in zip(scores.items(), _COLORS, strict=False):
         precision, recall, _ = precision_recall_curve(is_bot, values)
         if len(np.unique(values)) > 2:
-            axes.step(recall, precision, where="pre", color=color, lw=2, label=name)
+            axes.step(recall, precision, where="post", color=color, lw=2, label=name)
         elif values.any():
             axes.scatter(recall[1], precision[1], s=70, color=color, marker="D", zorder=4, label=name)
     chance = f"chance, majority,\nknown bots: {is_bot.mean():.3f}"
@@ -96,7 +95,8 @@ def trade_off(
     chosen : Series
         The row of the chosen threshold.
     rule : tuple of float
-        Shares of the human edits and of the bot edits that the name rule stops.
+        Shares of the human edits (of people without "bot" in the name: none) and of the bot edits that the name rule
+        stops.
     max_human_edit_fpr : float
     """
     figure, axes = plt.subplots(figsize=(10, 4.4))
@@ -110,7 +110,8 @@ def trade_off(
     axes.axvline(max_human_edit_fpr, color=plots.GREY, ls=":", label="MAX_HUMAN_EDIT_FPR")
     axes.xaxis.set_major_formatter(_FINE_PERCENT)
     axes.set_ylim(top=1.02)
-    _finish(axes, "What a threshold buys, and for what", "human edits stopped", "bot edits stopped")
+    xlabel = "human edits stopped (names without “bot”)"
+    _finish(axes, "What a threshold buys, and at what price", xlabel, "bot edits stopped")
     return figure
 
 
@@ -130,9 +131,11 @@ def calibration(is_bot: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
     """Draw the share of bots among users with about the same score."""
     figure, (axes, below) = plt.subplots(2, 1, figsize=(8, 4.8), sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color=plots.GREY, lw=1, ls=":")
-    for (name, values), color in zip(scores.items(), _COLORS, strict=False):
+    for (name, values), color in zip(scores.items(), _COLORS[::2], strict=False):
         truth, predicted = calibration_curve(is_bot, values, n_bins=5)
-        counts = np.histogram(values, np.linspace(0, 1, 6))[0]
+        counts = np.bincount(
+            np.searchsorted([0.2, 0.4, 0.6, 0.8], values), minlength=5
+        )  # as scikit-learn has it
         counts = counts[counts > 0]
         _errorbar(axes, predicted, np.rint(truth * counts), counts, fmt="o-", color=color, label=name)
         below.hist(values, np.linspace(0, 1, 21).tolist(), color=color, histtype="step", lw=1.5)
@@ -152,7 +155,7 @@ def recall_by_edits(table: pd.DataFrame) -> Figure:
     axes.plot(table["edits"], table["humans flagged"], "o-", color=plots.HUMAN, label=label)
     axes.set(xscale="log", ylim=(-0.03, 1.1))
     ticks = [f"{edits:,}\n({bots})" for edits, bots in zip(table["edits"], table["bots"], strict=True)]
-    axes.set_xticks(table["edits"].tolist(), ticks)
+    axes.set_xticks(table["edits"].tolist(), ticks, fontsize=8)
     axes.minorticks_off()
     _finish(axes, "How soon a bot is found", "a user's edits (brackets: bots with as many)", "share of users")
     return figure
@@ -165,10 +168,11 @@ def forward(test: Forward, answers: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(figsize=(10, 4))
     for (name, stopped), color in zip(answers.items(), _COLORS, strict=False):  # the majority stops nothing
         so_far = np.cumsum(stopped[bot]) / np.arange(1, len(bot) + 1)
-        axes.plot(moments, so_far, color=color, lw=2, label=name)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+        style = ("-", "--")[len(axes.lines) % 2]  # so that two equal lines are seen
+        axes.plot(moments, so_far, style, color=color, lw=2, label=name)
     axes.set_ylim(top=1.01)
-    _finish(axes, "Forward in time: trained before, scored after", "time (UTC)", "bot edits stopped so far")
+    _finish(axes, "Forward in time: trained before, scored after", "", "bot edits stopped so far")
+    plots.time_axis(axes)
     return figure
 
 
@@ -180,15 +184,11 @@ def forward_table(test: Forward, answers: Mapping[str, np.ndarray]) -> pd.DataFr
         interval = rates["bot_edits_stopped_interval"]
         rows[name] = {
             "bot edits": plots.format_share(rates["bot_edits_caught"], rates["bot_edits"], interval),
-            "human edits, upper bound": _bounded(rates, "human_edits_stopped"),
-            "… without “bot” in the name": _bounded(rates, "human_edits_stopped", "_unnamed"),
-            "humans, upper bound": _bounded(rates, "human_user_fpr"),
+            "human edits": plots.format_bounded(rates, "human_edits_stopped"),
+            "… without “bot” in the name": plots.format_bounded(rates, "human_edits_stopped", "_unnamed"),
+            "humans": plots.format_bounded(rates, "human_user_fpr"),
         }
     return pd.DataFrame(rows).T.rename_axis("stopped by")
-
-
-def _bounded(rates: Mapping[str, Any], name: str, ending: str = "") -> str:
-    return f"{rates[name + ending]:.2%}, {rates[f'{name}_upper95{ending}']:.2%}"
 
 
 def bloom_errors(table: pd.DataFrame, error_rate: float) -> Figure:

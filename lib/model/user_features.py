@@ -109,8 +109,8 @@ def _describe(s: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "number of edits": np.log(n),
         "texts: mean evidence": mean,
-        "texts: strongest evidence for a bot": s[_MAX],
-        "texts: strongest evidence for a person": s[_MIN],
+        "texts: evidence of the most bot-like edit": s[_MAX],
+        "texts: evidence of the most human edit": s[_MIN],
         "texts: spread of the evidence": np.sqrt(np.maximum(s[_SQUARES] / n - mean**2, 0.0)),
         "texts: recent evidence": s[_RECENT],
         "texts: evidence added up": mean * np.log1p(n),

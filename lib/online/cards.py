@@ -59,7 +59,7 @@ class Card(msgspec.Struct, frozen=True):
         """Return the card as HTML, as Jupyter shows it; all texts of the stream are escaped."""
         where = f"On the blacklist since {self.since} ({self.reason}), after {plots.pluralize(self.edits_seen, 'edit')}"
         scored = self.score is not None and self.threshold is not None
-        why = f": the score {self.score:.3f} reached the threshold {self.threshold:.3f}" if scored else ""
+        why = f": the score {self.score:.3f} reached the {self.threshold:.3f} asked by then" if scored else ""
         fields = pd.DataFrame(self.edit.items(), columns=["field", "value"], dtype="object")
         edit = plots.html_table(fields, "The edit that crossed the threshold")
         return f"<h4>{html.escape(plots.truncate(self.user))}</h4><p>{html.escape(where + why)}.</p>{edit}"
@@ -71,8 +71,7 @@ class Card(msgspec.Struct, frozen=True):
         colours = [plots.BOT if item.log_odds > 0 else plots.HUMAN for item in shown]
         axes.barh([item.feature for item in shown], [item.log_odds for item in shown], color=colours)
         axes.axvline(0, color=plots.GREY, linewidth=1)
-        axes.set_xlabel("log-odds (right: bot, left: human)")
-        axes.set_title("What each feature added to the score")
+        axes.set(title="What each feature added", xlabel="log-odds against the average user (right: bot)")
         axes.grid(axis="y", visible=False)
         return figure
 
@@ -115,17 +114,17 @@ def counterfactual(contributions: list[Contribution], score: float | None, thres
     'Had “name ends in ‘bot’” been as with an average user, the score would have been 0.309 and the verdict “kept”.'
     """
     if score is None or threshold is None or not contributions:
-        return "The wiki itself flags this user; no score was needed."
+        return "No score was needed." if score is None else "This model gives no reasons."
     odds, names = logit(min(score, 1 - 1e-12)), []  # log-odds of 1 are infinite
-    for item in sorted(contributions, key=lambda item: -item.log_odds):
-        if item.log_odds <= 0:
-            break
+    # The threshold rises with the number of edits: with fewer, less would have been asked.
+    reasons = [item for item in contributions if item.log_odds > 0 and item.feature != "number of edits"]
+    for item in sorted(reasons, key=lambda item: -item.log_odds):
         odds -= item.log_odds
         names.append("“" + item.feature.replace("“", "‘").replace("”", "’") + "”")
         if odds < logit(threshold):
-            reasons = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
             after = f"the score would have been {expit(odds):.3f} and the verdict “kept”"
-            return f"Had {reasons} been as with an average user, {after}."
+            return f"Had {listed} been as with an average user, {after}."
     return (
         "Even with an average user's values in all of these the score would have stayed above the threshold."
     )

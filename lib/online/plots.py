@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
-import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ from lib import plots
 from lib.online import metrics
 
 STEPS = 60  # of a picture over time
-_STEP_SECONDS = np.array([1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 10_800, 43_200])
-_LINES = [(plots.BOT, "-"), (plots.PURPLE, "--"), (plots.GREY, "-"), (plots.GREEN, "-.")]
+_LINES = [(plots.BOT, "-"), (plots.GREEN, "--"), (plots.GREY, "-"), (plots.PURPLE, "-.")]
 
 
 def over_time(data: pd.DataFrame) -> Figure:
@@ -31,15 +29,14 @@ def over_time(data: pd.DataFrame) -> Figure:
     """
     shown = data[_inliers(data)]
     span = (shown["timestamp"].max() - shown["timestamp"].min()).total_seconds() if len(shown) else 0.0
-    seconds = _STEP_SECONDS[min(np.searchsorted(_STEP_SECONDS, span / STEPS), len(_STEP_SECONDS) - 1)]
-    steps = shown["timestamp"].dt.floor(pd.Timedelta(seconds=int(seconds)))
-    words = ["kept", "dropped", "flagged"]
-    counts = pd.DataFrame({word: (shown["verdict"] == word).groupby(steps).sum() for word in words})
+    seconds = max(round(span / STEPS), 1)
+    steps = shown["timestamp"].dt.floor(pd.Timedelta(seconds=seconds))
+    words = plots.VERDICTS
+    counts = {word: (shown["verdict"] == word).groupby(steps).sum() for word in words}
+    rates = pd.DataFrame(counts) * 60 / seconds
     figure, axes = plt.subplots()
-    colours = [plots.VERDICTS[word] for word in words]
-    rates = counts.T.to_numpy(float) * 60 / seconds
-    if len(counts):
-        axes.stackplot(counts.index, rates, step="post", colors=colours, lw=0, labels=words)
+    if len(rates):
+        axes.stackplot(rates.index, rates.T, step="post", colors=words.values(), lw=0, labels=words)
         axes.legend(loc="upper right", ncols=3)
     axes.set(title="Verdicts over time", ylabel="edits per minute", ylim=(0, None))
     _time_axis(axes, data)
@@ -105,7 +102,7 @@ def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFram
     Returns
     -------
     DataFrame
-        One row per system; shares as text in percent.
+        One row per system; shares as text in percent, with 95 % intervals and bounds over users.
     """
     rows = []
     for name, stops in systems.items():
@@ -113,15 +110,19 @@ def compare(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> pd.DataFram
         rows.append(
             {
                 "system": name,
-                "bot edits stopped": f"{100 * found['bot_edits_stopped']:.1f} %",
-                "in the last quarter": f"{100 * found['bot_edits_stopped_last_quarter']:.1f} %",
-                "human edits stopped": f"{100 * found['human_edits_stopped']:.2f} %",
-                "… without “bot” in the name": f"{100 * found['human_edits_stopped_unnamed']:.2f} %",
-                "humans stopped": found["human_users_flagged_count"],
-                "of humans": found["human_users"],
+                "bot edits stopped": _between(found, "bot_edits_stopped"),
+                "in the last quarter": _between(found, "bot_edits_stopped_last_quarter"),
+                "human edits stopped": plots.format_bounded(found, "human_edits_stopped"),
+                "… without “bot” in the name": plots.format_bounded(found, "human_edits_stopped", "_unnamed"),
+                "humans stopped": f"{found['human_users_flagged_count']:,} of {found['human_users']:,}",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _between(found: Mapping[str, Any], key: str) -> str:
+    low, high = (100 * end for end in found[f"{key}_interval"])
+    return f"{100 * found[key]:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def _inliers(data: pd.DataFrame) -> pd.Series:
@@ -129,8 +130,6 @@ def _inliers(data: pd.DataFrame) -> pd.Series:
 
 
 def _time_axis(axes: Axes, data: pd.DataFrame) -> None:
-    locator = mdates.AutoDateLocator(minticks=3, maxticks=8)  # with 5 at least, four hours get none
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
-    hidden = int((~_inliers(data)).sum())
-    axes.set_xlabel(f"event time (UTC).{plots.outlier_note(hidden)}" if hidden else "event time (UTC)")
+    plots.time_axis(axes)
+    if hidden := int((~_inliers(data)).sum()):
+        axes.set_xlabel(f"{axes.get_xlabel()}.{plots.outlier_note(hidden)}")

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("recording", type=paths.resolve, help="a file of JSON lines or a folder of events-*.jsonl.gz")
-    add("--port", type=int, default=8888, help="port to listen on, 0 for a free one (default: 8888)")
+    add("--port", type=int, default=0, help="port to listen on (default: a free one)")
     add("--speed", type=float, default=0.0, help="times real time (default: as fast as the client)")
     add("--faults", type=paths.resolve, help="a fault plan in YAML (see lib/replay/faults.py)")
     options = parser.parse_args(arguments)

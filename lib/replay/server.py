@@ -1,6 +1,6 @@
 """A local EventStreams: serves a recording over HTTP as ``stream.wikimedia.org`` would.
 
-``python -m lib.replay RECORDING --port 8888 --speed 60`` serves a recording sixty times as fast as it happened;
+``python -m lib.replay RECORDING --speed 60`` serves a recording sixty times as fast as it happened;
 without ``--speed`` as fast as the client reads. ``--faults plan.yml`` makes things go wrong (`lib.replay.faults`).
 
 What it does as Wikimedia's service does (mediawiki-services-eventstreams and KafkaSSE):

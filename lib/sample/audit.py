@@ -35,15 +35,13 @@ def users(by_minute: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(bot=stats.is_bot(frame["bot_edits"], frame["edits"]), kept=frame["kept_edits"] > 0)
 
 
-def shares(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+def shares(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the shares of the users and of their edits that are in the sample.
 
     Parameters
     ----------
     frame : DataFrame
         From :func:`users`.
-    seed : int
-        Of the bootstrap.
 
     Returns
     -------
@@ -59,9 +57,7 @@ def shares(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
         rows[f"{name}users"] = (part, len(group), *stats.clopper_pearson(part, len(group)))
     for name, group in groups.items():
         kept, edits = group["kept_edits"].to_numpy(), group["edits"].to_numpy()
-        draws = stats.bootstrap_users(kept, edits, seed)
-        low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (0.0, 1.0)
-        rows[f"{name}edits"] = (int(kept.sum()), int(edits.sum()), low, high)
+        rows[f"{name}edits"] = (int(kept.sum()), int(edits.sum()), *stats.bootstrap_ci(kept, edits))
     texts = [plots.format_share(part, whole, (low, high)) for part, whole, low, high in rows.values()]
     columns = ["part", "whole", "low", "high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).assign(text=texts)

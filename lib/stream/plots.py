@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -70,8 +69,8 @@ def rate_figure(rates: Rates) -> Figure:
     if len(table):
         axes.stackplot(table.index, table["human"], table["bot"], colors=COLORS, step="post", linewidth=0)
         axes.legend(["human", "bot"], loc="upper left", ncols=2)
-        axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.set(title="Events over time, by the minute", xlabel="event time (UTC)", ylabel="events per minute")
+    plots.time_axis(axes)
+    axes.set(title="Events over time, by the minute", ylabel="events per minute")
     return figure
 
 

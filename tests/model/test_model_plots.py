@@ -25,7 +25,7 @@ def test_every_picture_is_drawn(cross, model):
     blooms = pd.DataFrame({"filter": ["a", "a"], "members": [10, 100], "wrong": [0, 3], "trials": [100, 100]})
     for figure in (
         model_plots.precision_recall(is_bot, scores),
-        model_plots.calibration(is_bot, {"model": cross.scores()}),
+        model_plots.calibration(is_bot, {"model": cross.scores(), "edge": np.where(is_bot, 0.2, 0)}),
         model_plots.recall_by_edits(evaluation.recall_by_edits(cross, model.threshold)),
         model_plots.trade_off({"c = 1": curve}, curve.iloc[0], (0.01, 0.9), 0.01),
         model_plots.forward(ahead, answers),

@@ -24,7 +24,7 @@ def entry():
 
 def test_a_card_names_the_edit_and_what_would_have_changed_the_verdict(entry):
     card = cards.from_entry(entry)
-    assert "after 3 edits: the score 0.900 reached the threshold 0.500." in card._repr_html_()
+    assert "after 3 edits: the score 0.900 reached the 0.500 asked by then." in card._repr_html_()
     assert card.would_have_changed.startswith("Had “name ends in ‘bot’” been as with an average user")
     assert card.edit["timestamp"] == "2015-09-12T00:46:58.771Z"
     assert card.contributions[0] == cards.Contribution("name ends in “bot”", 3.0)
@@ -40,11 +40,12 @@ def test_texts_of_the_stream_are_escaped(entry):
 
 def test_an_entry_without_a_models_reasons_has_a_card():
     card = cards.from_entry(Entry("B", "flagged in the sample", 0, {"edits": 1, "edit": {"title": None}}))
-    assert card.would_have_changed.startswith("The wiki itself") and "after 1 edit." in card._repr_html_()
+    assert card.would_have_changed == "No score was needed." and "after 1 edit." in card._repr_html_()
 
 
 def test_reasons_that_decide_only_together_are_named_together():
     reasons = [cards.Contribution(name, 1.0) for name in ("a", "b", "c")]
+    reasons.append(cards.Contribution("number of edits", 9.0))  # which raises the threshold, too
     assert cards.counterfactual(reasons, 0.9, 0.5).startswith("Had “a”, “b” and “c” been")
     assert cards.counterfactual(reasons[:1], 0.99, 0.01).startswith("Even with")
     assert cards.counterfactual(reasons, 1.0, 0.5).startswith("Even with")

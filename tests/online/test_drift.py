@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
@@ -46,6 +47,13 @@ def test_without_a_reference_only_the_stream_is_compared_with_itself(trained, tm
     assert drift.report(tmp_path, tmp_path, stream(*trained, tmp_path))["what"].tolist() == [
         "bot edits that the list covers: first and last quarter"
     ]
+
+
+@pytest.mark.parametrize(("users", "large"), [([0] * 90 + [*range(1, 11)], False), (range(100), True)])
+def test_a_fall_of_the_cover_is_large_where_it_is_no_single_bots(tmp_path, users, large):
+    quarters = {"user": [str(user) for user in users] * 4, "verdict": ["dropped"] * 90 + ["kept"] * 310}
+    data = pd.DataFrame({"is_bot": True, **quarters})
+    assert drift.report(tmp_path, tmp_path, data)["large"].tolist() == [large]
 
 
 def test_the_reference_is_json_and_names_its_model(trained, tmp_path):

@@ -49,8 +49,9 @@ def test_times_far_from_the_others_are_counted_and_do_not_squeeze_the_picture(ti
 
 def test_systems_are_compared_by_bots_and_by_humans():
     data = verdicts([HOUR + n for n in range(8)])
-    table = plots.compare(data, {"wikisieve": data["stopped"], "all": data["user"].notna()}).set_index(
-        "system"
-    )
-    assert table.loc["all"].tolist() == ["100.0 %", "100.0 %", "100.00 %", "100.00 %", 2, 2]
-    assert table.loc["wikisieve"].tolist() == ["66.7 %", "100.0 %", "40.00 %", "40.00 %", 2, 2]
+    systems = {"wikisieve": data["stopped"], "all": data["user"].notna()}
+    table = plots.compare(data, systems).set_index("system")
+    late, humans = "100.0 % (2.5 to 100.0)", "100.00 % (at most 100.00)"
+    assert table.loc["all"].tolist() == ["100.0 % (29.2 to 100.0)", late, humans, humans, "2 of 2"]
+    humans = "40.00 % (at most 81.07)"
+    assert table.loc["wikisieve"].tolist() == ["66.7 % (9.4 to 99.2)", late, humans, humans, "2 of 2"]

@@ -32,10 +32,10 @@ def test_users_are_summed_over_minutes_and_no_user_is_left_out():
 
 
 def test_a_sample_of_everybody_is_everybody():
-    shares = audit.shares(audit.users(crowd(500, share=1)), seed=0)
+    shares = audit.shares(audit.users(crowd(500, share=1)))
     assert (shares["part"] == shares["whole"]).all()
-    assert shares.loc["edits", ["low", "high"]].tolist() == [1.0, 1.0]
-    assert shares.loc["users", "high"] == 1.0
+    assert shares.loc[["edits", "users"], "high"].tolist() == [1.0, 1.0]
+    assert shares.loc["edits", "low"] > 0.999
 
 
 def test_drawing_numbers_of_alike_users_is_drawing_users():
@@ -81,6 +81,6 @@ def test_coverage_counts_what_a_list_from_the_first_minutes_stops_later():
 @pytest.mark.parametrize("rows", [[], [("one", 1, 1, 0, 0)], [("one", 1, 1, 1, 1)], [(None, 1, 3, 3, 0)]])
 def test_the_smallest_samples_break_nothing(rows):
     users, bots = audit.users(table(rows)), audit.early_bots(table(rows))
-    assert audit.shares(users, seed=0)[["low", "high"]].isin([0, 1]).any(axis=None)
+    assert audit.shares(users)[["low", "high"]].isin([0, 1]).any(axis=None)
     assert audit.compare_rules({"rule": users["kept_edits"]}, users["edits"]).to_numpy().max() <= 1
     assert audit.coverage(bots["stopped"], pd.Series(0, bots.index)).to_numpy().max() == 0
