@@ -110,14 +110,14 @@ class Blend(ClassifierMixin, BaseEstimator):
 
 
 class Calibrated(ClassifierMixin, BaseEstimator):
-    """Logistic regression with isotonic calibration trained on the half of the rows it was not trained on."""
+    """Logistic regression with isotonic calibration trained on the half of the users it was not trained on."""
 
     def __init__(self, seed: int, with_name: bool) -> None:
         self.seed, self.with_name = seed, with_name
 
-    def fit(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> Calibrated:
-        """Train on one half, calibrate on the other."""
-        half = np.random.default_rng(self.seed).uniform(size=len(x)) < 0.5
+    def fit(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray, user: np.ndarray) -> Calibrated:
+        """Train on one half of the users (`user` is that of each row), calibrate on the other."""
+        half = (np.random.default_rng(self.seed).uniform(size=user.max() + 1) < 0.5)[user]
         self.part_ = _fit(kept(self.seed, self.with_name), x[half], y[half], sample_weight[half])
         scores = self.part_.predict_proba(x[~half])[:, 1]
         self.curve_ = IsotonicRegression(out_of_bounds="clip").fit(scores, y[~half], sample_weight[~half])
@@ -158,9 +158,9 @@ ATTEMPTS = (
 )
 
 
-def _fit(estimator: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Any:
+def _fit(estimator: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray, **more: np.ndarray) -> Any:
     last = f"{estimator.steps[-1][0]}__sample_weight" if hasattr(estimator, "steps") else "sample_weight"
-    return round_fitted(estimator.fit(x, y, **{last: weight}))
+    return round_fitted(estimator.fit(x, y, **{last: weight}, **more))
 
 
 def _columns(without: Iterable[str], with_name: bool) -> np.ndarray:
@@ -183,7 +183,9 @@ def _train(attempt: Attempt, people: EditDataset, rows: CheckpointRows, with_nam
     y = (people.is_bot if attempt.label == "most" else people.train_label)[user]
     even = 1.0 / np.bincount(user, minlength=len(people))[user]
     weight = attempt.whole * rows.last[keep] + (1 - attempt.whole) * even
-    trained = _fit(attempt.make(seed, with_name), x, y, weight)
+    untrained = attempt.make(seed, with_name)
+    groups = {"user": user} if isinstance(untrained, Calibrated) else {}
+    trained = _fit(untrained, x, y, weight, **groups)
     if attempt.trims:
         top = np.zeros(len(people))
         np.maximum.at(top, user, trained.predict_proba(x)[:, 1])
