@@ -36,6 +36,7 @@ def execute(notebook: str, **parameters: object) -> nbformat.NotebookNode:
         cwd=ROOT / "notebooks",
         kernel_name="python3",
         progress_bar=False,
+        extra_arguments=["--log-level=CRITICAL"],  # else each kernel warns that it talks over TCP
     )
 
 
