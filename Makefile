@@ -30,7 +30,7 @@ setup: .venv/.complete ## Set up what is missing: the packages, a Java, the jars
 no-python: ; @rm -f .venv/.packages
 
 # The variables of make's command line but its own ones are parameters of the notebooks.
-SETTINGS = $(filter-out PY=% PYTHON=% PYTHONS=% MINUTES=%,$(MAKEOVERRIDES))
+SETTINGS = $(foreach name,$(filter-out PY PYTHON PYTHONS MINUTES,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),"$(name)=$$$(name)"))
 
 run: setup ## Run the four notebooks on a real day, write the reports: make run PERCENT=5 FROM=03 PARAMS=my.yaml
 	@$(PY) -m lib.pipeline $(SETTINGS)

@@ -188,7 +188,11 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
     """
     rules = RULES[notebook]
     _refuse_unknown(rules, names)
-    return SimpleNamespace(**{name.lower(): _read(name, rule, names) for name, rule in rules.items()})
+    settings = SimpleNamespace(**{name.lower(): _read(name, rule, names) for name, rule in rules.items()})
+    for name in {"IN_DIR", "MODEL_DIR", "RECORDING"} & rules.keys():
+        if getattr(settings, name.lower()) == settings.out_dir:
+            raise ParameterError(f"OUT_DIR must differ from {name}. Got {names['OUT_DIR']} for both.")
+    return settings
 
 
 def _refuse_unknown(rules: Mapping[str, Rule], names: Mapping[str, Any]) -> None:

@@ -49,13 +49,13 @@ def safe_label(text: object) -> str:
     return re.sub(r"[^ -~]", "?", str(text))[:32]
 
 
-def time_axis(axes: Axes, label: str = "event time (UTC)") -> None:
-    """Label a horizontal axis of times with hours or days, and with the date of the first."""
+def time_axis(axes: Axes, note: str = "") -> None:
+    """Label a horizontal axis of event times with hours or days, with the date of the first, and with a note."""
     locator = mdates.AutoDateLocator(minticks=3, maxticks=8)  # with 5 at least, four hours get none
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
     date = f", from {mdates.num2date(axes.dataLim.x0):%Y-%m-%d} on" if np.isfinite(axes.dataLim.x0) else ""
-    axes.set_xlabel(label + date)
+    axes.set_xlabel(f"event time (UTC){date}" + (note and f".{note}"))
 
 
 def time_inliers(times: pd.Series) -> pd.Series:

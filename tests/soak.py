@@ -119,9 +119,7 @@ def _wait_for_start(process: subprocess.Popen[str]) -> str:
 
 def _difference(found: list[tuple], expected: list[tuple]) -> str:
     more, less = Counter(found) - Counter(expected), Counter(expected) - Counter(found)
-    return (
-        f"{more.total()} verdicts too many ({list(more)[:2]} …); {less.total()} missing ({list(less)[:2]} …)"
-    )
+    return f"{more.total()} too many ({list(more)[:2]} …); {less.total()} missing ({list(less)[:2]} …)"
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def test_what_a_notebook_has_besides_is_no_parameter():
         ("02_sample", {"SEED": -1}, ["SEED", "-1"]),
         ("02_sample", {"SEED": 2**32}, ["SEED", "to 4294967295", "Got 4294967296"]),
         ("02_sample", {"OUT_DIR": ""}, ["OUT_DIR", "folder"]),
+        ("02_sample", {"OUT_DIR": SAMPLE["IN_DIR"]}, ["OUT_DIR must differ from IN_DIR", SAMPLE["IN_DIR"]]),
         ("01_stream", {"SINCE": "yesterday"}, ["SINCE", "ISO 8601", "yesterday"]),
         ("01_stream", {"SINCE": 1442018818}, ["SINCE", "seconds", "1000"]),
         ("01_stream", {"STREAM_URL": "stream.example"}, ["STREAM_URL", "http"]),
@@ -88,9 +89,8 @@ def test_a_folder_to_write_to_must_be_writable(tmp_path, monkeypatch, below):
 
 @given(st.datetimes(min_value=datetime(2001, 9, 9, 1, 46, 40)), st.integers(-12, 14))
 def test_a_time_means_the_same_in_every_form(moment, hours):
-    moment = moment.replace(
-        microsecond=moment.microsecond // 1000 * 1000, tzinfo=timezone(timedelta(hours=hours))
-    )
+    zone = timezone(timedelta(hours=hours))
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=zone)
     milliseconds = params.parse_time(moment.isoformat())
     if moment.utcoffset() == timedelta(0):
         assert milliseconds == params.parse_time(moment.replace(tzinfo=None).isoformat())

@@ -93,8 +93,7 @@ def influences() -> str:
     """Return what in the environment changes every JVM, for the message of one that does not start."""
     found = [f"{name}={os.environ[name]!r}" for name in VARIABLES if name in os.environ]
     found += [f"user id {os.getuid()}", f"ulimit -n {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"]
-    free = shutil.disk_usage(paths.DATA).free >> 20
-    return f"In the environment: {', '.join(found)}, {free} MB of free disk."
+    return f"The environment: {', '.join(found)}, {shutil.disk_usage(paths.ROOT).free >> 20} MB of free disk."
 
 
 def error_line(log: Path) -> str:

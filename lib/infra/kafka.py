@@ -147,9 +147,8 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     ParameterError
         When the properties cannot be used.
     """
-    errors: list[KafkaError] = []
+    errors, refusal = list[KafkaError](), ""
     admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
-    refusal = ""
     while (left := end - time.monotonic()) > 0 and not refusal:
         try:
             return bool(admin.list_topics(timeout=left).brokers)

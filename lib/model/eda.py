@@ -200,6 +200,5 @@ def count_templates(data: pd.DataFrame) -> pd.DataFrame:
     known = known.assign(template=template(known["comment"]), by_bot=known["kind"] == "bot")
     by_template = known.groupby("template")
     counts = by_template.agg(edits=("by_bot", "size"), users=("user", "nunique"), bots=("by_bot", "mean"))
-    order, ascending = ["edits", "template"], [False, True]
-    counts = counts.reset_index().sort_values(order, ascending=ascending, ignore_index=True)
+    counts = counts.sort_values("edits", ascending=False, kind="stable").reset_index()  # equal ones by name
     return counts.rename(columns={"template": "comment's template", "bots": "share by bots"})

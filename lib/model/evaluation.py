@@ -34,9 +34,8 @@ def account_type(names: Collection[str]) -> np.ndarray:
     ['registered', 'IP', 'IP', 'temporary account']
     """
     name = pd.Series(list(names), dtype=str)
-    is_ip = name.str.fullmatch(edit_features.IP_ADDRESS)
-    is_temporary = name.str.fullmatch(edit_features.TEMPORARY_ACCOUNT)
-    return np.select([is_ip, is_temporary], ["IP", "temporary account"], "registered")
+    patterns = edit_features.IP_ADDRESS, edit_features.TEMPORARY_ACCOUNT
+    return np.select([name.str.fullmatch(of) for of in patterns], ["IP", "temporary account"], "registered")
 
 
 # --- measures of users' scores ----------------------------------------------------------------------------------------

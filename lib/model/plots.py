@@ -168,8 +168,8 @@ def forward(test: Forward, answers: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(figsize=(10, 4))
     for (name, stopped), color in zip(answers.items(), _COLORS, strict=False):  # the majority stops nothing
         so_far = np.cumsum(stopped[bot]) / np.arange(1, len(bot) + 1)
-        style = ("-", "--")[len(axes.lines) % 2]  # so that two equal lines are seen
-        axes.plot(moments, so_far, style, color=color, lw=2, label=name)
+        # Two equal lines are both seen.
+        axes.plot(moments, so_far, ("-", "--")[len(axes.lines) % 2], color=color, lw=2, label=name)
     axes.set_ylim(top=1.01)
     _finish(axes, "Forward in time: trained before, scored after", "", "bot edits stopped so far")
     plots.time_axis(axes)

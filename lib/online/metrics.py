@@ -175,13 +175,13 @@ class Progress:
     def values(self) -> dict[str, object]:
         """Return the panel's values; what is behind the stream waits in Kafka."""
         behind = sum(self.store.get_meta("ends", {}).values()) - sum(self.store.offsets().values())
-        newest = f" users, newest: {', '.join(reversed(self.newest))}" if self.newest else " users"
+        newest = f" users, newest: {', '.join(reversed([*self.newest]))}" if self.newest else " users"
         return {
             **{name: int(self.counts[name]) for name in ("events", "edits", *VERDICTS)},
             "wikis": len(self.wikis),
             "blacklist": f"{len(self.store.ledger):,}{newest}",
             "behind the stream": f"{max(behind, 0):,} events",
-            "latency (p50)": f"{p50:.2f} s" if (p50 := latency(self.counts, 0.5)) else "–",
+            "latency (p50)": f"{p50:.2f} s" if (p50 := latency(dict(self.counts), 0.5)) else "–",
         }
 
 

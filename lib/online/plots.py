@@ -31,12 +31,11 @@ def over_time(data: pd.DataFrame) -> Figure:
     span = (shown["timestamp"].max() - shown["timestamp"].min()).total_seconds() if len(shown) else 0.0
     seconds = max(round(span / STEPS), 1)
     steps = shown["timestamp"].dt.floor(pd.Timedelta(seconds=seconds))
-    words = plots.VERDICTS
-    counts = {word: (shown["verdict"] == word).groupby(steps).sum() for word in words}
-    rates = pd.DataFrame(counts) * 60 / seconds
+    counts = {word: (shown["verdict"] == word).groupby(steps).sum() for word in plots.VERDICTS}
+    rate = pd.DataFrame(counts) * 60 / seconds
     figure, axes = plt.subplots()
-    if len(rates):
-        axes.stackplot(rates.index, rates.T, step="post", colors=words.values(), lw=0, labels=words)
+    if len(rate):
+        axes.stackplot(rate.index, rate.T, step="post", colors=plots.VERDICTS.values(), lw=0, labels=[*rate])
         axes.legend(loc="upper right", ncols=3)
     axes.set(title="Verdicts over time", ylabel="edits per minute", ylim=(0, None))
     _time_axis(axes, data)
@@ -130,6 +129,4 @@ def _inliers(data: pd.DataFrame) -> pd.Series:
 
 
 def _time_axis(axes: Axes, data: pd.DataFrame) -> None:
-    plots.time_axis(axes)
-    if hidden := int((~_inliers(data)).sum()):
-        axes.set_xlabel(f"{axes.get_xlabel()}.{plots.outlier_note(hidden)}")
+    plots.time_axis(axes, plots.outlier_note(int((~_inliers(data)).sum())))

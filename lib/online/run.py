@@ -26,7 +26,7 @@ from pyspark.sql.streaming import StreamingQuery
 
 from lib import artifacts, events, paths, plots
 from lib.blacklist import bloom
-from lib.blacklist.ledger import BlacklistError
+from lib.blacklist.ledger import MADE_BY, BlacklistError
 from lib.infra import InfraError, broker, kafka, spark
 from lib.model.classifier import BotClassifier
 from lib.online import metrics, state
@@ -37,7 +37,6 @@ from lib.stream import recording
 from lib.stream.client import EventStreamClient
 from lib.stream.source import Source
 
-MADE_BY = "notebooks/03_eda_train.ipynb"
 MAX_OFFSETS_PER_TRIGGER = 250_000
 #: Spark's consumer asks the broker twice after every poll where the topic ends: with the default of 500 records that
 #: costs more than the records. The answer waits behind the next fetch, which a broker holds until something comes, by
@@ -143,10 +142,11 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             Of ``Source.describe``: the position in another stream, or another recording, is of no use.
         """
         name = source["stream_url"] or source["sha256"]
-        same = self.state.get_meta("source") == name
+        position = self.state.get_meta("position") if self.state.get_meta("source") == name else None
         with self.state.transaction():
             self.state.set_meta("source", name)
-        return {"position": self.state.get_meta("position")} if same else {}
+            self.state.set_meta("position", position)
+        return {"position": position}
 
     @contextlib.contextmanager
     def watch(self, session: SparkSession) -> Iterator[None]:
@@ -266,6 +266,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         self._publisher.stop.clear()
         with self._lock:  # a batch that Spark has given up may still be at work
             wait([self._committed])
+            state.remove_uncommitted(self.out_dir, self.state.batches())
             self.export()
 
     def _explain(self, error: BaseException) -> OnlineError:
@@ -381,4 +382,4 @@ def split_runs(source: Source, settings: Any) -> list[int]:
     n = min(n, settings.max_events or n)
     each = max(1, -(-n // RUNS))
     sizes = [min(each, n - start) for start in range(0, n, each)]
-    return sizes if settings.max_events else [*sizes[:-1], 0]
+    return sizes if settings.max_events and n else [*sizes[:-1], 0]

@@ -32,7 +32,9 @@ from lib.model import user_features
 NAME = "ledger.sqlite"
 VERDICTS = "verdicts"  # the folder of the files of verdicts
 FORMAT = 5  # of the tables below; a run of another format cannot be resumed
-OUTPUT_FILES = f"{NAME}* {VERDICTS} kafka {artifacts.DEAD_LETTERS} blacklist.bloom metrics.json".split()
+OUTPUT_FILES = (
+    f"{NAME}* {VERDICTS} kafka {artifacts.DEAD_LETTERS} blacklist.bloom metrics.json .new-* .*.tmp".split()
+)
 RECENT_EVENTS = 1_000_000  # ids of the last events that are known, at least: a duplicate comes soon or never
 #: Columns of the verdicts.
 SCHEMA = pa.schema(

@@ -152,7 +152,7 @@ class Publisher:
         self.stop = threading.Event()
         self._events: Iterator[StreamEvent | None] = iter(client)
         self._errors: list[BaseException] = []
-        self._unsaved = 0  # events since the position was saved
+        self._unsaved = FLUSH_EVENTS - 1  # events since the position was saved; after the first one it is
         #: The offset after the last event of each partition, and the duplicates of earlier clients.
         self._ends: dict[str, int] = state.get_meta("ends", {})
         self._duplicates = state.get_meta("stream_duplicates", 0) - client.counts.duplicates

@@ -3,7 +3,8 @@
 `EventStreamClient` iterates over a stream of recentchange events:
 
 - It keeps a position per topic (`lib.stream.cursor`); after a break it rewinds a few seconds and drops, by
-  ``meta.id``, what it has already. The memory of ids is bounded: the last 200,000 at least.
+  ``meta.id``, what it has already. The memory of ids is bounded: the last 200,000 at least, and in a position to resume
+  from the last 20,000 of each topic.
 - Canaries are dropped before anything else is read; what cannot be decoded is yielded with the reason.
 - It survives the 15-minute cut, cuts in the middle of an event, silence, empty responses, refused connections, 429
   and 5xx (waiting as long as Retry-After requires, else ever longer, up to ten seconds, with jitter). On
@@ -354,15 +355,8 @@ class EventStreamClient:
                     "Check STREAM_URL or RECORDING."
                 ) from None
         key, topic = self._identify(message, event)
-        self._last_topic = topic
-        self._last_id = self._id_before = message.id
-        kind = self._keys.add(key, topic)
-        if event is not None and not event.is_canary:
-            self._note_time(event.time_ms, topic, is_new=kind == "new")
-        if kind == "new":
-            self._failures = 0
-            self.rule.note_progress(self._cursor.time)
-        kind = self._kind(kind, event, moment)
+        self._last_topic, self._id_before = topic, message.id
+        kind = self._kind(message, event, moment, key, topic)
         self.counts.received += 1
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
         if self.counts.events == self.rule.max_events or self.rule.is_past_until:
@@ -379,13 +373,21 @@ class EventStreamClient:
         topic, timestamp = place_of(self._id_before, message.id, topic)
         return f"{events.event_key(message.data, None)} {topic} {timestamp!s}", topic
 
-    def _kind(self, kind: str, event: Event | None, moment: int | None) -> str:
-        """Return which of `KINDS` a message is; `kind` is what the deduplicator returned."""
-        since, until = self.since, self.rule.until
-        if moment is not None:
-            is_before = since is not None and moment < since
-            if is_before or (until is not None and moment >= until):
-                return "outside"
+    def _kind(self, message: Message, event: Event | None, moment: int | None, key: str, topic: str) -> str:
+        """Return which of `KINDS` a message is, and take note of it."""
+        is_real = event is not None and not event.is_canary
+        if self.rule.until is not None and moment is not None and moment >= self.rule.until:
+            if is_real:
+                self.rule.note_event(topic, moment)
+            return "outside"  # the position stays before it: who resumes with a later `until` wants it
+        self._last_id, kind = message.id, self._keys.add(key, topic)
+        if is_real and moment is not None:
+            self._note_time(moment, topic, is_new=kind == "new")
+        if kind == "new":
+            self._failures = 0
+            self.rule.note_progress(self._cursor.time)
+        if moment is not None and self.since is not None and moment < self.since:
+            return "outside"
         if kind != "new":
             return kind
         if event is None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -52,7 +52,8 @@ class Recorder:
     """A recording that is being made in a folder; a context manager.
 
     A block that is interrupted ends its recording like one that reaches its end: what was received is written, and the
-    manifest. After any other error what was received is written, so that the next run resumes there.
+    manifest. (The signal ends the client after an event: one between the client and :meth:`write` would be lost.) After
+    any other error what was received is written, so that the next run resumes there.
 
     Parameters
     ----------
@@ -77,10 +78,6 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, client: EventStreamClient, source: Source) -> None:
-        if source.recording is not None and source.recording.resolve() == folder.resolve():
-            raise RecordingError(
-                f"OUT_DIR must be another folder than RECORDING. Got {paths.show(folder)} for both. Choose another."
-            )
         self.folder, self.client = folder, client
         self.manifest: dict[str, Any] = {}
         self.state = State(source.describe())
@@ -89,27 +86,32 @@ class Recorder:
         self._committed_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._lock = artifacts.lock_folder(self.folder, RecordingError, LOCK_SECONDS)
-        self.state = state = self._recover()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(artifacts.lock_folder(self.folder, RecordingError, LOCK_SECONDS))
+            self.state = state = self._recover()
+            with contextlib.suppress(ValueError):  # no other thread than the main one has signals
+                opened.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._interrupt))
+            self._opened = opened.pop_all()
         if state.position is not None:
             self.client.resume(state.position)
         self.client.stop_reason = state.ended if state.complete else ""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        is_interrupted = isinstance(error, KeyboardInterrupt)
-        with self._lock:
-            if error is not None and not is_interrupted:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        is_raised = isinstance(error, KeyboardInterrupt)
+        ended = "interrupted" if is_raised else self.client.stop_reason
+        with self._opened:
+            if error is not None and not is_raised:
                 with contextlib.suppress(RecordingError):  # the first error counts
                     self._commit()
                 return False
-            ended = "interrupted" if is_interrupted else self.client.stop_reason
             if not self.state.complete:
-                self._commit(ended, complete=not is_interrupted and not ended.startswith(stream.SILENCE))
+                self._commit(ended, complete=not ended.startswith(("interrupted", stream.SILENCE)))
             self._write_manifest()
-        return is_interrupted
+        return is_raised
+
+    def _interrupt(self, *_: object) -> None:
+        self.client.stop_reason = "interrupted"
 
     def write(self, event: StreamEvent | None) -> None:
         """Take an event; close a segment when it is large or old enough, also when nothing comes (None)."""

@@ -76,9 +76,7 @@ def test_untrusted_text_is_escaped_in_tables():
 
 
 def test_comments_of_one_template_are_one():
-    comments = pd.Series(
-        ["/* A */ moved [[X]] to 12", "/* B b */ moved  [[Y|y]] to 3.5", "see http://x.org/1"]
-    )
+    comments = pd.Series(["/* A */ moved [[X]] to 12", "/* B b */ moved  [[Y|y]] to 3.5", "see http://x.y/1"])
     assert eda.template(comments).tolist() == ["/* § */ moved [[…]] to 0"] * 2 + ["see https://…"]
 
 

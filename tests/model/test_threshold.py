@@ -87,9 +87,8 @@ def test_both_guarantees_hold_on_other_users_of_the_same_wiki():
         whole = EditDataset(synthetic.sample(1400, 60, seed=seed))
         half = classifier.assign_folds(whole, 2, seed)[whole.user] == 0
         model = synthetic.train(CrossFit(whole.subset(half), repeats=1, seed=seed), 0.01)
-        rates = evaluation.stop_rates(
-            whole.subset(~half), evaluation.stopped_edits(model, whole.subset(~half))
-        )
+        others = whole.subset(~half)
+        rates = evaluation.stop_rates(others, evaluation.stopped_edits(model, others))
         broken.append((rates["human_user_fpr_unnamed"] > 0.01, rates["human_edits_stopped_unnamed"] > 0.01))
         assert rates["bot_edits_stopped"] > 0.9
     assert np.sum(broken, axis=0).max() <= 1

@@ -10,9 +10,7 @@ from synthetic import columns
 from lib.model import edit_features, kernels, user_features
 
 DAY_MS = 86_400_000
-WEIGHTS = edit_features.Weights(
-    np.random.default_rng(1).normal(size=kernels.BUCKETS).astype(np.float32), 0.25
-)
+WEIGHTS = edit_features.Weights(np.random.default_rng(1).normal(size=kernels.BUCKETS).astype("f4"), 0.25)
 
 
 def stream(n=400, users=7, seed=0):

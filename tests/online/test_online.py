@@ -152,8 +152,8 @@ def test_a_failure_in_a_batch_is_one_sentence_and_resume_continues(
         with pytest.raises(OnlineError, match=sentence):
             world.judge(tmp_path / "out", model_dir, short, max_offsets=100, **here)
     world.judge_at_once(tmp_path / "whole", model_dir, raws[:300])
-    judged = json.loads((tmp_path / "out" / "metrics.json").read_text())["edits"]
-    assert 0 < judged < len(world.rows(tmp_path / "whole"))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 < metrics["edits"] == len(world.rows(tmp_path / "out")) < len(world.rows(tmp_path / "whole"))
     world.judge(tmp_path / "out", model_dir, short, resume=True, **here)
     assert world.rows(tmp_path / "out") == world.rows(tmp_path / "whole")
     assert world.letters(tmp_path / "out") == world.letters(tmp_path / "whole")
@@ -255,6 +255,8 @@ def test_resume_keeps_what_is_committed_and_a_new_run_nothing(here, model_dir, s
 def test_another_recording_may_follow(here, model_dir, short, tmp_path):
     first = world.judge(tmp_path, model_dir, short, **here)
     rows = world.rows(tmp_path)
+    with OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"], resume=True) as job:  # and ends at once
+        assert [job.position({"stream_url": "another"}) for _ in range(2)] == [{"position": None}] * 2
     again = world.record(tmp_path / "again.jsonl", world.make_events(seed=2)[500:800])
     metrics = world.judge(tmp_path, model_dir, again, resume=True, source="another recording", **here)
     assert metrics["edits"] > first["edits"] and set(rows) <= set(world.rows(tmp_path))
@@ -284,3 +286,5 @@ def test_a_recording_is_cut_into_five_runs_of_equal_size(recording, raws, max_ev
     settings = SimpleNamespace(resume=resume, max_seconds=0, max_events=max_events)
     n = sum(1 for _ in valid(raws))
     assert run.split_runs(source, settings) == (sizes or [-(-n // 5)] * 4 + [0])
+    source.wikis = {"none"}
+    assert run.split_runs(source, settings) == [max_events if resume else 0], "without events a run, too"

@@ -65,9 +65,7 @@ def cells(rows, null=None):
     table = columns(rows)
     texts = {name: table[name].cast(pa.string()).to_pylist() for name in events.COLUMNS}
     texts["timestamp"] = [events.iso(ms) for ms in table["timestamp"].to_pylist()]
-    return [
-        tuple(null if cell is None else cell for cell in row) for row in zip(*texts.values(), strict=True)
-    ]
+    return [tuple(null if s is None else s for s in row) for row in zip(*texts.values(), strict=True)]
 
 
 def tuples(frame):

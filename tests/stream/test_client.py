@@ -123,15 +123,16 @@ def test_until_waits_for_what_is_late_also_after_a_new_start(count):
         items.close()
         second = EventStreamClient(server.url, until=START + 5000, position=first.position)
         assert [*before, *run(second)] == [0, 1, 2, 3]
+        third = EventStreamClient(server.url, until=START + 7000, position=second.position)
+        assert run(third) == [6], "what came after an earlier UNTIL was not taken"
 
 
 def test_a_since_that_the_server_no_longer_has_is_a_warning():
     found, stream = read(make_events(3), since=START - 86_400_000)
     assert found == [0, 1, 2]
     asked_for, first = events.iso(START - 86_400_000), events.iso(START)
-    assert stream.warnings[0].startswith(
-        f"Events were requested from {asked_for}; the server's first is of {first}."
-    )
+    warning = f"Events were requested from {asked_for}; the server's first is of {first}."
+    assert stream.warnings[0].startswith(warning)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 import json
 import multiprocessing
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,6 +171,19 @@ def test_an_interrupt_ends_a_recording_cleanly(tmp_path, stream):
     assert record(tmp_path, stream)["events"] == 120
 
 
+def test_an_event_between_client_and_recorder_is_there_after_an_interrupt(tmp_path, stream, monkeypatch):
+    receive = EventStreamClient._receive
+
+    def interrupted(client, message):
+        if (event := receive(client, message)) is not None and client.counts.events == 60:
+            signal.raise_signal(signal.SIGINT)
+        return event
+
+    monkeypatch.setattr(EventStreamClient, "_receive", interrupted)
+    assert record(tmp_path, stream)["ended"] == "interrupted"
+    assert record(tmp_path, stream)["events"] == len(set(ids(tmp_path))) == 120
+
+
 @pytest.mark.parametrize(
     ("part", "line"),
     [
@@ -194,8 +208,6 @@ def test_a_folder_with_other_segments_is_left_alone(tmp_path, stream, state):
         (tmp_path / recorder.STATE).write_text(state)
     with pytest.raises(RecordingError, match=r"without a readable state\.json\. Choose another folder\."):
         record(tmp_path, stream)
-    with pytest.raises(RecordingError, match="must be another folder than RECORDING"):
-        record(tmp_path, source("", recording=tmp_path))
     assert len(ids(tmp_path)) == 3
 
 
