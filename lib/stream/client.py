@@ -343,10 +343,9 @@ class EventStreamClient:
             self.last_error = f"the server sent an error: {text}"
         if message.type != b"message":
             return None
-        event, reason, moment = None, None, self._cursor.time
+        event, reason = None, None
         try:
             event = events.decode(message.data)
-            moment = event.time_ms
         except events.InvalidEvent as error:
             reason = str(error)
             if reason.startswith(events.OTHER_SCHEMA) and self.counts.events + self.counts.invalid == 0:
@@ -356,7 +355,7 @@ class EventStreamClient:
                 ) from None
         key, topic = self._identify(message, event)
         self._last_topic, self._id_before = topic, message.id
-        kind = self._kind(message, event, moment, key, topic)
+        kind = self._kind(message, event, key, topic)
         self.counts.received += 1
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
         if self.counts.events == self.rule.max_events or self.rule.is_past_until:
@@ -373,9 +372,10 @@ class EventStreamClient:
         topic, timestamp = place_of(self._id_before, message.id, topic)
         return f"{events.event_key(message.data, None)} {topic} {timestamp!s}", topic
 
-    def _kind(self, message: Message, event: Event | None, moment: int | None, key: str, topic: str) -> str:
+    def _kind(self, message: Message, event: Event | None, key: str, topic: str) -> str:
         """Return which of `KINDS` a message is, and take note of it."""
         is_real = event is not None and not event.is_canary
+        moment = self.rule.newest.get(topic) if event is None else event.time_ms
         if self.rule.until is not None and moment is not None and moment >= self.rule.until:
             if is_real:
                 self.rule.note_event(topic, moment)

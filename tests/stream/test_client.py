@@ -101,7 +101,7 @@ TWO_TOPICS = [event(n, centre="codfw" if n in (1, 2, 200) else "eqiad") for n in
     [
         ([event(n) for n in (0, 4, 2, 5)], {"since": START + 3000}, [4, 5], 1),
         # what is late is waited for, up to one that is a minute past UNTIL
-        ([event(n) for n in (0, 1, 5, 2, 8, 4, 65, 66, 70)], {"until": START + 5000}, [0, 1, 2, 4], 3),
+        ([*map(event, (0, 1, 5, 8)), b"x", *map(event, (2, 65, 70))], {"until": START + 5000}, [0, 1, 2], 4),
         # and every topic is
         (TWO_TOPICS, {"until": START + 10_000}, [0, 1, 2], 3),
     ],
