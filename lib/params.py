@@ -190,7 +190,7 @@ def check(notebook: str, names: Mapping[str, Any]) -> SimpleNamespace:
     _refuse_unknown(rules, names)
     settings = SimpleNamespace(**{name.lower(): _read(name, rule, names) for name, rule in rules.items()})
     for name in {"IN_DIR", "MODEL_DIR", "RECORDING"} & rules.keys():
-        if getattr(settings, name.lower()) == settings.out_dir:
+        if (path := getattr(settings, name.lower())) and path.resolve() == settings.out_dir.resolve():
             raise ParameterError(f"OUT_DIR must differ from {name}. Got {names['OUT_DIR']} for both.")
     return settings
 

@@ -61,6 +61,7 @@ def test_what_a_notebook_has_besides_is_no_parameter():
         ("02_sample", {"SEED": 2**32}, ["SEED", "to 4294967295", "Got 4294967296"]),
         ("02_sample", {"OUT_DIR": ""}, ["OUT_DIR", "folder"]),
         ("02_sample", {"OUT_DIR": SAMPLE["IN_DIR"]}, ["OUT_DIR must differ from IN_DIR", SAMPLE["IN_DIR"]]),
+        ("01_stream", {"OUT_DIR": "data/../x", "RECORDING": "x"}, ["OUT_DIR must differ from RECORDING"]),
         ("01_stream", {"SINCE": "yesterday"}, ["SINCE", "ISO 8601", "yesterday"]),
         ("01_stream", {"SINCE": 1442018818}, ["SINCE", "seconds", "1000"]),
         ("01_stream", {"STREAM_URL": "stream.example"}, ["STREAM_URL", "http"]),

@@ -66,10 +66,8 @@ def test_a_run_shows_a_line_per_stage_and_does_not_change_its_source(project, ru
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     monkeypatch.setattr(tempfile, "tempdir", str(far))
     monkeypatch.setattr(artifacts, "scratch", artifacts.scratch.__wrapped__)
-    project(
-        "import tempfile; assert '/.wikisieve-' in tempfile.gettempdir()\n"
-        "print(f'{PERCENT} events in →\\n{PERCENT} out')"
-    )
+    check = "import tempfile; assert '/.wikisieve-' in tempfile.gettempdir()\n"
+    project(check + "print(f'{PERCENT} events in →\\n{PERCENT} out')")
     before = (tmp_path / "notebooks/01_stream.ipynb").read_bytes()
     lines = r"\[1/2\] 01_stream: 20 events in → 20 out \(\d+ s\)\n\[2/2\] 02_sample: 20 "
     assert re.match(lines, run()[1])

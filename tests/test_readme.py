@@ -16,11 +16,11 @@ def test_the_picture_is_the_one_in_the_notebook():
 
 
 def test_the_figures_are_those_of_the_notebook():
-    ours, rule = re.search(r"stopped (\S+) % .* of the bot edits .*the name rule (\S+) %", SHOWN).groups()
-    assert f"above {int(float(ours))} %" in TEXT
-    assert f"falling to {float(rule):.0f} %" in TEXT
-    false_positives = re.search(r"(\S+ of \S+) human users .*?: (\S+) %, .*? at most (\S+) %", SHOWN)
-    assert "{} humans ({} %; with 95 % confidence at most {} %)".format(*false_positives.groups()) in TEXT
+    found = re.search(r"stopped ([\d.]+) % \([^)]*\) of the bot edits .*?the name rule ([\d.]+) %", SHOWN)
+    ours, rule = map(float, found.groups())
+    assert f"above {int(ours)} %" in TEXT and f"falling to {rule:.0f} %" in TEXT
+    humans = re.search(r"([\d,]+ of [\d,]+) human users .*?: ([\d.]+) %, .*? at most ([\d.]+) %", SHOWN)
+    assert "{} humans ({} %; with 95 % confidence at most {} %)".format(*humans.groups()) in TEXT
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", TEXT))))
