@@ -46,6 +46,7 @@ IGNORED = (".*", "__pycache__", "kafka", "pipeline.py", "report*")
 LIB = Path(__file__).parent
 # A kernel that is interrupted says so at length.
 OPTIONS = {"start_timeout": 120, "execution_timeout": 3600, "extra_arguments": ["--log-level=CRITICAL"]}
+KERNEL = {"transport": "ipc", "shutdown_wait_time": 2.0}
 MAX_ERROR = 300  # characters on the terminal and in the index
 
 Record = dict[str, Any]  # as JSON has it
@@ -262,8 +263,9 @@ def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
 def _run_notebook(name: str, output: Path, parameters: Record, bar: Record | bool) -> str:
     """Execute a notebook; return its error as one line, empty when there was none."""
     source = _source(name)
-    # Kernels talk over files of the user's own instead of unencrypted TCP ports.
-    config = Config(KernelManager={"transport": "ipc", "ip": f"{artifacts.scratch()}/kernel"})
+    # Kernels talk over files of the user's own instead of unencrypted TCP ports. One with Spark is terminated after half
+    # of the time: there is nothing left to do.
+    config = Config(KernelManager=KERNEL | {"ip": f"{artifacts.scratch()}/kernel"})
     options = {**OPTIONS, "kernel_name": "python3", "cwd": source.parent, "config": config}
     try:
         papermill.execute_notebook(source, output, parameters, progress_bar=bar, **options)
