@@ -263,8 +263,8 @@ def _execute(name: str, plan: Run, folder: Path, label: str) -> Record:
 def _run_notebook(name: str, output: Path, parameters: Record, bar: Record | bool) -> str:
     """Execute a notebook; return its error as one line, empty when there was none."""
     source = _source(name)
-    # Kernels talk over files of the user's own instead of unencrypted TCP ports. One with Spark is terminated after half
-    # of the time: there is nothing left to do.
+    # Kernels talk over files of the user's own instead of unencrypted TCP ports. One with Spark is terminated after
+    # half of the time: it has nothing left to do.
     config = Config(KernelManager=KERNEL | {"ip": f"{artifacts.scratch()}/kernel"})
     options = {**OPTIONS, "kernel_name": "python3", "cwd": source.parent, "config": config}
     try:

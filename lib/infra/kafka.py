@@ -150,8 +150,10 @@ def ping(bootstrap: str, properties: Mapping[str, str], seconds: float) -> bool:
     errors, refusal = list[KafkaError](), ""
     admin, end = _admin(bootstrap, properties, error_cb=errors.append), time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and not refusal:
-        with contextlib.suppress(KafkaException):  # at once where a connection breaks: the next one may hold
-            if admin.list_topics(timeout=left).brokers:  # none while the controller has not heard of them for a time
+        # It fails at once where a connection breaks: the next one may hold. It lists no broker while the controller has
+        # not heard of them for some time.
+        with contextlib.suppress(KafkaException):
+            if admin.list_topics(timeout=left).brokers:
                 return True
         admin.poll(0.1)
         refusal = "".join([text for text in map(KafkaError.str, errors) if re.search("SSL|SASL", text)][-1:])

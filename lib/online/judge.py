@@ -109,8 +109,7 @@ class OnlineClassifier:
         before = self.state.user_states(names)
         last = before.score.copy()
         state, *scores = self._update(before.state, edits, judged)
-        allowed = _are_in(names, self.allowed)
-        verdict, shown, flagged_at = _decide(user, listed, allowed, *scores, last)
+        verdict, shown, flagged_at = _decide(user, listed, _are_in(names, self.allowed), *scores, last)
 
         flagged = np.flatnonzero(flagged_at >= 0)
         states = self._states_at_flag(before.state, edits, judged, flagged_at)

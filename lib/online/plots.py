@@ -73,10 +73,9 @@ def stopped_so_far(data: pd.DataFrame, systems: Mapping[str, pd.Series]) -> Figu
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4))
     users = metrics.count_by_user(data)
-    of_humans = data["user"].isin(users.index[~users["is_bot"]])
-    for axes, kind, edits in zip(
-        panels, ("bot", "human"), (data[data["is_bot"]], data[of_humans]), strict=True
-    ):
+    by_kind = {"bot": data["is_bot"], "human": data["user"].isin(users.index[~users["is_bot"]])}
+    for axes, (kind, of_kind) in zip(panels, by_kind.items(), strict=True):
+        edits = data[of_kind]
         shown = edits[_inliers(data)[edits.index]]
         points = slice(None, None, max(1, len(shown) // 2000))
         for (name, stops), (colour, style) in zip(systems.items(), cycle(_LINES), strict=False):

@@ -69,8 +69,7 @@ class RelayStreamReader(SimpleDataSourceStreamReader):
         if self._lines is None:
             self._lines = _lines_after(self.address, start["line"])
         rows: list[tuple[bytes]] = []
-        size = 0
-        end = True
+        size, end = 0, True
         for line in self._lines:
             if line is not None:
                 rows.append((line,))
