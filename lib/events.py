@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any
@@ -160,11 +159,17 @@ def decode(raw: bytes | memoryview) -> Event:
         raise InvalidEvent(str(error) or type(error).__name__) from None
 
 
+def try_decode(raw: bytes | memoryview) -> tuple[Event | None, str | None]:
+    """Return the event of a text and None, or None and why it is none: see :func:`decode`."""
+    try:
+        return decode(raw), None
+    except InvalidEvent as error:
+        return None, str(error)
+
+
 def decode_valid(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Event]]:
-    """Yield the text and the event of every line that is one."""
-    for raw in lines:
-        with suppress(InvalidEvent):
-            yield raw, decode(raw)
+    """Return the text and the event of every line that is one, one after the other."""
+    return ((raw, event) for raw in lines if (event := try_decode(raw)[0]) is not None)
 
 
 def _is_canary(raw: bytes | memoryview) -> bool:

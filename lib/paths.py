@@ -5,8 +5,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 RECORDINGS = DATA / "00_recording"
-STREAM = DATA / "01_stream"
-MODEL = DATA / "03_model"
 
 
 def resolve(path: str | Path) -> Path:

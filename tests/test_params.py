@@ -28,7 +28,7 @@ def test_values_are_read():
     assert settings.since == settings.until == 1729814400000
     assert settings.wikis == {"enwiki", "dewiki"}
     assert settings.recording is None
-    assert settings.out_dir == paths.STREAM
+    assert settings.out_dir == paths.DATA / "01_stream"
 
 
 def test_what_a_notebook_has_besides_is_no_parameter():

@@ -18,7 +18,7 @@ from lib.model.dataset import EditDataset
 from lib.online import scoring, state
 from lib.online.judge import OnlineClassifier
 from lib.online.run import OnlineJob
-from lib.online.state import SCHEMA, StateStore
+from lib.online.state import VERDICT_SCHEMA, StateStore
 from lib.replay import server as replay
 from lib.stream.client import EventStreamClient
 
@@ -80,7 +80,7 @@ SOURCE = "the test's recording"
 
 def client(job: OnlineJob, url: str, source: str = SOURCE, **options) -> EventStreamClient:
     """A client that continues where the job's last one was."""
-    return EventStreamClient(url, yield_idle=True, **options, **job.position({"stream_url": source}))
+    return EventStreamClient(url, yield_idle=True, **options, position=job.position({"stream_url": source}))
 
 
 def producer(job: OnlineJob) -> KafkaProducer:
@@ -183,4 +183,6 @@ def messages(bootstrap: str, topic: str) -> list:
 def verdict_table(*rows):
     """Rows of user, bot, verdict; the place is the time."""
     whole = [(f"{n:03d}", n, "enwiki", *row, None) for n, row in enumerate(rows)]
-    return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in whole], SCHEMA)
+    return pa.Table.from_pylist(
+        [dict(zip(VERDICT_SCHEMA.names, row, strict=True)) for row in whole], VERDICT_SCHEMA
+    )

@@ -2,15 +2,14 @@
 
 Bits, hashes and the file's format are pybloom-live's; this module adds what it lacks, a bound that holds:
 :meth:`BlacklistFilter.error` is the exact chance of a false positive, :meth:`BlacklistFilter.build` takes more bits
-until it is below the bound, and :func:`update_filter` grows the filter from the ledger before it is full. A run builds
-its filter from the ledger; the file is for other programs.
+until it is below the bound. A run builds its filter from the ledger; the file is for other programs.
 
 A yes of the filter is not the truth: ask the ledger before it is acted on.
 
 >>> bloom = BlacklistFilter.build(["AnyBot", "OtherBot"], capacity=100)
 >>> "AnyBot" in bloom, bloom.contains(["AnyBot", "A person", None]).tolist()
 (True, [True, False, False])
->>> BlacklistFilter.from_bytes(bloom.to_bytes()).error() == bloom.error() <= bloom.bound
+>>> BlacklistFilter.from_bytes(bloom.to_bytes()).error() == bloom.error() <= ERROR_RATE
 True
 """
 
@@ -24,7 +23,6 @@ import numpy as np
 from pybloom_live import BloomFilter
 
 from lib import artifacts
-from lib.blacklist.ledger import Ledger
 
 ERROR_RATE = 0.001  # largest share of false positives among the users off the list
 MIN_CAPACITY = 1024  # below it a filter is smaller than its header is worth
@@ -39,14 +37,7 @@ class BlacklistFilter(BloomFilter):
         Users that fit.
     error_rate : float
         That of pybloom-live's formula.
-
-    Attributes
-    ----------
-    bound : float
-        The largest share of false positives among the users who are not members.
     """
-
-    bound = ERROR_RATE
 
     @classmethod
     def build(
@@ -75,7 +66,6 @@ class BlacklistFilter(BloomFilter):
         requested_error_rate = error_rate
         while True:
             bloom = cls(capacity, requested_error_rate)
-            bloom.bound = error_rate
             bloom.update(users)
             if bloom.error() <= error_rate:
                 return bloom
@@ -123,7 +113,7 @@ class BlacklistFilter(BloomFilter):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> BlacklistFilter:
-        """Return the filter that :meth:`to_bytes` wrote; its bound is :data:`ERROR_RATE`."""
+        """Return the filter that :meth:`to_bytes` wrote."""
         return cls.fromfile(io.BytesIO(data))
 
     def save(self, path: str | Path) -> None:
@@ -134,29 +124,3 @@ class BlacklistFilter(BloomFilter):
     def load(cls, path: str | Path) -> BlacklistFilter:
         """Return the filter of a file of :meth:`save`."""
         return cls.from_bytes(Path(path).read_bytes())
-
-
-def update_filter(bloom: BlacklistFilter, ledger: Ledger, added: Sequence[str]) -> BlacklistFilter:
-    """Add to the filter the users that the ledger has just added; build a larger one when they do not fit.
-
-    Parameters
-    ----------
-    bloom : BlacklistFilter
-        It is changed in place while there is room.
-    ledger : Ledger
-        Already holds `added`.
-    added : sequence of str
-        What :meth:`Ledger.add` returned.
-
-    Returns
-    -------
-    BlacklistFilter
-        The same filter, or one of at least twice the capacity, built from the ledger, when the users did not fit or the
-        bound would have been passed.
-    """
-    if len(bloom) + len(added) <= bloom.capacity:
-        bloom.update(added)
-        if bloom.error() <= bloom.bound:
-            return bloom
-    members = ledger.members()
-    return BlacklistFilter.build(members, max(2 * bloom.capacity, 2 * len(members)), bloom.bound)

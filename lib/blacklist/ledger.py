@@ -210,7 +210,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         Returns
         -------
         list of str
-            The users who were not listed before, in order: what the filter must add.
+            The users who were not listed before, in order.
         """
         row = "SELECT * FROM (VALUES (?, ?, ?, ?, ?, ?)) WHERE column1 NOT IN (SELECT user FROM allowed)"
         insert = f"INSERT OR IGNORE INTO blacklist ({_ENTRY}) {row}"

@@ -283,10 +283,10 @@ def recall_by_edits(cross: CrossFit, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["edits", "bots", "found", "recall", "low", "high", "humans flagged"])
 
 
-def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray, most: int = 4) -> list[str]:
-    """Return the features that speak most for a bot in users (numbers of rows of `dataset.names`)."""
+def reasons(model: BotClassifier, dataset: EditDataset, users: np.ndarray) -> list[str]:
+    """Return the four features that speak most for a bot in users (numbers of rows of `dataset.names`)."""
     states = user_features.new_states(len(dataset))
     features = model.edit_features(dataset.table)
     states, _, _ = user_features.update_states(states, dataset.user, dataset.times, features)
     found = model.explain(user_features.to_features(states[users]))
-    return ["; ".join([name for name, share in shares if share > 0][:most]) for shares in found]
+    return ["; ".join([name for name, share in shares if share > 0][:4]) for shares in found]

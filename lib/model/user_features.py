@@ -185,7 +185,7 @@ def update_states(
     times_ms : ndarray of int, shape (n,)
         Event time in milliseconds. A user silent for more than :data:`SILENCE_DAYS` starts again.
     seen : ndarray of float, shape (n, len(EDIT_FEATURES))
-        From :func:`lib.model.edit_features.of`.
+        From :func:`lib.model.edit_features.compute`.
 
     Returns
     -------

@@ -20,7 +20,7 @@ from lib.model import user_features
 from lib.model.classifier import BotClassifier
 from lib.model.edit_features import EDIT_FEATURES, INPUT_COLUMNS
 from lib.model.kernels import njit_cached
-from lib.online.state import SCHEMA, BatchResult, StateStore, UserStates
+from lib.online.state import VERDICT_SCHEMA, BatchResult, StateStore, UserStates
 
 KEPT, FLAGGED, DROPPED = range(3)
 VERDICTS = ("kept", "flagged", "dropped")
@@ -69,9 +69,9 @@ class _Edits(NamedTuple):
     times: np.ndarray  #: event time in milliseconds
     features: np.ndarray  #: shape (n, E)
 
-    def where(self, rows: np.ndarray, user: np.ndarray | None = None) -> _Edits:
-        """Return some of the edits, with other numbers for their users if there are others."""
-        return _Edits((self.user if user is None else user)[rows], self.times[rows], self.features[rows])
+    def where(self, rows: np.ndarray) -> _Edits:
+        """Return some of the edits."""
+        return _Edits(self.user[rows], self.times[rows], self.features[rows])
 
 
 class OnlineClassifier:
@@ -81,14 +81,14 @@ class OnlineClassifier:
     ----------
     model : BotClassifier
         From stage 3.
-    state : StateStore
+    store : StateStore
         What is known of users. Only read here; the :class:`BatchResult` has what is to be written.
     """
 
-    def __init__(self, model: BotClassifier, state: StateStore):
+    def __init__(self, model: BotClassifier, store: StateStore):
         self.model = model
-        self.state = state
-        self.allowed = frozenset(state.ledger.allowed())
+        self.store = store
+        self.allowed = frozenset(store.ledger.allowed())
 
     def classify(self, scored: pa.Table) -> BatchResult:
         """Return the verdicts of one batch, and all that they change.
@@ -102,34 +102,34 @@ class OnlineClassifier:
         fresh = scored.filter(pa.array(new))
         table = fresh.filter(pc.equal(fresh["kind"], "edit"))
         user, names = pd.factorize(table["user"].to_pandas())  # -1: hidden
-        listed = _are_in(names, self.state.ledger)
+        listed = _are_in(names, self.store.ledger)
         judged = (user >= 0) & ~np.append(listed, True)[user]
         edits = _Edits(user, table["timestamp"].to_numpy(), self._features(table, judged))
 
-        before = self.state.user_states(names)
+        before = self.store.user_states(names)
         last = before.score.copy()
-        state, *scores = self._update(before.state, edits, judged)
-        verdict, shown, flagged_at = _decide(user, listed, _are_in(names, self.allowed), *scores, last)
+        state, features, scored_at, score, reached = self._update(before.state, edits, judged)
+        allowed = _are_in(names, self.allowed)
+        verdict, shown, flagged_at = _decide(user, listed, allowed, scored_at, score, reached, last)
 
-        flagged = np.flatnonzero(flagged_at >= 0)
-        states = self._states_at_flag(before.state, edits, judged, flagged_at)
+        flags = flagged_at[flagged_at >= 0]  # the edits that crossed the threshold, each at a scoring point
         sampled = (verdict == DROPPED) & table["sampled"].to_numpy(zero_copy_only=False)
         shadow_states, shown[sampled] = self._shadow(names, edits.where(sampled))
-        entries = self._entries(table.take(flagged_at[flagged]), states, shown[flagged_at[flagged]])
+        entries = self._entries(table.take(flags), features[scored_at[flags]], shown[flags])
         hit = np.zeros(len(names), bool)
         hit[user[table["filter_hit"].to_numpy(zero_copy_only=False) & (user >= 0)]] = True
         known = np.flatnonzero(~listed & (flagged_at < 0))
         return BatchResult(
-            _verdicts(table, verdict, shown),
-            entries,
-            UserStates(names[known].tolist(), state[known], last[known]),
-            shadow_states,
-            fresh["id"].drop_null().to_numpy(),
-            names[hit & ~listed].tolist(),
-            _dead_letters(fresh),
-            table["kafka_ms"].to_numpy(),
-            _counts(scored, fresh, verdict, user, sampled),
-            _next_offsets(scored),
+            verdicts=_verdicts(table, verdict, shown),
+            entries=entries,
+            states=UserStates(names[known].tolist(), state[known], last[known]),
+            shadow_states=shadow_states,
+            ids=fresh["id"].drop_null().to_numpy(),
+            collisions=names[hit & ~listed].tolist(),
+            dead_letters=_dead_letters(fresh),
+            kafka_ms=table["kafka_ms"].to_numpy(),
+            counts=_counts(scored, fresh, verdict, user, sampled),
+            offsets=_next_offsets(scored),
         )
 
     # --- steps ---
@@ -138,7 +138,7 @@ class OnlineClassifier:
         """Return which messages are no repetitions; one without an id is none."""
         named = scored["id"].is_valid().to_numpy()
         new = ~named
-        new[named] = self.state.first_seen(scored["id"].drop_null().to_numpy())
+        new[named] = self.store.first_seen(scored["id"].drop_null().to_numpy())
         return new
 
     def _features(self, table: pa.Table, judged: np.ndarray) -> np.ndarray:
@@ -152,39 +152,26 @@ class OnlineClassifier:
             found[missing] = self.model.edit_features(table.filter(pa.array(missing)).select(INPUT_COLUMNS))
         return found
 
-    def _update(
-        self, state: np.ndarray, edits: _Edits, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return states after some of the edits, each edit's place among the scores, the scores, and who reaches it."""
+    def _update(self, state: np.ndarray, edits: _Edits, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return states after some of the edits; the features at scoring points; three arguments of :func:`_decide`."""
         state, scored, x = user_features.update_states(state, *edits.where(rows))
         scored_at = np.full(len(edits.user), -1, np.int64)
         scored_at[np.flatnonzero(rows)[scored]] = np.arange(len(scored))
         score = self.model.score(x)
-        return state, scored_at, score, self.model.is_flagged(x, score)
-
-    def _states_at_flag(
-        self, state: np.ndarray, edits: _Edits, judged: np.ndarray, flagged_at: np.ndarray
-    ) -> np.ndarray:
-        """Return the states of the flagged users as they were at the edit that crosses the threshold."""
-        flagged = np.flatnonzero(flagged_at >= 0)
-        row = np.full(len(flagged_at) + 1, -1)
-        row[flagged] = np.arange(len(flagged))
-        upto = np.arange(len(edits.user)) <= np.append(flagged_at, -1)[edits.user]
-        return user_features.update_states(state[flagged], *edits.where(judged & upto, row[edits.user]))[0]
+        return state, x, scored_at, score, self.model.is_flagged(x, score)
 
     def _shadow(self, names: Sequence[str], edits: _Edits) -> tuple[UserStates, np.ndarray]:
         """Return the states of the shadow edits' users and the edits' scores, as if they had made only these."""
         codes, user = np.unique(edits.user, return_inverse=True)
         who, n = [names[u] for u in codes], len(edits.user)
-        before, edits = self.state.user_states(who, shadow=True), edits._replace(user=user)
-        state, *scores = self._update(before.state, edits, np.ones(n, bool))
+        before, edits = self.store.user_states(who, shadow=True), edits._replace(user=user)
+        state, _, *scores = self._update(before.state, edits, np.ones(n, bool))
         last, nobody, everybody = before.score.copy(), np.zeros(len(who), bool), np.ones(len(who), bool)
         _, shown, _ = _decide(user, nobody, everybody, *scores, last)
         return UserStates(who, state, last), shown
 
-    def _entries(self, table: pa.Table, states: np.ndarray, scores: np.ndarray) -> list[Entry]:
-        """Return the ledger's entries of users flagged at these edits, and why."""
-        x = user_features.to_features(states)
+    def _entries(self, table: pa.Table, x: np.ndarray, scores: np.ndarray) -> list[Entry]:
+        """Return the ledger's entries of users flagged at these edits, with their features then, and why."""
         reasons = self.model.explain(x)
         entries = []
         for row, edit in enumerate(table.to_pylist()):
@@ -205,9 +192,9 @@ def _are_in(names: Sequence[str], users: Container[str]) -> np.ndarray:
 
 
 def _verdicts(table: pa.Table, verdict: np.ndarray, score: np.ndarray) -> pa.Table:
-    shown = table.select(SCHEMA.names[:-2])
+    shown = table.select(VERDICT_SCHEMA.names[:-2])
     shown = shown.append_column("verdict", pa.array(VERDICTS).take(pa.array(verdict)))
-    return shown.append_column("score", pa.array(score, from_pandas=True)).cast(SCHEMA)
+    return shown.append_column("score", pa.array(score, from_pandas=True)).cast(VERDICT_SCHEMA)
 
 
 def _next_offsets(scored: pa.Table) -> dict[int, int]:

@@ -5,7 +5,7 @@ A user is a bot as in :func:`lib.stats.is_bot`; *stopped* is dropped or flagged.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -249,11 +249,12 @@ def known_bots(source: Source) -> frozenset[str]:
     """Return all bots of a recording before ``source.since``, by the flag: what a perfect list would know."""
     if source.recording is None or source.since is None:
         return frozenset()
-    balance: dict[str, int] = {}
+    flagged, edits = Counter[str](), Counter[str]()
     for _, event in events.decode_valid(recording.lines(source.recording)):
         if event.is_edit and not event.is_canary and event.user is not None and event.time_ms < source.since:
-            balance[event.user] = balance.get(event.user, 0) + (1 if event.bot else -1)
-    return frozenset(user for user, more in balance.items() if more > 0)
+            edits[event.user] += 1
+            flagged[event.user] += bool(event.bot)
+    return frozenset(user for user, n in edits.items() if is_bot(flagged[user], n))
 
 
 def shadow_report(store: StateStore, threshold: float) -> pd.DataFrame:

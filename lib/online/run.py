@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
 from lib import artifacts, events, paths, plots
-from lib.blacklist import bloom
+from lib.blacklist.bloom import BlacklistFilter
 from lib.blacklist.ledger import MADE_BY, BlacklistError
 from lib.infra import InfraError, broker, kafka, spark
 from lib.model.classifier import BotClassifier
@@ -115,7 +115,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             self._verdicts = VerdictTopic(self.bootstrap, self.topics["verdicts"], self.properties)
             self._threads = opened.enter_context(ThreadPoolExecutor(3))
             self._resources = opened.pop_all()
-        self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
         self.classifier = OnlineClassifier(self.model, self.state)
         self._committed: Future[Any] = self._threads.submit(int)  # no batch yet
         self._published: Future[Any] = self._committed
@@ -133,8 +132,8 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     # --- a run: publish, then a query that calls commit_batch, then finish ---
 
-    def position(self, source: Mapping[str, Any]) -> dict[str, Any]:
-        """Return where the client of a stream continues: its argument ``position``.
+    def position(self, source: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return where the client of a stream continues, its argument ``position``; None: at the beginning.
 
         Parameters
         ----------
@@ -146,7 +145,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with self.state.transaction():
             self.state.set_meta("source", name)
             self.state.set_meta("position", position)
-        return {"position": position}
+        return position
 
     @contextlib.contextmanager
     def watch(self, session: SparkSession) -> Iterator[None]:
@@ -200,6 +199,11 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
             **kafka.for_spark(self.properties),
         }
 
+    @property
+    def bloom(self) -> BlacklistFilter:
+        """The Bloom filter of who is on the blacklist now; a query keeps the one that it was started with."""
+        return BlacklistFilter.build(self.state.ledger.members())
+
     def commit_batch(self, batch: DataFrame, batch_id: int) -> None:
         """Turn scored messages into verdicts, and commit them: ``foreachBatch`` calls this.
 
@@ -229,7 +233,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         with self.state.transaction():
             self.state.write_batch(number, self._run, result)
         self._progress.add(result)
-        self.bloom = bloom.update_filter(self.bloom, self.state.ledger, [e.user for e in result.entries])
 
     def finish(self, query: StreamingQuery) -> str:
         """Wait until everything that is published is judged, end the run, and return its counts in a line.
@@ -331,7 +334,6 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
         if released := users.loc[users["release"], "user"].tolist():
             times = state.verdicts(self.out_dir).to_table(["timestamp"])["timestamp"].cast(pa.int64())
             self.state.ledger.remove(released, reason=SECOND_LOOK, at=int(times.to_numpy().max()))
-            self.bloom = bloom.BlacklistFilter.build(self.state.ledger.members())
             self.export()
         return users
 
@@ -339,8 +341,7 @@ class OnlineJob(contextlib.AbstractContextManager["OnlineJob"]):
 
     def export(self) -> None:
         """Write what is derived from the state: the filter, the dead letters and the metrics."""
-        # Of the ledger alone: the filter in use may have grown in steps.
-        bloom.BlacklistFilter.build(self.state.ledger.members()).save(self.out_dir / "blacklist.bloom")
+        self.bloom.save(self.out_dir / "blacklist.bloom")
         letters = (artifacts.dead_letter(raw, reason) for raw, reason in self.state.dead_letters())
         artifacts.atomic_write(self.out_dir / artifacts.DEAD_LETTERS, letters)
         artifacts.write_json(self.out_dir / "metrics.json", self.metrics())

@@ -144,7 +144,7 @@ def score(
         Share of the edits of listed users that get features all the same.
     """
     raws = [raw or b"" for raw in messages.column("value").to_pylist()]
-    decoded = [_decode(raw) for raw in raws]
+    decoded = [events.try_decode(raw) for raw in raws]
     kinds = [_kind(event) for event, _ in decoded]
     is_edit = np.array([kind == "edit" for kind in kinds], bool)
     edits = _edits([(decoded[row][0], raws[row]) for row in np.flatnonzero(is_edit).tolist()])
@@ -180,14 +180,6 @@ def _features(edits: dict[str, pa.Array], weights: Weights) -> pa.Array:
     return _spread(pa.array([row.tobytes() for row in found], pa.binary()), needed)
 
 
-def _decode(raw: bytes) -> tuple[events.Event | None, str | None]:
-    """Return the event of a text, or why it is none."""
-    try:
-        return events.decode(raw), None
-    except events.InvalidEvent as error:
-        return None, str(error)
-
-
 def _kind(event: events.Event | None) -> str:
     if event is None:
         return "invalid"
@@ -200,7 +192,7 @@ def _edits(edits: list[tuple[Any, bytes]]) -> dict[str, pa.Array]:
     """Return the columns of edits and their texts: each edit with an id, and no text longer than any wiki takes."""
     table = events.table([event for event, _ in edits])
     columns = {name: table[name].combine_chunks() for name in table.column_names}
-    ids = [event.meta.id or events.event_key(raw, None) for event, raw in edits]
+    ids = [events.event_key(raw, event) for event, raw in edits]
     columns["meta_id"] = pa.array(ids, pa.string())
     for name in ("title", "comment"):
         columns[name] = pc.utf8_slice_codeunits(columns[name], 0, MAX_TEXT_CHARACTERS)

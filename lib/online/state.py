@@ -37,7 +37,7 @@ OUTPUT_FILES = (
 )
 RECENT_EVENTS = 1_000_000  # ids of the last events that are known, at least: a duplicate comes soon or never
 #: Columns of the verdicts.
-SCHEMA = pa.schema(
+VERDICT_SCHEMA = pa.schema(
     [
         ("meta_id", pa.string()),
         ("timestamp", pa.timestamp("ms", tz="UTC")),
@@ -82,7 +82,7 @@ class UserStates(NamedTuple):
 class BatchResult(NamedTuple):
     """What a batch changes, computed and not yet written."""
 
-    verdicts: pa.Table  #: one row per edit, :data:`SCHEMA`
+    verdicts: pa.Table  #: one row per edit, :data:`VERDICT_SCHEMA`
     entries: list[Entry]  #: of each user who is new on the blacklist
     states: UserStates
     shadow_states: UserStates
@@ -296,7 +296,7 @@ def write_part(folder: Path, batch: int, table: pa.Table) -> None:
     batch : int
         Names the file.
     table : pyarrow.Table
-        :data:`SCHEMA`.
+        :data:`VERDICT_SCHEMA`.
     """
     file, path = pa.BufferOutputStream(), part_path(folder, batch)
     pq.write_table(table, file, compression="zstd", use_dictionary=["wiki", "user", "verdict"])
@@ -329,4 +329,4 @@ def part_files(folder: Path) -> list[Path]:
 
 def verdicts(folder: Path) -> ds.Dataset:
     """Return all verdicts of OUT_DIR, in the order in which they were decided; nothing is read yet."""
-    return ds.dataset(part_files(folder), SCHEMA, "parquet")
+    return ds.dataset(part_files(folder), VERDICT_SCHEMA, "parquet")

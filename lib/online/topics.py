@@ -24,7 +24,7 @@ from kafka.producer.future import RecordMetadata
 from lib import events
 from lib.infra import kafka
 from lib.online.scoring import ID_HEADER
-from lib.online.state import SCHEMA, OnlineError, StateStore
+from lib.online.state import VERDICT_SCHEMA, OnlineError, StateStore
 from lib.stream.client import EventStreamClient, StreamEvent
 
 FLUSH_EVENTS = 2_000  # events after which the position is saved; also when the stream is idle
@@ -215,7 +215,7 @@ class Publisher:
         self._unsaved = 0
 
 
-_Verdict = msgspec.defstruct("_Verdict", SCHEMA.names, gc=False)
+_Verdict = msgspec.defstruct("_Verdict", VERDICT_SCHEMA.names, gc=False)
 
 
 def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
@@ -225,13 +225,13 @@ def to_json(table: pa.Table) -> Iterator[tuple[str, bytes]]:
     --------
     >>> import json
     >>> row = {"meta_id": "a", "timestamp": 0, "user": 'say "hi"', "bot": True, "verdict": "kept"}
-    >>> key, text = next(to_json(pa.Table.from_pylist([row], SCHEMA)))
+    >>> key, text = next(to_json(pa.Table.from_pylist([row], VERDICT_SCHEMA)))
     >>> json.loads(text)["timestamp"]
     '1970-01-01T00:00:00.000Z'
     """
     times = np.datetime_as_string(table["timestamp"].cast(pa.timestamp("ms")).to_numpy(), timezone="UTC")
     table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", pa.array(times))
-    for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
+    for row in zip(*(table[name].to_pylist() for name in VERDICT_SCHEMA.names), strict=True):
         yield row[0], msgspec.json.encode(_Verdict(*row))
 
 

@@ -142,11 +142,8 @@ def records(lines: Iterable[bytes]) -> Iterator[Record]:
 
 
 def _time_and_topic(raw: bytes) -> tuple[int, str] | None:
-    try:
-        event = events.decode(raw)
-    except events.InvalidEvent:
-        return None
-    return None if event.is_canary else (event.time_ms, event.meta.topic or TOPICS[0])
+    event, _ = events.try_decode(raw)
+    return None if event is None or event.is_canary else (event.time_ms, event.meta.topic or TOPICS[0])
 
 
 def stream(lines: Iterable[bytes], plan: Plan = NO_FAULTS) -> Iterator[Record]:

@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -354,21 +355,12 @@ def serve(path: Path, speed: float = 0.0) -> Server:
     return Server(recording.lines(path), speed=speed)
 
 
-class Live(NamedTuple):
-    """A server that is not ours."""
-
-    url: str
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def serve_source(source: Source) -> Live | Server:
+def serve_source(source: Source) -> Server | SimpleNamespace:
     """Return where to read: the stream, or a server on this machine that replays the recording until it is closed.
 
     The default day is replayed with hourly canaries, any other recording just as it is.
     """
     if source.recording is None:
-        return Live(source.stream_url)
+        return SimpleNamespace(url=source.stream_url, close=lambda: None)  # a server that is not ours
     is_default = source.recording.resolve() == sample_day.PATH.resolve()
     return Server(recording.lines(source.recording), Plan(canary_seconds=3600 if is_default else 0))

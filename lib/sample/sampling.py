@@ -96,10 +96,9 @@ def _parse(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def _row(line: bytes) -> tuple[str, bytes | None, str | None, events.Event]:
     """Return kind, raw, error and the event, which is empty unless the kind is EVENT."""
-    try:
-        event = events.decode(line)
-    except events.InvalidEvent as error:
-        return INVALID, line, str(error), _NO_EVENT
+    event, error = events.try_decode(line)
+    if event is None:
+        return INVALID, line, error, _NO_EVENT
     return (CANARY, None, None, _NO_EVENT) if event.is_canary else (EVENT, None, None, event)
 
 

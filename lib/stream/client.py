@@ -343,16 +343,13 @@ class EventStreamClient:
             self.last_error = f"the server sent an error: {text}"
         if message.type != b"message":
             return None
-        event, reason = None, None
-        try:
-            event = events.decode(message.data)
-        except events.InvalidEvent as error:
-            reason = str(error)
-            if reason.startswith(events.OTHER_SCHEMA) and self.counts.events + self.counts.invalid == 0:
-                raise StreamError(
-                    f"The source must be the stream recentchange or a recording of it. {reason} "
-                    "Check STREAM_URL or RECORDING."
-                ) from None
+        event, reason = events.try_decode(message.data)
+        is_first = self.counts.events + self.counts.invalid == 0
+        if is_first and reason is not None and reason.startswith(events.OTHER_SCHEMA):
+            raise StreamError(
+                f"The source must be the stream recentchange or a recording of it. {reason} "
+                "Check STREAM_URL or RECORDING."
+            )
         key, topic = self._identify(message, event)
         self._last_topic, self._id_before = topic, message.id
         kind = self._kind(message, event, key, topic)

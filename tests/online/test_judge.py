@@ -249,7 +249,7 @@ def test_a_batch_that_was_not_written_is_judged_again_alike(tmp_path):
 
 def test_a_batch_without_edits(harness):
     result = harness.judge_batch([event(1, "A", kind="log")])
-    assert result.verdicts.num_rows == 0 and result.verdicts.schema == state.SCHEMA
+    assert result.verdicts.num_rows == 0 and result.verdicts.schema == state.VERDICT_SCHEMA
 
 
 @pytest.mark.parametrize("nothing", [b"", b', "id": null', b', "id": ""'])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.online import metrics
-from lib.online.state import SCHEMA, write_part
+from lib.online.state import VERDICT_SCHEMA, write_part
 
 
 def test_shares_are_of_edits_with_the_flag_and_of_users_without(tmp_path, recwarn):
@@ -58,7 +58,7 @@ def test_however_the_verdicts_lie_in_files_the_counts_are_those_of_the_whole(par
     parts = [[row | {"meta_id": next(ids)} for row in part] for part in parts]
     with tempfile.TemporaryDirectory() as name:
         for batch, part in enumerate(parts, 1):
-            write_part(Path(name), batch, pa.Table.from_pylist(part, SCHEMA))
+            write_part(Path(name), batch, pa.Table.from_pylist(part, VERDICT_SCHEMA))
         found = metrics.compute(metrics.tally(Path(name)))
         assert found == metrics.compute(metrics.load_verdicts(Path(name)))
     rows = sorted((row for part in parts for row in part), key=lambda row: (row["timestamp"], row["meta_id"]))

@@ -20,7 +20,7 @@ from lib import artifacts, events
 from lib.infra import broker
 from lib.online import cards, run, state
 from lib.online.run import OnlineJob
-from lib.online.state import SCHEMA, OnlineError, StateStore
+from lib.online.state import VERDICT_SCHEMA, OnlineError, StateStore
 from lib.online.topics import VerdictTopic
 from lib.params import ParameterError
 from lib.replay import server as replay
@@ -81,7 +81,7 @@ def test_the_topic_of_verdicts_has_what_parquet_has(whole, kafka):
     found = world.messages(kafka.bootstrap, metrics["topics"]["verdicts"])
     rows = [json.loads(message.value) for message in found]
     assert all(message.key.decode() == row["meta_id"] for message, row in zip(found, rows, strict=True))
-    expected = [dict(zip(SCHEMA.names, row, strict=True)) for row in world.rows(out)]
+    expected = [dict(zip(VERDICT_SCHEMA.names, row, strict=True)) for row in world.rows(out)]
     for row in expected:
         row["timestamp"] = events.iso(round(row["timestamp"].timestamp() * 1000))
     assert sorted(map(repr, rows)) == sorted(map(repr, expected))
@@ -256,7 +256,7 @@ def test_another_recording_may_follow(here, model_dir, short, tmp_path):
     first = world.judge(tmp_path, model_dir, short, **here)
     rows = world.rows(tmp_path)
     with OnlineJob(tmp_path, model_dir, bootstrap=here["bootstrap"], resume=True) as job:  # and ends at once
-        assert [job.position({"stream_url": "another"}) for _ in range(2)] == [{"position": None}] * 2
+        assert [job.position({"stream_url": "another"}) for _ in range(2)] == [None] * 2
     again = world.record(tmp_path / "again.jsonl", world.make_events(seed=2)[500:800])
     metrics = world.judge(tmp_path, model_dir, again, resume=True, source="another recording", **here)
     assert metrics["edits"] > first["edits"] and set(rows) <= set(world.rows(tmp_path))
