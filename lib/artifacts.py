@@ -199,7 +199,9 @@ def scratch() -> Path:
     root = root if len(os.fsencode(root)) <= MAX_TEMPORARY_BYTES else Path("/tmp")
     for old in root.glob(f"{SCRATCH}*"):
         with contextlib.suppress(OSError):
-            if time.time() - old.lstat().st_mtime > 60:  # the owner of a new one may be about to lock it
+            found = old.lstat()
+            # Others' are not ours to open, and the owner of a new one may be about to lock it.
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > 60:
                 lock_folder(old, OSError).close()
                 shutil.rmtree(old)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=root))

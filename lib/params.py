@@ -124,7 +124,11 @@ _RULES = {
     "IN_DIR": Rule(str, "a folder, relative to the repository's root or absolute", _folder),
     "MODEL_DIR": Rule(str, "a folder, relative to the repository's root or absolute", _folder),
     "OUT_DIR": Rule(str, "a folder that can be written to, or lies in one that can", _out_dir),
-    "STREAM_URL": Rule(str, "empty (the local replay) or an http(s) URL", _like(r"(https?://[^\s/]+.*)?")),
+    "STREAM_URL": Rule(
+        str,
+        "empty (the local replay) or an http(s) URL, without a password",
+        _like(r"(https?://[^\s/@]+([/?#].*)?)?"),
+    ),
     "RECORDING": Rule(
         str, "empty (the default day) or a file of JSON lines (.jsonl, .jsonl.gz)", _optional_path
     ),

@@ -65,6 +65,7 @@ def test_what_a_notebook_has_besides_is_no_parameter():
         ("01_stream", {"SINCE": "yesterday"}, ["SINCE", "ISO 8601", "yesterday"]),
         ("01_stream", {"SINCE": 1442018818}, ["SINCE", "seconds", "1000"]),
         ("01_stream", {"STREAM_URL": "stream.example"}, ["STREAM_URL", "http"]),
+        ("01_stream", {"STREAM_URL": "http://me:secret@x/"}, ["STREAM_URL", "without a password"]),
         ("01_stream", {"MAX_EVENTS": -1}, ["MAX_EVENTS", "-1"]),
         ("01_stream", {"WIKIS": "enwiki;dewiki"}, ["WIKIS", "enwiki;dewiki"]),
         ("01_stream", {"RELAY": "localhost:1,localhost:2"}, ["RELAY", "host:port"]),

@@ -327,5 +327,7 @@ def _read_copy(path: Path) -> sqlite3.Connection:
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
+            if not copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'blacklist'").fetchone():
+                raise sqlite3.DatabaseError("it has no blacklist")  # an empty file is a sound database
             copy.backup(connection)
     return connection

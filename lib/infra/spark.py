@@ -165,6 +165,8 @@ def _settings(name: str, master: str) -> dict[str, str]:
     }
     if is_local(master) or LOOPBACK in master:
         settings |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
+    if is_local(master):  # nobody else on this machine may talk to the driver
+        settings["spark.authenticate"] = "true"
     return settings
 
 

@@ -32,7 +32,7 @@ from lib import events
 from lib.events import Event
 from lib.stream.cursor import Cursor, Deduplicator, place_of
 from lib.stream.recording import StreamError
-from lib.stream.sse import HINTS, Connection, Decoder, Message, ResponseHead, set_since, user_agent
+from lib.stream.sse import HINTS, Connection, Decoder, Message, ResponseHead, printable, set_since, user_agent
 
 READ_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 60.0
@@ -339,8 +339,7 @@ class EventStreamClient:
         if message.type == b"end":
             self.stop_reason = "the server ended the stream"
         elif message.type == b"error":
-            text = message.data[:1000].decode(errors="replace")
-            self.last_error = f"the server sent an error: {text}"
+            self.last_error = f"the server sent an error: {printable(message.data[:1000])}"
         if message.type != b"message":
             return None
         event, reason = events.try_decode(message.data)

@@ -16,6 +16,7 @@ from lib.stats import clopper_pearson
 from lib.stream import recording
 
 MAX_GROUPS = 15  # the largest are drawn
+MAX_SPAN = pd.Timedelta(days=7)  # of which the picture of the rates shows every minute
 NO_NAME = "(none)"
 COLORS = (plots.HUMAN, plots.BOT)
 KIND = pd.CategoricalDtype(["human", "bot"])
@@ -46,7 +47,8 @@ def read_events(path: Path) -> pd.DataFrame:
 class Rates(NamedTuple):
     """Events per minute over time."""
 
-    per_minute: pd.DataFrame  #: one row per minute, columns ``human`` and ``bot``
+    per_minute: pd.DataFrame  #: one row per step, columns ``human`` and ``bot``
+    step: int  #: minutes; one for a recording of up to a week
     outliers: int  #: events skipped because their time lies far from the others'
 
 
@@ -55,11 +57,12 @@ def event_rates(events: pd.DataFrame) -> Rates:
     inliers = events[plots.time_inliers(events["time"].astype("int64"))]
     outliers = len(events) - len(inliers)
     if inliers.empty:
-        return Rates(pd.DataFrame({"human": [], "bot": []}), outliers)
-    binned = inliers.groupby([inliers["time"].dt.floor("min"), "kind"], observed=False).size()
+        return Rates(pd.DataFrame({"human": [], "bot": []}), 1, outliers)
+    step = 1 + int((inliers["time"].max() - inliers["time"].min()) / MAX_SPAN)
+    binned = inliers.groupby([inliers["time"].dt.floor(f"{step}min"), "kind"], observed=False).size()
     table = binned.unstack("kind", fill_value=0)
-    every = pd.date_range(table.index[0], table.index[-1], freq="min")
-    return Rates(table.reindex(every, fill_value=0), outliers)
+    every = pd.date_range(table.index[0], table.index[-1], freq=f"{step}min")
+    return Rates(table.reindex(every, fill_value=0) / step, step, outliers)
 
 
 def rate_figure(rates: Rates) -> Figure:
@@ -70,7 +73,8 @@ def rate_figure(rates: Rates) -> Figure:
         axes.stackplot(table.index, table["human"], table["bot"], colors=COLORS, step="post", linewidth=0)
         axes.legend(["human", "bot"], loc="upper left", ncols=2)
     plots.time_axis(axes)
-    axes.set(title="Events over time, by the minute", ylabel="events per minute")
+    title = f"Events over time, in steps of {plots.pluralize(rates.step, 'minute')}"
+    axes.set(title=title, ylabel="events per minute")
     return figure
 
 

@@ -62,7 +62,8 @@ def test_changes_join_the_callers_transaction(ledger):
 
 
 @pytest.mark.parametrize(
-    ("kind", "read_only"), [*itertools.product(["foreign", "truncated"], [False, True]), ("changed", True)]
+    ("kind", "read_only"),
+    [*itertools.product(["foreign", "truncated"], [False, True]), ("changed", True), ("empty", True)],
 )
 def test_a_file_that_cannot_be_used_is_refused_and_left_as_it_is(tmp_path, kind, read_only):
     path = tmp_path / "ledger.sqlite"
@@ -73,6 +74,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_left_as_it_is(tmp_path, kind,
     contents = {
         "foreign": b"not a database, but long enough " * 100,
         "truncated": data[:-8192],
+        "empty": b"",
         "changed": data[:middle] + bytes(64) + data[middle + 64 :],
     }
     path.write_bytes(contents[kind])

@@ -193,7 +193,7 @@ def test_a_stream_that_is_over(then, reason, reconnects):
 @pytest.mark.parametrize(
     ("answer", "advice"),
     [
-        (status(400, body=b"because"), r"Got status 400 because\. Check SINCE"),
+        (status(400, body=b"because\n\x1b[2J"), r"Got status 400 because \[2J\. Check SINCE"),
         (status(403), "Set WIKISIEVE_CONTACT"),
         (status(404), "Check STREAM_URL"),
         (status(200, "Content-Type: text/html", body=b"<html>"), "It is a web page"),

@@ -29,6 +29,13 @@ def test_rates_are_per_minute_and_minutes_without_events_count(read):
     assert rates.per_minute.to_dict("list") == {"human": [2, 0, 0, 1], "bot": [1, 0, 0, 0]}
 
 
+def test_years_between_two_halves_are_drawn_in_longer_steps(read):
+    later = [event(n, bot=False, meta={"dt": f"2035-01-01T00:00:{n:02}Z"}) for n in range(40)]
+    rates = plots.event_rates(read([*make_events(40, bot=False), *later]))
+    assert rates.step > 500 and len(rates.per_minute) < 11_000 and rates.outliers == 0
+    assert (rates.per_minute.sum().sum() * rates.step).round() == 80
+
+
 def test_shares_have_counts_and_intervals(read):
     frame = read([event(n, bot=n < 3, wiki="dewiki" if n < 4 else "enwiki") for n in range(14)])
     table = plots.bot_shares(frame, "wiki")
