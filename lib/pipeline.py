@@ -47,6 +47,7 @@ LIB = Path(__file__).parent
 # A kernel that is interrupted says so at length.
 OPTIONS = {"start_timeout": 120, "execution_timeout": 3600, "extra_arguments": ["--log-level=CRITICAL"]}
 KERNEL = {"transport": "ipc", "shutdown_wait_time": 2.0}
+ABOUT = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
 MAX_ERROR = 300  # characters on the terminal and in the index
 
 Record = dict[str, Any]  # as JSON has it
@@ -61,7 +62,7 @@ class Run:
     and from which on everything is.
     """
 
-    about: str = "A recorded real day: stages 1 to 3 see it until 14:00 UTC, stage 4 judges the rest."
+    about: str = ABOUT
     root: Path = paths.DATA
     parameters: Parameters = field(default_factory=dict)
     first: str = ""
@@ -123,6 +124,10 @@ def configure(plan: Run, settings: Sequence[str]) -> Run:
             parameters[name][key] = text if isinstance(known[name][key], str) else _literal(text)
     for name in NAMES:
         params.check(name, known[name] | parameters[name])
+    if plan.about == ABOUT and {"STREAM_URL", "RECORDING", "SINCE", "UNTIL"} & set().union(
+        *parameters.values()
+    ):
+        plan = replace(plan, about="Events of your own choice: each page shows its parameters.")
     return replace(plan, parameters=parameters, first=STARTS.get(first, ""))
 
 

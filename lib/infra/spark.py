@@ -156,6 +156,9 @@ def _settings(name: str, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join([flags, folder, *java.JVM_FLAGS]),
+        "spark.authenticate": str(
+            is_local(master)
+        ).lower(),  # of a local one, no other user may talk to the driver
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Between the JVM and Python: less of the system's time than TCP, and no port.
@@ -165,8 +168,6 @@ def _settings(name: str, master: str) -> dict[str, str]:
     }
     if is_local(master) or LOOPBACK in master:
         settings |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
-    if is_local(master):  # nobody else on this machine may talk to the driver
-        settings["spark.authenticate"] = "true"
     return settings
 
 

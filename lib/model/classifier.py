@@ -90,13 +90,16 @@ def probabilities(model: Any, x: np.ndarray | sp.spmatrix) -> np.ndarray:
 # --- the two levels ---------------------------------------------------------------------------------------------------
 
 
-def _fit(model: Any, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndarray) -> Any:
-    """Train a copy of an estimator, with weights if it takes any."""
+def _fit(model: Any, needs: str, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndarray) -> Any:
+    """Train a copy of an estimator, with weights if it takes any; it must have what is needed of it then."""
     last, prefix = (model[-1], f"{model.steps[-1][0]}__") if isinstance(model, Pipeline) else (model, "")
     weights = {f"{prefix}sample_weight": weight} if has_fit_parameter(last, "sample_weight") else {}
     # So small a problem is slower on more threads, much slower on a busy machine.
     with _libraries().limit(limits=1):
-        return round_fitted(clone(model).fit(x, y, **weights))
+        fitted = round_fitted(clone(model).fit(x, y, **weights))
+    if not hasattr(fitted, needs.split()[0]):
+        raise ModelError(f"The estimator must have {needs}. Got {type(last).__name__}. Choose another one.")
+    return fitted
 
 
 def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TEXT_MODEL) -> Any:
@@ -118,13 +121,10 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     rows = dataset.capped_edits[users[dataset.user[dataset.capped_edits]]]
     owner = dataset.user[rows]
     weight = 1.0 / np.bincount(owner, minlength=len(dataset))[owner]
-    fitted = _fit(text_model, dataset.text_matrix[rows], dataset.train_label[owner], weight)
-    if not hasattr(fitted, "coef_"):
-        raise ModelError(
-            "The text model must be linear (have coef_): stage 4 sums its coefficients on the executors. "
-            f"Got {type(fitted).__name__}. Choose a linear one."
-        )
-    fitted.coef_ = fitted.coef_.astype(np.float32)  # as the compiled loop of stage 4 takes them
+    needs = "coef_ and be linear (the text model's coefficients are summed on the executors)"
+    fitted = _fit(text_model, needs, dataset.text_matrix[rows], dataset.train_label[owner], weight)
+    # As the compiled loop of stage 4 takes them.
+    fitted.coef_ = np.atleast_2d(fitted.coef_).astype(np.float32)
     return fitted
 
 
@@ -171,7 +171,8 @@ def fit_user_model(
 ) -> Any:
     """Train the user model on rows; the rows of one user weigh 1 together."""
     weight = 1.0 / np.bincount(rows.user, minlength=len(dataset))[rows.user]
-    return _fit(user_model, select_features(rows.x, with_name), dataset.train_label[rows.user], weight)
+    x, needs = select_features(rows.x, with_name), "predict_proba (the user model's are the scores)"
+    return _fit(user_model, needs, x, dataset.train_label[rows.user], weight)
 
 
 # --- cross-fitting ----------------------------------------------------------------------------------------------------
@@ -415,8 +416,9 @@ def choose_threshold(curve: pd.DataFrame, max_human_fpr: float, max_human_edit_f
         if bounds[name].iloc[0] > limit:
             takes = np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-limit)) if 0 < limit < 1 else np.inf
             counted = "humans" if name == "MAX_HUMAN_FPR" else "edits of humans"
+            lowest = np.ceil(1e4 * bounds[name].iloc[0]) / 1e4
             raise ThresholdNotAttainable(
-                f"{name} must be at least {bounds[name].iloc[0]:.3g} to be guaranteed with {100 * CONFIDENCE:g} % "
+                f"{name} must be at least {lowest:g} to be guaranteed with {100 * CONFIDENCE:g} % "
                 f"confidence from this sample. Got {limit:g}, which takes {takes:.0f} {counted}. "
                 f"Raise {name}, or sample more users (PERCENT in 02_sample)."
             )
@@ -462,7 +464,7 @@ class BotClassifier:
     @functools.cached_property
     def weights(self) -> edit_features.Weights:
         """The text model's coefficients, for the compiled loop."""
-        return edit_features.Weights(self.text_model.coef_[0], float(self.text_model.intercept_[0]))
+        return edit_features.Weights(self.text_model.coef_[0], float(np.ravel(self.text_model.intercept_)[0]))
 
     def edit_features(self, table: pa.Table) -> np.ndarray:
         """Return what each edit shows by itself, shape (n, len(EDIT_FEATURES))."""
@@ -544,7 +546,8 @@ class BotClassifier:
             return cls(content["text_model"], content["user_model"], content["threshold"])
         except Exception as error:
             # skops and zipfile raise whatever a damaged or hostile file leads them to
+            got = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"{paths.show(path)} must be a model that this version of wikisieve wrote. "
-                f"Got {type(error).__name__}: {error}. Run 03_eda_train again."
+                f"{paths.show(path)} must be a model that this version of wikisieve wrote, of estimators that skops "
+                f"loads without running code (no trees). Got {type(error).__name__}: {got}. Run 03_eda_train again."
             ) from error

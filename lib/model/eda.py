@@ -80,8 +80,11 @@ def fit_tail(counts: np.ndarray) -> powerlaw.Fit | None:
     if len(counts) < MIN_TAIL or len(np.unique(counts)) < 3:
         return None
     with warnings.catch_warnings(action="ignore"):  # the package warns of starts of the tail that it rejects
-        fit = powerlaw.Fit(counts, discrete=True, verbose=0)
-        usable = np.isfinite([fit.power_law.alpha, fit.xmin]).all()
+        try:
+            fit = powerlaw.Fit(counts, discrete=True, verbose=0)
+            usable = np.isfinite([fit.power_law.alpha, fit.xmin]).all()
+        except ValueError:  # no start of a tail leaves enough, as where nobody has made more than three edits
+            return None
     return fit if usable and (counts >= fit.xmin).sum() >= MIN_TAIL else None
 
 

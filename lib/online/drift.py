@@ -1,13 +1,14 @@
 """Drift: has the stream changed since the model was trained? The stream's users compared with the sample's.
 
-Stage 3 leaves ``reference.json`` beside the model: how the users of the sample look to the model when they are scored
-as stage 4 scores, each up to the edit that crosses the threshold. Stage 4 keeps the same of the stream's users.
+Stage 3 leaves ``reference.json`` beside the model: how the users of the sample whom it does not list look to the model
+when they are scored as stage 4 scores, each up to the edit that crosses the threshold. Stage 4, which drops all edits
+of those listed, keeps the same of the stream's users.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ _COLUMNS = [user_features.FEATURES.index(name) for name in COMPARED]
 Comparison = tuple[str, str, str, str, str, bool]
 
 
-def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
+def reference(dataset: EditDataset, model: BotClassifier, listed: Collection[str]) -> dict[str, Any]:
     """Return what a sample looks like to stage 4.
 
     Parameters
@@ -55,25 +56,30 @@ def reference(dataset: EditDataset, model: BotClassifier) -> dict[str, Any]:
         The sample.
     model : BotClassifier
         The model that stage 4 will score with.
+    listed : collection of str
+        The users on the blacklist of stage 3.
 
     Returns
     -------
     dict
-        Quantiles of the features of :data:`COMPARED` over users, and the counts behind the shares.
+        Quantiles of the features of :data:`COMPARED` over the users who are not listed, the counts behind the shares,
+        and the time of the last edit in milliseconds.
     """
-    n, edits = len(dataset), len(dataset.user)
-    evidence = model.edit_features(dataset.table)
+    n, evidence = len(dataset), model.edit_features(dataset.table)
     flagged_at = evaluation.flagged_at(model, dataset, evidence)
-    judged = np.arange(edits) <= flagged_at[dataset.user]
+    judged = np.arange(len(dataset.user)) <= flagged_at[dataset.user]
     seen = (dataset.user[judged], dataset.times[judged], evidence[judged])
     states, *_ = user_features.update_states(user_features.new_states(n), *seen)
-    features = user_features.to_features(states)[:, _COLUMNS]
+    unlisted = ~np.isin(dataset.names, list(listed))
+    features = user_features.to_features(states[unlisted])[:, _COLUMNS]
     levels = np.linspace(0, 1, QUANTILES + 1)
     quantiles = np.quantile(features, levels, axis=0, method="inverted_cdf")
     return {
         "model": model.version,
         "users": n,
         "bots": int(dataset.is_bot.sum()),
+        "unlisted": int(unlisted.sum()),
+        "last_ms": int(dataset.times.max()),
         "features": dict(zip(COMPARED, quantiles.T.tolist(), strict=True)),
     }
 
@@ -92,16 +98,28 @@ def report(out_dir: Path, model_dir: Path, data: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One comparison per row: ``what``, ``sample``, ``stream``, ``statistic``, ``p-value``, ``large``. Without a
-        reference beside the model only the list's cover of the stream's own first and last quarter.
+        reference beside the model, or users in the stream, only the list's cover of its own first and last quarter.
     """
-    rows = [_cover(data)]
-    path = model_dir / FILE
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        bots = metrics.count_by_user(data)["is_bot"]
+    rows, before = [_cover(data)], _read(model_dir)
+    bots = metrics.count_by_user(data)["is_bot"] if before else np.zeros(0)
+    if len(bots):
         counts = before["bots"], before["users"], int(bots.sum()), len(bots)
         rows = [*_features(out_dir, before), _ratio("bots among the users", *counts), *rows]
     return pd.DataFrame(rows, columns=["what", "sample", "stream", "statistic", "p-value", "large"])
+
+
+def training_note(model_dir: Path, data: pd.DataFrame) -> str:
+    """Return a warning where edits are not later than the sample's last one; else an empty text."""
+    last = pd.Timestamp(_read(model_dir).get("last_ms", 0), unit="ms", tz="UTC")
+    if not (n := (data["timestamp"] <= last).sum()):
+        return ""
+    return f" {n:,} of the edits are no later than the sample's last one: what was trained on flatters the figures."
+
+
+def _read(model_dir: Path) -> dict[str, Any]:
+    """Return the reference beside the model; empty if there is none."""
+    path = model_dir / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _features(out_dir: Path, before: dict[str, Any]) -> Iterator[Comparison]:
@@ -110,8 +128,11 @@ def _features(out_dir: Path, before: dict[str, Any]) -> Iterator[Comparison]:
         kept = user_features.to_features(store.all_states())[:, _COLUMNS]
         entries = [entry for entry in store.ledger.entries() if entry.reason == judge.REASON]
     flagged = [[entry.evidence["features"][name] for name in COMPARED] for entry in entries]
-    now = np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED)))))
-    n = round(before["users"] * len(now) / (before["users"] + len(now)))
+    now, unlisted = (
+        np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED))))),
+        before.get("unlisted", 0),
+    )
+    n = round(unlisted * len(now) / max(unlisted + len(now), 1))
     for name, stream in zip(COMPARED, now.T, strict=True) if n else ():
         sample = np.array(before["features"][name][1:])
         d = float(stats.ks_2samp(sample, stream).statistic)

@@ -195,7 +195,7 @@ def _head(response: requests.Response) -> ResponseHead:
 
 
 def printable(text: bytes) -> str:
-    """Return a server's text for a terminal, on one line.
+    r"""Return a server's text for a terminal, on one line.
 
     Examples
     --------

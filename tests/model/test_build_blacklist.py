@@ -95,7 +95,7 @@ def test_a_damaged_ledger_stops_the_run_and_stays_as_it_is(tmp_path, listed):
 
 
 def finish(folder, people, model, listed, **facts):
-    reference = drift.reference(people, model)
+    reference = drift.reference(people, model, [])
     build_blacklist.save_outputs(folder, model, listed, reference, {"users": {}}, **facts)
 
 

@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 import skops.io
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from lib.model import classifier, edit_features, user_features
 from lib.model.classifier import BotClassifier, CrossFit, ModelError
@@ -33,6 +34,7 @@ def test_without_the_name_no_feature_of_the_name_is_seen():
         (classifier.TEXT_MODEL, make_pipeline(StandardScaler(), GaussianNB())),
         (classifier.TEXT_MODEL, make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
         (SGDClassifier(loss="log_loss", random_state=0), classifier.USER_MODEL),
+        (RidgeClassifier(), classifier.USER_MODEL),
     ],
 )
 def test_other_estimators_can_be_tried(people, text_model, user_model, tmp_path):
@@ -42,11 +44,14 @@ def test_other_estimators_can_be_tried(people, text_model, user_model, tmp_path)
     loaded = BotClassifier.load(tmp_path / "model.skops")
     np.testing.assert_array_equal(loaded.score(cross.rows.x), model.score(cross.rows.x))
     assert len(loaded.explain(cross.rows.x[:2])) == 2
+    assert loaded.edit_features(people.table[:2]).shape == (2, len(edit_features.EDIT_FEATURES))
 
 
-def test_a_text_model_that_is_not_linear_is_refused(people):
-    with pytest.raises(ModelError, match="must be linear .* Got MultinomialNB"):
+def test_an_estimator_that_lacks_what_is_needed_is_refused(people):
+    with pytest.raises(ModelError, match="must have coef_ and be linear .* Got MultinomialNB"):
         CrossFit(people, MultinomialNB(), repeats=1)
+    with pytest.raises(ModelError, match="must have predict_proba .* Got LinearSVC"):
+        CrossFit(people, user_model=make_pipeline(StandardScaler(), LinearSVC()), repeats=1)
 
 
 # --- use --------------------------------------------------------------------------------------------------------------

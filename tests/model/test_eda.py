@@ -43,7 +43,7 @@ def test_every_sample_can_be_drawn(edits):
     assert eda.count_templates(data)["edits"].sum() == (data["kind"].notna() & (data["comment"] != "")).sum()
 
 
-@pytest.mark.parametrize("counts", [[], [5], [1] * 100, [1, 2] * 50, list(range(1, 9))])
+@pytest.mark.parametrize("counts", [[], [5], [1] * 100, [1, 2] * 50, list(range(1, 9)), [1, 1, 2, 3] * 30])
 def test_too_little_to_fit_a_tail(counts):
     assert eda.fit_tail(np.array(counts, dtype=int)) is None
 

@@ -38,7 +38,7 @@ def stream(dataset, model, folder, shift=0.0):
 
 @pytest.mark.parametrize(("shift", "changed"), [(0.0, set()), (5.0, {"texts: mean evidence"})])
 def test_a_stream_that_differs_from_the_sample_is_reported(trained, tmp_path, shift, changed):
-    artifacts.write_json(tmp_path / drift.FILE, drift.reference(*trained))
+    artifacts.write_json(tmp_path / drift.FILE, drift.reference(*trained, []))
     found = drift.report(tmp_path, tmp_path, stream(*trained, tmp_path, shift))
     assert set(found.loc[found["large"], "what"]) & set(drift.COMPARED) == changed, found
 
@@ -57,7 +57,7 @@ def test_a_fall_of_the_cover_is_large_where_it_is_no_single_bots(tmp_path, users
 
 
 def test_the_reference_is_json_and_names_its_model(trained, tmp_path):
-    kept = json.loads(json.dumps(drift.reference(*trained)))
+    kept = json.loads(json.dumps(drift.reference(*trained, [])))
     assert kept["model"] == trained[1].version and kept["users"] == len(trained[0])
     assert all(len(kept["features"][name]) == drift.QUANTILES + 1 for name in drift.COMPARED)
 
