@@ -124,9 +124,8 @@ def configure(plan: Run, settings: Sequence[str]) -> Run:
             parameters[name][key] = text if isinstance(known[name][key], str) else _literal(text)
     for name in NAMES:
         params.check(name, known[name] | parameters[name])
-    if plan.about == ABOUT and {"STREAM_URL", "RECORDING", "SINCE", "UNTIL"} & set().union(
-        *parameters.values()
-    ):
+    own = {"STREAM_URL", "RECORDING", "SINCE", "UNTIL"} & set().union(*parameters.values())
+    if own and plan.about == ABOUT:
         plan = replace(plan, about="Events of your own choice: each page shows its parameters.")
     return replace(plan, parameters=parameters, first=STARTS.get(first, ""))
 

@@ -156,9 +156,8 @@ def _settings(name: str, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join([flags, folder, *java.JVM_FLAGS]),
-        "spark.authenticate": str(
-            is_local(master)
-        ).lower(),  # of a local one, no other user may talk to the driver
+        # No other user of this machine may talk to a local driver.
+        "spark.authenticate": str(is_local(master)).lower(),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Between the JVM and Python: less of the system's time than TCP, and no port.

@@ -128,10 +128,8 @@ def _features(out_dir: Path, before: dict[str, Any]) -> Iterator[Comparison]:
         kept = user_features.to_features(store.all_states())[:, _COLUMNS]
         entries = [entry for entry in store.ledger.entries() if entry.reason == judge.REASON]
     flagged = [[entry.evidence["features"][name] for name in COMPARED] for entry in entries]
-    now, unlisted = (
-        np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED))))),
-        before.get("unlisted", 0),
-    )
+    now = np.concatenate((kept, np.reshape(flagged, (-1, len(COMPARED)))))
+    unlisted = before.get("unlisted", 0)
     n = round(unlisted * len(now) / max(unlisted + len(now), 1))
     for name, stream in zip(COMPARED, now.T, strict=True) if n else ():
         sample = np.array(before["features"][name][1:])
