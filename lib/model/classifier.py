@@ -90,15 +90,17 @@ def probabilities(model: Any, x: np.ndarray | sp.spmatrix) -> np.ndarray:
 # --- the two levels ---------------------------------------------------------------------------------------------------
 
 
-def _fit(model: Any, needs: str, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndarray) -> Any:
-    """Train a copy of an estimator, with weights if it takes any; it must have what is needed of it then."""
+def _fit(
+    model: Any, x: np.ndarray | sp.spmatrix, y: np.ndarray, weight: np.ndarray, attribute: str, rule: str
+) -> Any:
+    """Train a copy of an estimator, with weights if it takes any; without that attribute it breaks the rule."""
     last, prefix = (model[-1], f"{model.steps[-1][0]}__") if isinstance(model, Pipeline) else (model, "")
     weights = {f"{prefix}sample_weight": weight} if has_fit_parameter(last, "sample_weight") else {}
     # So small a problem is slower on more threads, much slower on a busy machine.
     with _libraries().limit(limits=1):
         fitted = round_fitted(clone(model).fit(x, y, **weights))
-    if not hasattr(fitted, needs.split()[0]):
-        raise ModelError(f"The estimator must have {needs}. Got {type(last).__name__}. Choose another one.")
+    if not hasattr(fitted, attribute):
+        raise ModelError(f"{rule}. Got {type(last).__name__}. Choose another one.")
     return fitted
 
 
@@ -121,8 +123,8 @@ def fit_text_model(dataset: EditDataset, users: np.ndarray, text_model: Any = TE
     rows = dataset.capped_edits[users[dataset.user[dataset.capped_edits]]]
     owner = dataset.user[rows]
     weight = 1.0 / np.bincount(owner, minlength=len(dataset))[owner]
-    needs = "coef_ and be linear (the text model's coefficients are summed on the executors)"
-    fitted = _fit(text_model, needs, dataset.text_matrix[rows], dataset.train_label[owner], weight)
+    rule = "The text model must be linear (have coef_): stage 4 sums its coefficients on the executors"
+    fitted = _fit(text_model, dataset.text_matrix[rows], dataset.train_label[owner], weight, "coef_", rule)
     # As the compiled loop of stage 4 takes them.
     fitted.coef_ = np.atleast_2d(fitted.coef_).astype(np.float32)
     return fitted
@@ -171,8 +173,9 @@ def fit_user_model(
 ) -> Any:
     """Train the user model on rows; the rows of one user weigh 1 together."""
     weight = 1.0 / np.bincount(rows.user, minlength=len(dataset))[rows.user]
-    x, needs = select_features(rows.x, with_name), "predict_proba (the user model's are the scores)"
-    return _fit(user_model, needs, x, dataset.train_label[rows.user], weight)
+    rule = "The user model must give probabilities (have predict_proba): they are the scores"
+    x = select_features(rows.x, with_name)
+    return _fit(user_model, x, dataset.train_label[rows.user], weight, "predict_proba", rule)
 
 
 # --- cross-fitting ----------------------------------------------------------------------------------------------------

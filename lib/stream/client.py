@@ -339,12 +339,13 @@ class EventStreamClient:
         if message.type == b"end":
             self.stop_reason = "the server ended the stream"
         elif message.type == b"error":
-            self.last_error = f"the server sent an error: {printable(message.data[:1000])}"
+            text = message.data[:1000].decode(errors="replace")
+            self.last_error = f"the server sent an error: {printable(text)}"
         if message.type != b"message":
             return None
         event, reason = events.try_decode(message.data)
-        is_first = self.counts.events + self.counts.invalid == 0
-        if is_first and reason is not None and reason.startswith(events.OTHER_SCHEMA):
+        is_other = reason is not None and reason.startswith(events.OTHER_SCHEMA)
+        if is_other and self.counts.events + self.counts.invalid == 0:
             raise StreamError(
                 f"The source must be the stream recentchange or a recording of it. {reason} "
                 "Check STREAM_URL or RECORDING."

@@ -191,25 +191,26 @@ def _head(response: requests.Response) -> ResponseHead:
     retry_after = 0.0
     with contextlib.suppress(InvalidHeader):
         retry_after = Retry().parse_retry_after(headers.get("Retry-After", "0"))
-    return ResponseHead(status, headers.get("Content-Type", ""), retry_after, printable(detail))
+    text = printable(detail.decode(errors="replace"))
+    return ResponseHead(status, headers.get("Content-Type", ""), retry_after, text)
 
 
-def printable(text: bytes) -> str:
-    r"""Return a server's text for a terminal, on one line.
+def printable(text: str) -> str:
+    r"""Return a text from outside for a terminal, on one line.
 
     Examples
     --------
-    >>> printable(b"no \x1b[2J stream\n")
+    >>> printable("no \x1b[2J stream\n")
     'no [2J stream'
     """
-    return " ".join("".join(c if c.isprintable() else " " for c in text.decode(errors="replace")).split())
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _root_cause(error: BaseException) -> str:
     """Return the innermost cause: requests wraps it three times."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return printable(f"{error}".encode())[:200] or type(error).__name__
+    return printable(f"{error}")[:200] or type(error).__name__
 
 
 def user_agent(url: str) -> str:
